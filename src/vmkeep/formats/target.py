@@ -1,0 +1,113 @@
+"""Write a new file so that an unfinished one is never taken for a good one."""
+
+import errno
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from vmkeep.formats.errors import TargetUnwritable
+
+PARTIAL_SUFFIX: Final = ".vmkeep-partial"
+
+
+class TargetFile:
+    """A file in the making beside its final place, named ``*.vmkeep-partial`` until published.
+
+    Created 0600, never over an existing file. Missing parts read as zeros
+    (the file is sparse where the file system can).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.exists() or path.is_symlink():
+            raise self._unwritable("it exists already", hint="Choose another name, or move the file away.")
+        self._partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            self._fd = os.open(self._partial, flags, 0o600)
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write all of ``data`` at ``offset``."""
+        view = memoryview(data)
+        try:
+            while view:
+                if hasattr(os, "pwrite"):
+                    done = os.pwrite(self._fd, view, offset)
+                else:
+                    os.lseek(self._fd, offset, os.SEEK_SET)
+                    done = os.write(self._fd, view)
+                view, offset = view[done:], offset + done
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def truncate(self, size: int) -> None:
+        """Set the size; new space reads as zeros."""
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def flush(self) -> None:
+        """Return when everything written so far survives a power cut."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def publish(self) -> None:
+        """Flush, then give the file its name; refuses to replace a file that appeared meanwhile."""
+        self.flush()
+        os.close(self._fd)
+        self._fd = -1
+        try:
+            self._rename_no_replace()
+            sync_directory(self.path.parent)
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def _rename_no_replace(self) -> None:
+        if os.name == "nt":
+            os.rename(self._partial, self.path)  # refuses an existing target there
+            return
+        try:
+            os.link(self._partial, self.path)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            # No hard links here (FAT, some network shares): the check and the
+            # rename can be parted, which harms only another restore to this name.
+            if self.path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
+            os.rename(self._partial, self.path)
+            return
+        os.unlink(self._partial)
+
+    def abort(self) -> None:
+        """Remove the unfinished file; safe to repeat, and a no-op once published."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            self._partial.unlink(missing_ok=True)
+
+    def _refused(self, error: OSError) -> TargetUnwritable:
+        if error.errno == errno.ENOSPC:
+            return self._unwritable("the disk is full", hint="Free space there or choose another place.")
+        return self._unwritable((error.strerror or "write failed").lower())
+
+    def _unwritable(self, reason: str, hint: str | None = None) -> TargetUnwritable:
+        return TargetUnwritable(f"cannot write {str(self.path)!r}: {reason}.", file=str(self.path), hint=hint)
+
+
+def sync_directory(folder: Path) -> None:
+    """Make the names in ``folder`` survive a power cut, where the system can (not Windows)."""
+    if os.name == "nt":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
