@@ -18,6 +18,14 @@ from vmkeep.objectstore.errors import (
     StoreUnsupported,
     explain_os_error,
 )
+from vmkeep.objectstore.files import (
+    NO_HARD_LINKS,
+    READ_FLAGS,
+    add_name,
+    read_some,
+    read_some_into,
+    sync_directory,
+)
 from vmkeep.objectstore.names import folder_conflict, is_valid_name, validate_name, validate_prefix
 from vmkeep.objectstore.store import ObjectData, ObjectInfo
 from vmkeep.objectstore.temporary import TemporaryFile, sweep_folder
@@ -25,16 +33,7 @@ from vmkeep.objectstore.temporary import TemporaryFile, sweep_folder
 _Entries: TypeAlias = list[tuple[str, ObjectInfo | None]]
 
 TEMPORARY_FOLDER: Final = "tmp"
-_NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 _COMPARE_BYTES: Final = 1 << 20
-_NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
-_READ_FLAGS: Final = (
-    os.O_RDONLY
-    | getattr(os, "O_BINARY", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)  # a FIFO planted under a name must not make us wait for ever
-)
 
 
 class DirectoryStore:
@@ -47,9 +46,9 @@ class DirectoryStore:
     """
 
     def __init__(self, root: Path, create: bool = False) -> None:
-        self._root = os.path.abspath(root)
+        self._root = str(root.absolute())
         self.address = self._root
-        self._temporary = os.path.join(self._root, TEMPORARY_FOLDER)
+        self._temporary = f"{self._root}/{TEMPORARY_FOLDER}"
         self._known: set[str] = set()  # folders seen to be real, their own names flushed by this process
         # How many entries the last finished listing met that are not ours; they are left alone.
         self.foreign = 0
@@ -100,10 +99,12 @@ class DirectoryStore:
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         if offset < 0:
             raise ValueError("offset must not be negative")
-        with self._opened(name) as (fd, _):
+        with self._opened(name) as (fd, size):
+            if offset + buffer.nbytes > size:
+                raise self._short(name, size, offset + buffer.nbytes)
             rest, place = buffer.cast("B"), offset
             while rest:
-                done = _read_at(fd, rest, place)
+                done = read_some_into(fd, place, rest)
                 if done == 0:
                     raise self._short(name, place, offset + buffer.nbytes)
                 rest, place = rest[done:], place + done
@@ -126,13 +127,13 @@ class DirectoryStore:
         validate_name(name)
         with self._explained(f"delete {name!r}", writing=True):
             try:
-                os.unlink(self._path(name))
+                Path(self._path(name)).unlink()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 self._require_root()
                 return
             # Deletes are ordered by our callers (the seal goes before the point); a power cut
             # must not undo an earlier one and keep a later one.
-            _sync_directory(os.path.dirname(self._path(name)))
+            sync_directory(_folder_of(self._path(name)))
 
     def sweep_temporary(self, now: datetime) -> int:
         """Remove unfinished files that nobody has written to for a day; return how many.
@@ -149,7 +150,7 @@ class DirectoryStore:
         with self._explained(f"store {name!r}", writing=True):
             unfinished.finish()
             path = self._path(name)
-            folder = os.path.dirname(path)
+            folder = _folder_of(path)
             self._make_folders(name)
             try:
                 taken = self._link(unfinished.path, path)
@@ -161,21 +162,21 @@ class DirectoryStore:
                 taken = self._link(unfinished.path, path)
             # Also when the name was taken: its owner may not have come to its own flush yet, and
             # our caller may act on what it reads there.
-            _sync_directory(folder)
+            sync_directory(folder)
             return taken
 
     def _link(self, source: str, target: str) -> bool:
         try:
-            if os.name == "nt":
-                os.rename(source, target)  # refuses an existing target there
-            else:
-                os.link(source, target, follow_symlinks=False)
+            add_name(source, target)
         except FileExistsError:
-            if stat.S_ISDIR(os.lstat(target).st_mode):
+            found = os.lstat(target)
+            if stat.S_ISDIR(found.st_mode):
                 raise folder_conflict(os.path.relpath(target, self._root), self.address) from None
-            return False
+            # NFS repeats a request whose reply was lost, and then reports our own link as a stranger's
+            # (open(2), "NFS"). Not so on Windows, where no link is made.
+            return os.name != "nt" and os.path.samestat(found, os.lstat(source))
         except OSError as error:
-            if error.errno in _NO_HARD_LINKS:
+            if error.errno in NO_HARD_LINKS:
                 raise StoreUnsupported(
                     f"the file system of {self.address!r} has no hard links, so vmkeep cannot "
                     "be sure to never replace an object there.",
@@ -198,7 +199,7 @@ class DirectoryStore:
                 place = 0
                 while same and place < size:
                     expected = mine.read(_COMPARE_BYTES)
-                    same = bool(expected) and _read_some(fd, place, len(expected)) == expected
+                    same = bool(expected) and read_some(fd, place, len(expected)) == expected
                     place += len(expected)
         except ObjectMissing:  # a link or the like has the name, or it was deleted just now
             same = False
@@ -225,15 +226,15 @@ class DirectoryStore:
         """
         parts = name.split("/")[:-1]
         for depth in range(1, len(parts) + 1):
-            folder = os.path.join(self._root, *parts[:depth])
+            folder = "/".join((self._root, *parts[:depth]))
             if folder not in self._known:
                 self._make_folder(folder)
-                _sync_directory(os.path.dirname(folder))
+                sync_directory(_folder_of(folder))
                 self._known.add(folder)
 
     def _make_folder(self, folder: str) -> None:
         try:
-            os.mkdir(folder, 0o700)
+            Path(folder).mkdir(0o700)
         except FileExistsError:
             found = os.lstat(folder)
             if stat.S_ISLNK(found.st_mode):
@@ -255,7 +256,7 @@ class DirectoryStore:
         validate_name(name)
         with self._explained(f"read {name!r}", writing=False):
             try:
-                fd = os.open(self._path(name), _READ_FLAGS)
+                fd = os.open(self._path(name), READ_FLAGS)
             except (FileNotFoundError, NotADirectoryError):
                 self._require_root()
                 raise self._missing(name) from None
@@ -273,9 +274,9 @@ class DirectoryStore:
 
     def _read_exactly(self, name: str, fd: int, offset: int, length: int) -> bytes:
         """Return ``length`` bytes, which the caller knows to be within the file's size."""
-        content = _read_some(fd, offset, length)
+        content = read_some(fd, offset, length)
         while len(content) < length:
-            more = _read_some(fd, offset + len(content), length - len(content))
+            more = read_some(fd, offset + len(content), length - len(content))
             if not more:
                 raise self._short(name, offset + len(content), offset + length)
             content += more
@@ -295,6 +296,7 @@ class DirectoryStore:
             # "a-b" < "a/c" < "a0": as in the names of objects, a folder sorts with its slash.
             found.sort(key=lambda entry: entry[0], reverse=True)
             pending += found
+        self._require_root()
         self.foreign = foreign
 
     def _scan(self, prefix: str) -> tuple[_Entries, int]:
@@ -330,20 +332,26 @@ class DirectoryStore:
     def _make_root(self) -> None:
         with self._explained("create the repository's folder", writing=True):
             made = []
-            folder = self._root
+            folder = Path(self._root)
             while not os.path.lexists(folder):
                 made.append(folder)
-                folder = os.path.dirname(folder)
+                folder = folder.parent
             for folder in reversed(made):
                 try:
-                    os.mkdir(folder, 0o700)
+                    folder.mkdir(0o700)
                 except FileExistsError:  # by somebody else, just now; judged by _look_at_root
                     pass
-                _sync_directory(os.path.dirname(folder))
+                except NotADirectoryError:
+                    raise StoreMissing(
+                        f"{self.address!r} cannot be made: {str(folder.parent)!r} is not a directory.",
+                        hint="Choose another place.",
+                        address=self.address,
+                    ) from None
+                sync_directory(folder.parent)
 
     def _look_at_root(self) -> tuple[int, int]:
         try:
-            found = os.stat(self._root)
+            found = Path(self._root).stat()
         except (FileNotFoundError, NotADirectoryError):
             raise StoreMissing(f"{self.address!r} does not exist.", address=self.address) from None
         except OSError as error:
@@ -364,7 +372,7 @@ class DirectoryStore:
             )
 
     def _path(self, name: str) -> str:
-        return os.path.join(self._root, *name.split("/"))
+        return f"{self._root}/{name}"
 
     def _missing(self, name: str) -> ObjectMissing:
         return ObjectMissing(f"no object {name!r} is in {self.address!r}.", name=name, address=self.address)
@@ -438,31 +446,5 @@ def _info(name: str, found: os.stat_result) -> ObjectInfo:
     return ObjectInfo(name, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
 
-def _sync_directory(folder: str) -> None:
-    """Make the names in ``folder`` survive a power cut, where the system can (not Windows)."""
-    if os.name == "nt":
-        return
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        # Some network file systems have no such call for directories; their server keeps the names.
-        if error.errno not in _NO_DIRECTORY_SYNC:
-            raise
-    finally:
-        os.close(fd)
-
-
-def _read_some(fd: int, offset: int, length: int) -> bytes:
-    if hasattr(os, "pread"):
-        return os.pread(fd, length, offset)
-    os.lseek(fd, offset, os.SEEK_SET)
-    return os.read(fd, length)
-
-
-def _read_at(fd: int, buffer: memoryview, offset: int) -> int:
-    if hasattr(os, "preadv"):
-        return os.preadv(fd, [buffer], offset)
-    content = _read_some(fd, offset, len(buffer))
-    buffer[: len(content)] = content
-    return len(content)
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0]

@@ -5,20 +5,13 @@ import secrets
 import stat
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
+from vmkeep.objectstore.files import CREATE_FLAGS
 from vmkeep.objectstore.store import ObjectData
 
 ABANDONED_AFTER: Final = timedelta(days=1)
-
-_CREATE_FLAGS: Final = (
-    os.O_WRONLY
-    | os.O_CREAT
-    | os.O_EXCL
-    | getattr(os, "O_BINARY", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_NOFOLLOW", 0)
-)
 
 
 class TemporaryFile:
@@ -28,8 +21,8 @@ class TemporaryFile:
     """
 
     def __init__(self, folder: str) -> None:
-        self.path = os.path.join(folder, secrets.token_hex(16))
-        self._fd = os.open(self.path, _CREATE_FLAGS, 0o600)
+        self.path = f"{folder}/{secrets.token_hex(16)}"
+        self._fd = os.open(self.path, CREATE_FLAGS, 0o600)
         # Held until finished: tells a sweep, also one on another machine of a shared mount,
         # that the writer lives.
         _lock(self._fd)
@@ -58,7 +51,7 @@ class TemporaryFile:
         except OSError:
             pass  # the bytes are being thrown away, or were flushed and closed by finish()
         try:
-            os.unlink(self.path)
+            Path(self.path).unlink()
         except OSError:
             pass  # renamed to its final name (Windows), swept, or left for the sweep
 
@@ -81,7 +74,7 @@ def sweep_folder(folder: str, now: datetime) -> int:
                     or _is_held(entry.path)
                 ):
                     continue
-                os.unlink(entry.path)
+                Path(entry.path).unlink()
                 removed += 1
             except FileNotFoundError:  # finished or swept by somebody else meanwhile
                 continue

@@ -1,0 +1,67 @@
+"""Ask the operating system for what Python's file objects do not offer."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+READ_FLAGS: Final = (
+    os.O_RDONLY
+    | getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)  # a FIFO planted under a name must not make us wait for ever
+)
+CREATE_FLAGS: Final = (
+    os.O_WRONLY
+    | os.O_CREAT
+    | os.O_EXCL
+    | getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+)
+NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
+_NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
+
+
+def add_name(existing: str, new: str) -> None:
+    """Give a file its final name, never replacing another: FileExistsError then.
+
+    The old name may or may not be left over.
+    """
+    if os.name == "nt":
+        Path(existing).rename(new)  # refuses an existing target there
+    else:
+        os.link(existing, new)
+
+
+def sync_directory(folder: str | Path) -> None:
+    """Make the names in ``folder`` survive a power cut, where the system can (not Windows)."""
+    if os.name == "nt":
+        return
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some network file systems have no such call for directories; their server keeps the names.
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
+    finally:
+        os.close(fd)
+
+
+def read_some(fd: int, offset: int, length: int) -> bytes:
+    """Return up to ``length`` bytes from ``offset``; none only at the end of the file."""
+    if hasattr(os, "pread"):
+        return os.pread(fd, length, offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, length)
+
+
+def read_some_into(fd: int, offset: int, buffer: memoryview) -> int:
+    """Fill the front of ``buffer`` and return by how many bytes; 0 only at the end of the file."""
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [buffer], offset)
+    content = read_some(fd, offset, len(buffer))
+    buffer[: len(content)] = content
+    return len(content)

@@ -1,0 +1,77 @@
+"""Find out by trying whether a store keeps the promises that safety rests on."""
+
+import secrets
+from typing import NamedTuple
+
+from vmkeep.objectstore.errors import ObjectMissing
+from vmkeep.objectstore.store import Store
+
+PROBE_PREFIX = "probe/"
+
+
+class Probe(NamedTuple):
+    """What was seen; a True was not refuted, which is all that trying can show."""
+
+    put_if_absent: bool
+    read_after_write: bool
+    list_after_write: bool
+
+
+def probe(store: Store, witness: Store | None = None) -> Probe:
+    """Try the promises on objects of our own below ``probe/``, and remove these.
+
+    ``witness`` is a second connection to the same place, which catches a cache
+    on the first. Needs the right to delete. Raises ``StoreUnsupported`` where the
+    store knows itself that it cannot.
+    """
+    reader = store if witness is None else witness
+    run = secrets.token_hex(16)
+    decided, plain = f"{PROBE_PREFIX}{run}-decided", f"{PROBE_PREFIX}{run}-plain"
+    content = secrets.token_bytes(64)
+    try:
+        decides = _try_decision(store, reader, decided)
+        store.put(plain, content)
+        reads = _reads(reader, plain, content)
+        lists = {decided, plain} <= _listed(reader)
+    finally:
+        store.delete(decided)
+        store.delete(plain)
+    reads = reads and all(_is_gone(reader, name) for name in (decided, plain))
+    lists = lists and not {decided, plain} & _listed(reader)
+    return Probe(put_if_absent=decides, read_after_write=reads, list_after_write=lists)
+
+
+def _try_decision(store: Store, reader: Store, name: str) -> bool:
+    first, second = b"first", b"second"
+    won = store.put_if_absent(name, first)
+    # Again with the same bytes too: a store that takes those for a repeated request has two winners.
+    lost = not store.put_if_absent(name, second) and not store.put_if_absent(name, first)
+    try:
+        return won and lost and reader.get(name) == first
+    except ObjectMissing:
+        return False
+
+
+def _reads(reader: Store, name: str, content: bytes) -> bool:
+    try:
+        info = reader.head(name)
+        return (
+            info is not None
+            and info.size == len(content)
+            and reader.get(name) == content
+            and reader.get_range(name, 1, len(content) - 2) == content[1:-1]
+        )
+    except ObjectMissing:
+        return False
+
+
+def _is_gone(reader: Store, name: str) -> bool:
+    try:
+        reader.get(name)
+    except ObjectMissing:
+        return reader.head(name) is None
+    return False
+
+
+def _listed(reader: Store) -> set[str]:
+    return {info.name for info in reader.list(PROBE_PREFIX)}
