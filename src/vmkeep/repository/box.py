@@ -40,7 +40,9 @@ def open_box(ring: KeyRing, name: str, stored: bytes) -> bytes:
     try:
         plain = AESGCM(ring.box_key(salt)).decrypt(_NONCE, sealed, _associated(ring, start, name))
     except InvalidTag as error:
-        raise Tampered(f"the object {name} is damaged, forged, or lies under a wrong name.", object=name) from error
+        raise Tampered(
+            f"the object {name} is damaged, forged, or lies under a wrong name.", object=name
+        ) from error
     if codec == _STORED:
         return plain
     try:

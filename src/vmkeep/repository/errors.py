@@ -46,7 +46,9 @@ class Tampered(RepositoryError):
 
     code = "RP005"
     exit_code = ExitCode.MISMATCH
-    default_hint = "Run `vmkeep repo check --read-data all` and keep the storage as it is until you know the extent."
+    default_hint = (
+        "Run `vmkeep repo check --read-data all` and keep the storage as it is until you know the extent."
+    )
 
 
 class ObjectLost(RepositoryError):
@@ -54,7 +56,9 @@ class ObjectLost(RepositoryError):
 
     code = "RP006"
     exit_code = ExitCode.MISMATCH
-    default_hint = "Run `vmkeep repo check`; the next run of the VM stores what is missing again if the source has it."
+    default_hint = (
+        "Run `vmkeep repo check`; the next run of the VM stores what is missing again if the source has it."
+    )
 
 
 class RolledBack(RepositoryError):

@@ -1,6 +1,6 @@
-"""Where chunks and nodes lie: derived from the packs, never the truth, deletable. `docs/format.md` section 12.
+"""Where chunks and nodes lie: derived from the packs, never the truth, deletable.
 
-In memory there is a table of what was learned lately; once that grows large it
+`docs/format.md` section 12. In memory there is a table of what was learned lately; once that grows large it
 is written to a sorted file of this machine and searched there, so that memory
 does not grow with the repository.
 """

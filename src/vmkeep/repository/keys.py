@@ -65,7 +65,9 @@ class KeyRing:
     def box_key(self, salt: bytes) -> bytes:
         return self._derive(salt, b"vmkeep box v1")
 
-    def wrap(self, parameters: Parameters, password: Secret, kind: "KeyKind", created: str) -> tuple[str, bytes]:
+    def wrap(
+        self, parameters: Parameters, password: Secret, kind: "KeyKind", created: str
+    ) -> tuple[str, bytes]:
         """Return id and content of a new key object that opens with ``password``."""
         key_id, salt, nonce = os.urandom(16), os.urandom(16), os.urandom(12)
         wrapping = Argon2id(
@@ -129,7 +131,9 @@ def unlock(store: Store, parameters: Parameters, password: Secret) -> tuple[KeyR
             damaged.append(info.name)  # another key may still be good
             continue
         if fields["format"] != parameters.digest().hex():
-            raise Tampered(f"`format` or {info.name} was altered: they do not belong together.", object=info.name)
+            raise Tampered(
+                f"`format` or {info.name} was altered: they do not belong together.", object=info.name
+            )
         master = _unwrap(fields, parameters, password)
         if master is not None:
             return KeyRing(master, parameters.repository), fields["id"]
@@ -161,7 +165,9 @@ def _read(name: str, stored: bytes) -> dict[str, Any]:
             and kdf["name"] == "argon2id"
             and all(type(kdf[k]) is int and kdf[k] > 0 for k in ("memory_kib", "iterations", "lanes"))
         )
-        lengths = [len(bytes.fromhex(v)) for v in (fields["id"], kdf["salt"], fields["nonce"], fields["wrapped"])]
+        lengths = [
+            len(bytes.fromhex(v)) for v in (fields["id"], kdf["salt"], fields["nonce"], fields["wrapped"])
+        ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Tampered(f"the key object {name} is damaged.", object=name) from error
     if not intact or lengths != [16, 16, 12, 48]:
@@ -188,11 +194,12 @@ def _unwrap(fields: dict[str, Any], parameters: Parameters, password: Secret) ->
     ).derive(password.reveal())
     associated = _associated(parameters, bytes.fromhex(fields["id"]))
     try:
-        return AESGCM(wrapping).decrypt(bytes.fromhex(fields["nonce"]), bytes.fromhex(fields["wrapped"]), associated)
+        return AESGCM(wrapping).decrypt(
+            bytes.fromhex(fields["nonce"]), bytes.fromhex(fields["wrapped"]), associated
+        )
     except InvalidTag:
         return None  # another password's key
 
 
 def _associated(parameters: Parameters, key_id: bytes) -> bytes:
     return b"vmkeep key v1" + parameters.repository + parameters.digest() + key_id
-

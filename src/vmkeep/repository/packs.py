@@ -159,8 +159,14 @@ class Pack:
         try:
             table = self._aead.decrypt(_TRAILER_NONCE.to_bytes(12, "big"), trailer, associated)
         except InvalidTag as error:
-            raise Tampered(f"the slot table of {name} is damaged or belongs to another pack.", object=name) from error
-        slots = tuple(Slot(*fields) for fields in _SLOT.iter_unpack(table)) if len(table) % _SLOT.size == 0 else ()
+            raise Tampered(
+                f"the slot table of {name} is damaged or belongs to another pack.", object=name
+            ) from error
+        slots = (
+            tuple(Slot(*fields) for fields in _SLOT.iter_unpack(table))
+            if len(table) % _SLOT.size == 0
+            else ()
+        )
         at = HEADER_BYTES
         for slot in slots:
             fits = slot.offset == at and slot.stored >= TAG_BYTES and slot.plain <= self._max_plain
@@ -211,7 +217,9 @@ class Pack:
                 f"frame {number} of {self.ref.name} is damaged.", object=self.ref.name, slot=number
             ) from error
         if len(content) != slot.plain:
-            raise Tampered(f"frame {number} of {self.ref.name} has a wrong length.", object=self.ref.name, slot=number)
+            raise Tampered(
+                f"frame {number} of {self.ref.name} has a wrong length.", object=self.ref.name, slot=number
+            )
         return content
 
 

@@ -67,7 +67,8 @@ class Parameters:
                 raise NotARepository(f"{address} holds a file named `format` that is not vmkeep's.")
             if fields["version"] > VERSION:
                 raise RepositoryTooNew(
-                    f"the repository at {address} has format version {fields['version']}, this vmkeep knows {VERSION}."
+                    f"the repository at {address} has format version {fields['version']}, "
+                    f"this vmkeep knows {VERSION}."
                 )
             parameters = cls(
                 repository=bytes.fromhex(fields["repository"]),

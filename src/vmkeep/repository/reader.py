@@ -62,7 +62,7 @@ class Reader:
         out: list[bytes | None] = [None] * len(ids)
         by_pack: dict[PackRef, list[tuple[int, int]]] = {}
         for position, content_id in enumerate(ids):
-            location = self._locate(content_id, kind)
+            location = self.locate(content_id, kind)
             by_pack.setdefault(location.pack, []).append((location.slot, position))
         for ref, wanted in by_pack.items():
             wanted.sort()
@@ -75,7 +75,8 @@ class Reader:
                 out[position] = content
         return [content for content in out if content is not None]
 
-    def _locate(self, content_id: bytes, kind: Kind) -> Location:
+    def locate(self, content_id: bytes, kind: Kind) -> Location:
+        """Return where a frame lies by the index, or by all slot tables. Raises ObjectLost."""
         location = self._index.find(content_id)
         if location is None or location.pack.kind is not kind:
             # The index is derived and may lag behind: ask the packs themselves, once.
@@ -83,7 +84,9 @@ class Reader:
             location = self._index.find(content_id)
         if location is None or location.pack.kind is not kind:
             what = "chunk" if kind is Kind.CHUNKS else "map node"
-            raise ObjectLost(f"the {what} {content_id.hex()[:16]} is in no pack of the repository.", id=content_id.hex())
+            raise ObjectLost(
+                f"the {what} {content_id.hex()[:16]} is in no pack of the repository.", id=content_id.hex()
+            )
         return location
 
     def _read(self, ref: PackRef, slots: list[int], ids: list[bytes], kind: Kind) -> list[bytes]:
@@ -95,7 +98,7 @@ class Reader:
             return [self._read_moved(content_id, kind) for content_id in ids]
 
     def _read_moved(self, content_id: bytes, kind: Kind) -> bytes:
-        location = self._locate(content_id, kind)
+        location = self.locate(content_id, kind)
         try:
             return self._read_slots(location.pack, [location.slot], [content_id])[0]
         except ObjectMissing as error:
@@ -190,6 +193,21 @@ class DiskMap:
             else:
                 yield from self._walk(child, level - 1, first + i * below)
 
+    def all_ids(self) -> Iterator[tuple[Kind, bytes]]:
+        """Yield the id of every node and chunk of this map; some may come more than once."""
+        if self.root is not None:
+            yield from self._walk_ids(self.root, self.level)
+
+    def _walk_ids(self, node_id: bytes, level: int) -> Iterator[tuple[Kind, bytes]]:
+        yield Kind.NODES, node_id
+        for child in self.reader.node(node_id, level):
+            if isinstance(child, Child):
+                continue
+            if level:
+                yield from self._walk_ids(child, level - 1)
+            else:
+                yield Kind.CHUNKS, child
+
     def node_at(self, level: int, number: int) -> list[Entry] | None:
         """Return the children of the ``number``-th node of a level; None where nothing is stored."""
         entry: Entry = Child.ZERO if self.root is None else self.root
@@ -233,7 +251,9 @@ class DiskMap:
         for (i, _), content in zip(wanted, contents, strict=True):
             offset = (first + i) * chunk
             if len(content) != min(chunk, self.size - offset):
-                raise Tampered(f"the map of a disk holds a chunk of a wrong length at offset {offset}.", offset=offset)
+                raise Tampered(
+                    f"the map of a disk holds a chunk of a wrong length at offset {offset}.", offset=offset
+                )
             out.append((offset, content))
         return out
 
