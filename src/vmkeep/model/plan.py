@@ -15,7 +15,7 @@ Method = Literal[
     "guest-level",
     "folder",
 ]
-Increment = Literal["rct", "compare", "full"]
+Increment = Literal["rct", "declared", "compare", "full"]
 
 
 @dataclass(frozen=True)

@@ -93,22 +93,26 @@ class Journal:
     def step(self, step: str, detail: Mapping[str, Any] | None = None) -> None:
         """Write down what is done next; durable on return."""
         with self._lock:
-            now = self._clock.now()
-            fields = {
-                "version": _VERSION,
-                "run": self.run,
-                "vm": {"id": self._vm.id, "name": self._vm.name},
-                "number": self._number,
-                "time": format_time(now),
-                "step": step,
-                "lease": format_time(now + LEASE),
-                "owner": this_process(),
-                "detail": dict(detail or {}),
-            }
-            name = f"{self._folder}{self.run}/{self._number:06}"
-            self._store.put(name, close_box(self._ring, name, json.dumps(fields).encode()))
+            self._renewed = self._write(self.run, self._number, step, detail or {})
             self._number += 1
-            self._last, self._renewed = step, now
+            self._last = step
+
+    def _write(self, run: str, number: int, step: str, detail: Mapping[str, Any]) -> datetime:
+        now = self._clock.now()
+        fields = {
+            "version": _VERSION,
+            "run": run,
+            "vm": {"id": self._vm.id, "name": self._vm.name},
+            "number": number,
+            "time": format_time(now),
+            "step": step,
+            "lease": format_time(now + LEASE),
+            "owner": this_process(),
+            "detail": dict(detail),
+        }
+        name = f"{self._folder}{run}/{number:06}"
+        self._store.put(name, close_box(self._ring, name, json.dumps(fields).encode()))
+        return now
 
     def renew(self) -> None:
         """Lengthen the lease when a third of it is used up; call as often as you like."""
@@ -118,6 +122,10 @@ class Journal:
     def finish(self, detail: Mapping[str, Any]) -> None:
         """End the run; nothing of it is left to clean up."""
         self.step(FINISHED, detail)
+
+    def bury(self, dead: list[Record]) -> None:
+        """Close the journal of a run that died, after whatever it left has been cleaned up."""
+        self._write(dead[0].run, dead[-1].number + 1, FINISHED, {"outcome": "died", "found by": self.run})
 
     def _alive(self, record: Record) -> bool:
         return record.lease > self._clock.now() and not owner_is_gone(record.owner)
