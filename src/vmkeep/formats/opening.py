@@ -201,7 +201,7 @@ def recognise(source: Source, *, raw_allowed: bool = True) -> Format:
     if size == 0:
         raise NotADisk(f"{name!r} is empty.", file=name)
     claimed = _claimed(source, size)
-    expected = _FORMAT_OF_SUFFIX.get(suffix)
+    expected = format_of_name(name)
     if expected in ("vhdx", "vhd"):
         return _require(expected, claimed, name)
     foreign = _foreign(source, _CONTAINERS if expected == "raw" else _CONTAINERS + _NO_CONTAINERS)
@@ -225,6 +225,11 @@ def recognise(source: Source, *, raw_allowed: bool = True) -> Format:
     if not raw_allowed:
         raise NotADisk(f"{name!r} is neither VHD nor VHDX.", file=name)
     return "raw"
+
+
+def format_of_name(name: str) -> Format | None:
+    """Return the format that the file's extension promises, None where it promises none."""
+    return _FORMAT_OF_SUFFIX.get(_suffix(name))
 
 
 def _suffix(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from typing import Final
 
 from vmkeep.formats.disk import Disk, DiskProfile, Finding, Kind
 from vmkeep.formats.errors import ParentMismatch, ParentMissing, TruncatedDisk
@@ -9,11 +10,14 @@ from vmkeep.formats.filling import fill_from, fill_with_zeros
 from vmkeep.formats.parents import FindParent, ParentReference
 from vmkeep.formats.raw import require_inside
 from vmkeep.formats.source import Source, read_at
-from vmkeep.formats.vhd.blocks import BlockMap
+from vmkeep.formats.vhd.blocks import BlockMap, Present
 from vmkeep.formats.vhd.findings import examine_fixed, examine_sparse
 from vmkeep.formats.vhd.footer import SECTOR, Footers, read_footers, require_readable
 from vmkeep.formats.vhd.header import HEADER_SIZE, DynamicHeader, parent_paths, read_header
-from vmkeep.ranges import ByteRange, clip, join_sorted, subtract
+from vmkeep.ranges import ByteRange, clip, intersect, join_sorted, subtract
+
+# More runs than this inside one block: two reads and copying beat reading each run.
+_SCATTERED: Final = 8
 
 
 def open_vhd(source: Source, find_parent: FindParent) -> Disk:
@@ -134,19 +138,39 @@ class SparseVhd(Vhd):
         self._blocks = BlockMap(source, footers, header)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        end = offset + len(buffer)
         require_inside(self.profile.size, offset, len(buffer))
+        end = offset + len(buffer)
         at = offset
-        for low, high, place in self._blocks.pieces(offset, end):
-            if at < low:
-                self._read_below(at, buffer[at - offset : low - offset])
-            fill_from(self._source, place, buffer[low - offset : high - offset])
+        for block in self._blocks.present(offset, end):
+            self._read_below(at, buffer[at - offset : block.low - offset])
+            self._read_block(block, buffer[block.low - offset : block.high - offset])
+            at = block.high
+        self._read_below(at, buffer[at - offset :])
+
+    def _read_block(self, block: Present, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the part of a block asked for."""
+        runs = list(self._blocks.held(block))
+        if len(runs) > _SCATTERED:
+            self._read_scattered(block, runs, buffer)
+            return
+        at = block.low
+        for low, high, place in runs:
+            self._read_below(at, buffer[at - block.low : low - block.low])
+            fill_from(self._source, place, buffer[low - block.low : high - block.low])
             at = high
-        if at < end:
-            self._read_below(at, buffer[at - offset :])
+        self._read_below(at, buffer[at - block.low :])
+
+    def _read_scattered(self, block: Present, runs: list[tuple[int, int, int]], buffer: memoryview) -> None:
+        """Read both layers in one piece each and put them together in memory."""
+        self._read_below(block.low, buffer)
+        start, _, place = runs[0]
+        own = memoryview(bytearray(runs[-1][1] - start))
+        fill_from(self._source, place, own)
+        for low, high, _ in runs:
+            buffer[low - block.low : high - block.low] = own[low - start : high - start]
 
     def _read_below(self, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` with what this file leaves to its parent; a base disk leaves zeros."""
+        """Fill ``buffer``, which may be empty, with what this file leaves to its parent or as zeros."""
         # Nothing demands equal sizes of child and parent; beyond its end a parent holds zeros.
         held = 0 if self.parent is None else max(0, min(len(buffer), self.parent.profile.size - offset))
         if self.parent is not None and held:
@@ -162,12 +186,11 @@ class SparseVhd(Vhd):
         for block in self._blocks.present(start, end):
             yield from self._data_below(below, block.low)
             below = block.high
-            own: list[ByteRange] = []
-            data: list[ByteRange] = []
-            for low, high, place in self._blocks.held(block):
-                own.append(ByteRange(low, high - low))
-                data += self._data_in_file(low, high, place - low)
-            data += subtract(self._data_below(block.low, block.high), own)
+            runs = list(self._blocks.held(block))
+            own = [ByteRange(low, high - low) for low, high, _ in runs]
+            data = subtract(self._data_below(block.low, block.high), own)
+            if runs:
+                data += intersect(own, self._data_in_file(runs[0][0], runs[-1][1], runs[0][2] - runs[0][0]))
             yield from sorted(data)
         yield from self._data_below(below, end)
 
