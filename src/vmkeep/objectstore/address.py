@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from vmkeep.errors import UsageError
@@ -44,7 +44,7 @@ def open_store(address: str, *, create: bool = False) -> Store:
         case unknown:
             raise UsageError(
                 f"{address!r} is not an address vmkeep knows: nothing handles {unknown!r}.",
-                hint="Give a path or a file:// address. A folder that has a colon in its name: write ./ before it.",
+                hint="Give a path or a file:// address; write ./ before a folder name with a colon in it.",
                 address=address,
             )
 
@@ -67,6 +67,6 @@ def _path_of_url(address: str) -> str:
 
 
 def _checked_path(path: str, address: str) -> Path:
-    if not path or "\0" in unquote(path):
+    if not path or "\0" in path:
         raise UsageError(f"{address!r} is not the path of a folder.", address=address)
     return Path(path)

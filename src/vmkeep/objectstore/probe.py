@@ -1,12 +1,12 @@
 """Find out by trying whether a store keeps the promises that safety rests on."""
 
 import secrets
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from vmkeep.objectstore.errors import ObjectMissing
+from vmkeep.objectstore.errors import ObjectMissing, ObjectShort
 from vmkeep.objectstore.store import Store
 
-PROBE_PREFIX = "probe/"
+PROBE_PREFIX: Final = "probe/"
 
 
 class Probe(NamedTuple):
@@ -61,7 +61,7 @@ def _reads(reader: Store, name: str, content: bytes) -> bool:
             and reader.get(name) == content
             and reader.get_range(name, 1, len(content) - 2) == content[1:-1]
         )
-    except ObjectMissing:
+    except (ObjectMissing, ObjectShort):
         return False
 
 
