@@ -58,7 +58,9 @@ class SkipGuard:
         for node, reason in sorted(unexpected.items()):
             terminalreporter.line(f"  {node}: {reason}", red=_ON_CI)
         if unexpected and _ON_CI:
-            terminalreporter.line("  on CI this fails the run; see ALLOWED_SKIPS in tests/conftest.py", red=True)
+            terminalreporter.line(
+                "  on CI this fails the run; see ALLOWED_SKIPS in tests/conftest.py", red=True
+            )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -73,7 +73,9 @@ def find_faults(classes: Iterable[type[VmkeepError]]) -> list[str]:
             faults.append(f"{name} has no docstring to explain it")
         if not cls.default_hint and not cls.code.endswith("000"):
             faults.append(f"{name} does not say what to do (default_hint)")
-    faults += [f"code {code} belongs to {', '.join(names)}" for code, names in owners.items() if len(names) > 1]
+    faults += [
+        f"code {code} belongs to {', '.join(names)}" for code, names in owners.items() if len(names) > 1
+    ]
     return sorted(faults)
 
 

@@ -22,7 +22,13 @@ def run_pytest(folder: Path, *arguments: str, **environment: str) -> subprocess.
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "--rootdir", str(folder)]
     command += ["-c", str(ROOT / "pyproject.toml"), *arguments, str(folder)]
     return subprocess.run(
-        command, cwd=ROOT, env=kept | environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120
+        command,
+        cwd=ROOT,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
     )
 
 
