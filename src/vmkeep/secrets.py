@@ -76,7 +76,11 @@ def _from_command(command: str) -> Secret:
     try:
         arguments = shlex.split(command, posix=os.name == "posix")
         done = subprocess.run(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=_COMMAND_TIMEOUT_S, check=True
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=_COMMAND_TIMEOUT_S,
+            check=True,
         )
         text = done.stdout.decode("utf-8")
     except subprocess.CalledProcessError as error:

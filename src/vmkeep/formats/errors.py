@@ -74,7 +74,9 @@ class SourceChanged(FormatError):
 
     code = "FM007"
     retry: ClassVar[Retry] = Retry.LATER
-    default_hint = "Stop what writes to the file (shut the VM down or export it again), then repeat the backup."
+    default_hint = (
+        "Stop what writes to the file (shut the VM down or export it again), then repeat the backup."
+    )
 
 
 class SourceUnreadable(FormatError):

@@ -132,7 +132,9 @@ class FileSource:
 
     def _unreadable(self, error: OSError, offset: int | None = None) -> SourceUnreadable:
         reason = (error.strerror or "read failed").lower()
-        return SourceUnreadable(f"cannot read {str(self._path)!r}: {reason}.", file=str(self._path), offset=offset)
+        return SourceUnreadable(
+            f"cannot read {str(self._path)!r}: {reason}.", file=str(self._path), offset=offset
+        )
 
 
 class BytesSource:

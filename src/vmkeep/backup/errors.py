@@ -1,0 +1,24 @@
+"""Why a run did not take a restore point."""
+
+from vmkeep.errors import VmkeepError
+
+
+class RunRefused(VmkeepError):
+    """The plan does not reach what the policy requires; nothing was taken."""
+
+    code = "BK001"
+    default_hint = "`vmkeep plan` shows what would raise the consistency."
+
+
+class ChangesUnusable(VmkeepError):
+    """The declared changed ranges cannot belong to these disks."""
+
+    code = "BK002"
+    default_hint = "Leave --changes away: everything is read, and only differences are stored."
+
+
+class RepositoryInsideSource(VmkeepError):
+    """The repository lies inside the folder it should protect."""
+
+    code = "BK003"
+    default_hint = "Keep the repository on another disk, or at least outside the folder."

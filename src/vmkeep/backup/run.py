@@ -1,0 +1,253 @@
+"""Take one restore point of a folder or disk source."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vmkeep import __version__
+from vmkeep.backup.errors import ChangesUnusable, RepositoryInsideSource, RunRefused
+from vmkeep.backup.identity import identify
+from vmkeep.capture.folder import FolderHold, HeldDisk, hold
+from vmkeep.capture.source import SourceAddress
+from vmkeep.clock import Clock
+from vmkeep.errors import ExitCode, VmkeepError
+from vmkeep.model.consistency import Consistency, Policy
+from vmkeep.model.plan import Method, Plan, VmRef
+from vmkeep.model.point import Claim, RestorePoint, StoredDisk, StoredFile
+from vmkeep.planner.folder import decide_folder
+from vmkeep.progress import Progress
+from vmkeep.ranges import ByteRange, total
+from vmkeep.repository.journal import Journal
+from vmkeep.repository.manifest import format_time
+from vmkeep.repository.points import SealedPoint
+from vmkeep.repository.publish import publish
+from vmkeep.repository.reader import DiskMap
+from vmkeep.repository.repository import Repository
+from vmkeep.repository.writer import Writer
+
+
+_PREFERRED: Final = Policy()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; ``changes`` is a range list declared as changed since ``parent``."""
+
+    source: SourceAddress
+    policy: Policy = _PREFERRED
+    name: str | None = None
+    changes: tuple[ByteRange, ...] | None = None
+    parent: str | None = None
+    accept_rollback: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run achieved: the restore point that now exists, and how the process should end."""
+
+    sealed: SealedPoint
+    plan: Plan
+    exit_code: ExitCode
+    seconds: float
+
+
+def run(request: Request, repository: Repository, clock: Clock, progress: Progress) -> Outcome:
+    """Take a restore point; on any error none exists and nothing stays held.
+
+    Raises RunRefused, ChangesUnusable, and the errors of the rooms below.
+    """
+    started = clock.monotonic()
+    _refuse_own_repository(request.source, repository)
+    listing = repository.listing(accept_rollback=request.accept_rollback)
+    parent = listing.find(request.parent) if request.parent is not None else None
+    vm = identify(request.source, request.name, parent)
+    previous = listing.newest(vm.id)
+    journal = repository.journal(vm, os.urandom(16).hex())
+    # Files are not changed by a run: of one that died here nothing is left but its journal.
+    for dead in journal.begin({"source": str(request.source)}):
+        journal.bury(dead)
+    try:
+        with hold(request.source) as held:
+            plan = _decide(request, held, parent or previous)
+            taking = _Taking(request, repository, clock, progress, journal, vm, previous, parent or previous)
+            sealed = taking.take(held, plan)
+    except BaseException as error:
+        _note_failure(journal, error)
+        raise
+    journal.finish({"outcome": "sealed", "point": sealed.name})
+    released = {"time": format_time(clock.now()), "run": journal.run, "released": True}
+    repository.points.attach("evidence", sealed.name, released)
+    return Outcome(sealed, plan, ExitCode.OK, clock.monotonic() - started)
+
+
+def _decide(request: Request, held: FolderHold, base: SealedPoint | None) -> Plan:
+    plan = decide_folder(
+        held.facts,
+        request.policy,
+        has_earlier_point=base is not None,
+        changes_given=request.changes is not None,
+    )
+    if plan.verdict != "go":
+        last = plan.reasons[-1]
+        raise RunRefused(f"refused: {last.fact} {plan.reasons[0].effect}", hint=last.fix)
+    return plan
+
+
+def _refuse_own_repository(source: SourceAddress, repository: Repository) -> None:
+    # A folder that holds its own repository would grow while it is read.
+    place, folder = Path(repository.store.address).absolute(), source.path.absolute()
+    if source.kind == "folder" and (place == folder or folder in place.parents):
+        raise RepositoryInsideSource(f"the repository {str(place)!r} lies inside the folder to be protected.")
+
+
+def _note_failure(journal: Journal, error: BaseException) -> None:
+    try:
+        journal.finish({"outcome": "failed", "error": getattr(error, "code", type(error).__name__)})
+    except VmkeepError:
+        # The store is what failed; the lease runs out by itself, and the error
+        # that matters is the one being raised.
+        return
+
+
+@dataclass(frozen=True)
+class _Taking:
+    """The part of a run during which the files are held."""
+
+    request: Request
+    repository: Repository
+    clock: Clock
+    progress: Progress
+    journal: Journal
+    vm: VmRef
+    previous: SealedPoint | None
+    base: SealedPoint | None
+
+    def take(self, held: FolderHold, plan: Plan) -> SealedPoint:
+        """Write, check that everything stood still, publish and seal."""
+        at_rest = self.clock.now()
+        bases = [self._base_map(disk, held.disks) for disk in held.disks]
+        work = [self._ranges(disk, base) for disk, base in zip(held.disks, bases, strict=True)]
+        to_read = sum(total(ranges) for ranges in work) + sum(file.source.size() for file in held.files)
+        self.progress.begin(f"reading {self.vm.name}", to_read)
+        with self.repository.writer(self.journal.run, self.progress) as writer:
+            self.journal.step("writing", {"disks": [disk.name for disk in held.disks], "bytes": to_read})
+            disks = [self._write_disk(writer, *args) for args in zip(held.disks, work, bases, strict=True)]
+            files = self._write_files(writer, held)
+            compared = held.check()
+            inventory = writer.flush()
+            self.progress.end()
+            evidence = {
+                "hold_check": {"files": compared, "identical": True},
+                "changed_ranges": "declared by the user, not verified"
+                if self.request.changes is not None
+                else "read",
+                "held_seconds": round((self.clock.now() - at_rest).total_seconds(), 3),
+            }
+
+            def manifest(point_id: str) -> RestorePoint:
+                return RestorePoint(
+                    id=point_id,
+                    run=self.journal.run,
+                    vm=self.vm,
+                    number=self.previous.point.number + 1 if self.previous else 1,
+                    previous=(self.previous.name, self.previous.digest) if self.previous else None,
+                    parent=self.base.point.id if self.base else None,
+                    time=at_rest,
+                    finished=self.clock.now(),
+                    source=str(self.request.source),
+                    method=_chosen(plan)[0],
+                    consistency=self._claim(plan),
+                    disks=tuple(disk for disk, _ in disks),
+                    files=tuple(file for file, _ in files),
+                    bytes_read=sum(read for _, read in disks) + sum(read for _, read in files),
+                    bytes_stored=writer.bytes_stored,
+                    inventory=inventory,
+                    program=f"vmkeep {__version__}",
+                    evidence=evidence,
+                )
+
+            self.journal.step("publishing", {"inventory": inventory})
+            inherited = self.base if self.request.changes is not None else None
+            repository = self.repository
+            return publish(
+                repository.store,
+                repository.points,
+                repository.reader,
+                writer,
+                self.clock,
+                manifest,
+                inherited,
+            )
+
+    def _claim(self, plan: Plan) -> Claim:
+        promised = _chosen(plan)[1]
+        return Claim(str(self.request.policy), promised, promised, plan.reasons)
+
+    def _base_map(self, disk: HeldDisk, disks: Sequence[HeldDisk]) -> DiskMap | None:
+        """Return the map of the same disk in the earlier point, if it still has the same size.
+
+        Disks are matched by name; where both points have just one, that one is meant.
+        Raises ChangesUnusable when declared changes have nothing to build on.
+        """
+        stored = self.base.point.disks if self.base is not None else ()
+        same = [d for d in stored if d.name == disk.name]
+        if len(stored) == len(disks) == 1:
+            same = list(stored)
+        size = disk.disk.profile.size
+        if same and same[0].size == size:
+            return self.repository.disk_map(same[0].root, size)
+        if self.request.changes is not None:
+            what = f"has another size ({same[0].size} bytes) there" if same else "is not in it"
+            raise ChangesUnusable(
+                f"--changes builds on the parent restore point, but the disk {disk.name!r} {what}."
+            )
+        return None
+
+    def _ranges(self, disk: HeldDisk, base: DiskMap | None) -> list[ByteRange]:
+        changes = self.request.changes
+        if changes is None or base is None:
+            return disk.extents()
+        size = disk.disk.profile.size
+        if changes and changes[-1].end > size:
+            raise ChangesUnusable(
+                f"--changes names byte {changes[-1].end - 1}, but the disk {disk.name!r} has {size} bytes."
+            )
+        return list(changes)
+
+    def _write_disk(
+        self, writer: Writer, disk: HeldDisk, ranges: Sequence[ByteRange], base: DiskMap | None
+    ) -> tuple[StoredDisk, int]:
+        profile = disk.disk.profile
+        inherit = self.request.changes is not None
+        written = writer.write_map(disk.disk.read_into, profile.size, ranges, base=base, inherit=inherit)
+        self.journal.renew()
+        stored = StoredDisk(
+            name=disk.name,
+            size=profile.size,
+            root=written.root,
+            format=profile.format,
+            kind=profile.kind,
+            logical_sector=profile.logical_sector,
+            physical_sector=profile.physical_sector,
+            block_size=profile.block_size,
+            disk_id=str(profile.disk_id) if profile.disk_id else None,
+            source=disk.file,
+        )
+        return stored, written.bytes_read
+
+    def _write_files(self, writer: Writer, held: FolderHold) -> list[tuple[StoredFile, int]]:
+        written = []
+        for file in held.files:
+            size = file.source.size()
+            stored = writer.write_map(file.read_into, size, [ByteRange(0, size)] if size else [])
+            written.append((StoredFile(file.name, file.role, size, stored.root), stored.bytes_read))
+            self.journal.renew()
+        return written
+
+
+def _chosen(plan: Plan) -> tuple[Method, Consistency]:
+    if plan.method is None or plan.consistency is None:
+        raise RunRefused("the plan does not say how to go on.")
+    return plan.method, plan.consistency

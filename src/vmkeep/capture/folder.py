@@ -1,0 +1,238 @@
+"""Hold the files of an exported VM, or loose disk files: they must stand still by themselves.
+
+Nothing can be frozen here, so the *hold check* decides: the identity of every
+file at the start must be its identity at the end, else what was read is thrown away.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Final
+from uuid import UUID
+
+from vmkeep.capture.errors import NothingToHold, SourceMissing
+from vmkeep.capture.source import SourceAddress
+from vmkeep.formats.disk import Disk
+from vmkeep.formats.errors import SourceChanged
+from vmkeep.formats.opening import open_path
+from vmkeep.formats.source import FileSource
+from vmkeep.model.plan import FolderFacts
+from vmkeep.ranges import ByteRange
+
+DISK_SUFFIXES: Final = frozenset({".vhdx", ".avhdx", ".vhd", ".avhd", ".vhds", ".raw", ".img"})
+_LAYER_SUFFIXES: Final = frozenset({".avhdx", ".avhd"})
+# Files of a VM besides its disks; those with common endings count only where Hyper-V puts them.
+_ROLES: Final = {".vmcx": "configuration", ".vmgs": "guest-state", ".vmrs": "runtime-state", ".vsv": "memory"}
+_ROLES_IN_PLACE: Final = {".xml": "configuration", ".bin": "memory"}
+_HYPERV_FOLDERS: Final = frozenset({"virtual machines", "snapshots", "planned virtual machines"})
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f%\\\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class HeldFile:
+    """A file of the VM that is no disk; ``name`` is its path below the source, with ``/``."""
+
+    name: str
+    role: str
+    source: FileSource
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        if self.source.read_into(offset, buffer) != len(buffer):
+            raise SourceChanged(
+                f"{self.source.name!r} became shorter while it was read.", file=self.source.name
+            )
+
+
+@dataclass(frozen=True)
+class HeldDisk:
+    """One disk of the VM, open and expected to stand still; ``file`` is the layer the guest would write."""
+
+    name: str
+    file: str
+    disk: Disk
+
+    def extents(self) -> list[ByteRange]:
+        return list(self.disk.extents())
+
+
+class FolderHold:
+    """The open files of one source. Leave the ``with`` block and they are closed."""
+
+    method: Final = "folder"
+
+    def __init__(self, disks: Sequence[HeldDisk], files: Sequence[HeldFile], facts: FolderFacts) -> None:
+        self.disks = tuple(disks)
+        self.files = tuple(files)
+        self.facts = facts
+        self._start = self._identities()
+
+    def __enter__(self) -> "FolderHold":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def check(self) -> int:
+        """Make sure that nothing moved since the hold began; return how many files were compared.
+
+        Raises SourceChanged naming the file.
+        """
+        now = self._identities()
+        for file, identity in self._start.items():
+            if now[file] != identity:
+                raise SourceChanged(f"{file!r} was written or replaced while it was read.", file=file)
+        return len(now)
+
+    def release(self) -> None:
+        """Close all files; safe to repeat."""
+        for disk in self.disks:
+            disk.disk.close()
+        for file in self.files:
+            file.source.close()
+
+    def _identities(self) -> dict[str, tuple[object, ...]]:
+        found: dict[str, tuple[object, ...]] = {disk.disk.name: disk.disk.identity() for disk in self.disks}
+        found |= {file.source.name: file.source.identity() for file in self.files}
+        return found
+
+
+def hold(address: SourceAddress) -> FolderHold:
+    """Open everything the source holds; on any error nothing stays open.
+
+    Raises FormatError, NothingToHold or SourceMissing.
+    """
+    disk_paths, others, root = _find(address)
+    disks: list[HeldDisk] = []
+    files: list[HeldFile] = []
+    try:
+        leaves, layers = _open_leaves(disk_paths, root if address.kind == "folder" else None, address)
+        disks = [HeldDisk(name, str(PurePath(path.relative_to(root))), disk) for name, path, disk in leaves]
+        left_out = []
+        for path in others:
+            role = _role(path, root)
+            relative = path.relative_to(root).as_posix()
+            if role is None:
+                left_out.append(relative)
+            else:
+                files.append(HeldFile(safe_name(relative), role, FileSource(path)))
+    except BaseException:
+        for held in disks:
+            held.disk.close()
+        for file in files:
+            file.source.close()
+        raise
+    facts = FolderFacts(
+        disks=tuple(disk.name for disk in disks),
+        left_out=tuple(left_out),
+        layers=tuple(layers),
+        has_memory=any(file.role == "memory" for file in files),
+    )
+    return FolderHold(disks, files, facts)
+
+
+def vm_id_of_export(address: SourceAddress) -> UUID | None:
+    """Return the VM's own id when the folder is the export of one VM.
+
+    Hyper-V names a VM's configuration file after its id.
+    """
+    if address.kind != "folder":
+        return None
+    found = set()
+    for path in _walk(address.path):
+        if path.suffix.lower() in (".vmcx", ".xml") and path.parent.name.lower() == "virtual machines":
+            try:
+                found.add(UUID(path.stem))
+            except ValueError:
+                continue  # another file that happens to lie there
+    return found.pop() if len(found) == 1 else None
+
+
+def _find(address: SourceAddress) -> tuple[list[Path], list[Path], Path]:
+    """Return disk files, other files, and the folder their names are relative to."""
+    path = address.path
+    if address.kind == "disk":
+        if not path.exists():
+            raise SourceMissing(f"the disk file {str(path)!r} does not exist.")
+        if path.is_dir():
+            raise SourceMissing(f"{str(path)!r} is a folder.", hint="Use folder:PATH for a folder.")
+        return [path], [], path.parent
+    if not path.is_dir():
+        raise SourceMissing(f"the folder {str(path)!r} does not exist.")
+    disks: list[Path] = []
+    others: list[Path] = []
+    for file in _walk(path):
+        (disks if file.suffix.lower() in DISK_SUFFIXES else others).append(file)
+    if not disks:
+        raise NothingToHold(f"the folder {str(path)!r} holds no virtual disk.")
+    return disks, others, path
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield the regular files below a folder in a fixed order; links are not followed."""
+    try:
+        entries = sorted(root.iterdir())
+    except OSError as error:
+        raise SourceMissing(
+            f"cannot list the folder {str(root)!r}: {(error.strerror or '').lower()}."
+        ) from error
+    for entry in entries:
+        if entry.is_symlink():
+            continue
+        if entry.is_dir():
+            yield from _walk(entry)
+        elif entry.is_file():
+            yield entry
+
+
+def _open_leaves(
+    paths: Sequence[Path], root: Path | None, address: SourceAddress
+) -> tuple[list[tuple[str, Path, Disk]], list[str]]:
+    """Open every disk nobody uses as a parent; return them named, and the layers below them."""
+    siblings = (
+        list(paths) if root is not None else sorted(p for p in address.path.parent.iterdir() if p.is_file())
+    )
+    opened: dict[Path, Disk] = {}
+    try:
+        for path in paths:
+            opened[path] = open_path(path, siblings=siblings)
+        below = {layer.name for disk in opened.values() for layer in disk.chain()[1:]}
+        leaves = [(path, disk) for path, disk in opened.items() if str(path) not in below]
+        for path, disk in opened.items():
+            if str(path) in below:
+                disk.close()
+        return _named(leaves), sorted(below)
+    except BaseException:
+        for disk in opened.values():
+            disk.close()
+        raise
+
+
+def _named(leaves: Sequence[tuple[Path, Disk]]) -> list[tuple[str, Path, Disk]]:
+    """Name disks by their file; a checkpoint's layer carries the name of the disk it belongs to."""
+    wanted = []
+    for path, disk in leaves:
+        base = PurePath(disk.chain()[-1].name) if path.suffix.lower() in _LAYER_SUFFIXES else path
+        wanted.append(base.stem)
+    names = [
+        name if wanted.count(name) == 1 else "_".join(path.parts[-2:])
+        for name, (path, _) in zip(wanted, leaves, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        names = [f"{name}-{number}" for number, name in enumerate(names, 1)]
+    return [(safe_name(name), path, disk) for name, (path, disk) in zip(names, leaves, strict=True)]
+
+
+def _role(path: Path, root: Path) -> str | None:
+    suffix = path.suffix.lower()
+    if suffix in _ROLES:
+        return _ROLES[suffix]
+    in_place = any(part.lower() in _HYPERV_FOLDERS for part in path.relative_to(root).parts)
+    return _ROLES_IN_PLACE.get(suffix) if in_place else None
+
+
+def safe_name(name: str) -> str:
+    """Write characters that no manifest may hold as %XX; ordinary names stay as they are."""
+    return _UNSAFE.sub(
+        lambda match: "".join(f"%{b:02X}" for b in match[0].encode("utf-8", "surrogateescape")), name
+    )

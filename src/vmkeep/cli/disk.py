@@ -1,0 +1,315 @@
+"""The `vmkeep disk` commands: look at disk files, check, convert and compare them."""
+
+import json
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from vmkeep.errors import ExitCode, UsageError
+from vmkeep.formats.comparing import compare
+from vmkeep.formats.creating import create_disk
+from vmkeep.formats.disk import Disk, DiskProfile, DiskWriter, Finding, Format
+from vmkeep.formats.errors import FormatError, SourceChanged
+from vmkeep.formats.opening import format_of_name, open_path
+
+app = typer.Typer(name="disk", help="Look at virtual disk files.", no_args_is_help=True)
+
+_COPY_UNIT: Final = 4 << 20
+_MOST_LISTED: Final = 1000
+
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def siblings_of(path: Path) -> list[Path]:
+    """Return the files beside ``path``: the only ones that may be its parents."""
+    try:
+        return sorted(path.parent.iterdir())
+    except OSError:  # opening the file itself will say better what is wrong
+        return []
+
+
+def _open(path: Path) -> Disk:
+    return open_path(path, siblings=siblings_of(path))
+
+
+def disk_info(path: Path) -> dict[str, Any]:
+    """Describe one disk file as the data of `disk info --json`.
+
+    ``allocated`` counts the bytes this file may hold itself; everything else is
+    zeros or its parent's.
+    """
+    with _open(path) as disk:
+        profile = disk.profile
+        own = disk.extents() if disk.parent is None else disk.layer_extents()
+        return {
+            "file": str(path),
+            "format": profile.format,
+            "kind": profile.kind,
+            "size": profile.size,
+            "logical_sector": profile.logical_sector,
+            "physical_sector": profile.physical_sector,
+            "block_size": profile.block_size,
+            "disk_id": str(profile.disk_id) if profile.disk_id else None,
+            "parent": disk.parent.name if disk.parent else None,
+            "chain": [layer.name for layer in disk.chain()],
+            "allocated": sum(piece.length for piece in own),
+            "file_size": path.stat().st_size,
+        }
+
+
+def disk_check(path: Path) -> dict[str, Any]:
+    """Examine one disk file and its parents; the data of `disk check --json`.
+
+    A file that is damaged too badly to be opened gives one error finding; one
+    that cannot be read or is no disk raises.
+    """
+    findings: list[dict[str, Any]] = []
+    layers: list[str] = []
+    try:
+        with _open(path) as disk:
+            for layer in disk.chain():
+                layers.append(layer.name)
+                findings += [asdict(finding) for finding in layer.check()]
+    except FormatError as error:
+        if error.exit_code is not ExitCode.MISMATCH:
+            raise
+        findings.append(asdict(Finding("error", error.file, error.offset, error.rule, error.message)))
+    errors = sum(finding["severity"] == "error" for finding in findings)
+    return {
+        "file": str(path),
+        "ok": not errors,
+        "errors": errors,
+        "warnings": len(findings) - errors,
+        "layers": layers,
+        "findings": findings,
+    }
+
+
+def disk_convert(source: Path, target: Path, format: Format | None) -> dict[str, Any]:
+    """Copy a disk, with its whole chain, into a new file of another format.
+
+    Size, sector sizes and disk id are kept where the format can hold them; what
+    it cannot hold is named in ``lost``. Refuses an existing target, and leaves
+    none behind when it fails.
+    """
+    named = format_of_name(target.name)
+    if format is None and named is None:
+        raise UsageError(f"the name {target.name!r} tells no format.", hint="Give --format raw, vhdx or vhd.")
+    if format is not None and named is not None and format != named:
+        raise UsageError(
+            f"{target.name!r} is named like {named}, but --format says {format}.",
+            hint="Let name and format agree: a file named wrongly would be refused later.",
+        )
+    with _open(source) as disk:
+        before = disk.identity()
+        profile = _profile_for(disk.profile, format or named or "raw")
+        writer = create_disk(target, profile)
+        try:
+            copied = _copy(disk, writer)
+            if disk.identity() != before:
+                raise SourceChanged(f"{str(source)!r} was written while it was being read.", file=str(source))
+            writer.finish()
+        except BaseException:
+            writer.abort()
+            raise
+        return {
+            "source": str(source),
+            "target": str(target),
+            "format": profile.format,
+            "kind": profile.kind,
+            "size": profile.size,
+            "bytes_copied": copied,
+            "lost": _lost(disk.profile, profile),
+        }
+
+
+def _profile_for(source: DiskProfile, format: Format) -> DiskProfile:
+    """Keep of the source's profile what the target format knows."""
+    if format == "raw":
+        return DiskProfile("raw", "fixed", source.size)
+    keeps_fixed = source.format != "raw" and source.kind == "fixed"
+    return DiskProfile(
+        format,
+        "fixed" if keeps_fixed else "dynamic",
+        source.size,
+        logical_sector=source.logical_sector,
+        physical_sector=source.physical_sector if format == "vhdx" else 512,
+        block_size=source.block_size if source.format == format else None,
+        disk_id=source.disk_id,
+    )
+
+
+def _lost(source: DiskProfile, target: DiskProfile) -> list[str]:
+    lost = [
+        name
+        for name in ("logical_sector", "physical_sector")
+        if getattr(source, name) != getattr(target, name)
+    ]
+    return lost + (["disk_id"] if source.disk_id and not target.disk_id else [])
+
+
+def _copy(disk: Disk, writer: DiskWriter) -> int:
+    buffer = bytearray(_COPY_UNIT)
+    copied = 0
+    for extent in disk.extents():
+        for at in range(extent.offset, extent.end, _COPY_UNIT):
+            view = memoryview(buffer)[: min(_COPY_UNIT, extent.end - at)]
+            disk.read_into(at, view)
+            writer.write_at(at, view)
+            copied += len(view)
+    return copied
+
+
+def disk_compare(left: Path, right: Path) -> dict[str, Any]:
+    """Compare two disks byte by byte as their guests see them; the data of `disk compare --json`.
+
+    Lists at most the first thousand differing ranges, and counts all.
+    """
+    listed: list[dict[str, Any]] = []
+    count = differing = 0
+    with _open(left) as one, _open(right) as other:
+        for found in compare(one, other):
+            count += 1
+            differing += found.range.length
+            if len(listed) < _MOST_LISTED:
+                listed.append(
+                    {"kind": found.kind, "offset": found.range.offset, "length": found.range.length}
+                )
+        sizes = [one.profile.size, other.profile.size]
+    return {
+        "files": [str(left), str(right)],
+        "sizes": sizes,
+        "equal": not count,
+        "ranges": count,
+        "bytes_differing": differing,
+        "differences": listed,
+    }
+
+
+@app.command("info")
+def info_command(files: Files, as_json: AsJson = False) -> None:
+    """Show what each disk file is."""
+    _show([disk_info(path) for path in files], as_json, _info_lines)
+
+
+@app.command("check")
+def check_command(files: Files, as_json: AsJson = False) -> None:
+    """Examine all structures of each disk file and of its parents.
+
+    Exit code 14 when one of them is damaged.
+    """
+    results = [disk_check(path) for path in files]
+    _show(results, as_json, _check_lines)
+    if any(not result["ok"] for result in results):
+        raise typer.Exit(ExitCode.MISMATCH)
+
+
+@app.command("convert")
+def convert_command(
+    source: Annotated[Path, typer.Argument(metavar="SRC", show_default=False)],
+    target: Annotated[Path, typer.Argument(metavar="DST", show_default=False)],
+    format: Annotated[str | None, typer.Option("--format", help="raw, vhdx or vhd")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy a disk with its chain into a new file of another format."""
+    _show([disk_convert(source, target, _format(format))], as_json, _convert_lines)
+
+
+@app.command("compare")
+def compare_command(
+    left: Annotated[Path, typer.Argument(metavar="A", show_default=False)],
+    right: Annotated[Path, typer.Argument(metavar="B", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Compare what two disks hold, whatever their formats.
+
+    Exit code 0 when equal, 1 when they differ.
+    """
+    result = disk_compare(left, right)
+    _show([result], as_json, _compare_lines)
+    if not result["equal"]:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _format(name: str | None) -> Format | None:
+    match name:
+        case None | "raw" | "vhdx" | "vhd":
+            return name
+        case _:
+            raise UsageError(f"there is no format {name!r}.", hint="Formats are raw, vhdx and vhd.")
+
+
+def _show(
+    results: list[dict[str, Any]], as_json: bool, lines: Callable[[dict[str, Any]], Iterator[str]]
+) -> None:
+    """Print one result as an object, several as a list; or as lines for people."""
+    if as_json:
+        typer.echo(json.dumps(results[0] if len(results) == 1 else results, indent=2))
+        return
+    for result in results:
+        for line in lines(result):
+            typer.echo(visible(line))
+
+
+def visible(text: str) -> str:
+    """Return ``text`` with every character that a terminal would obey written as its code."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _OBEYED else char
+        for char in text
+    )
+
+
+# control, format (direction marks among them), surrogates, line and paragraph separators
+_OBEYED: Final = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+
+
+def _info_lines(info: dict[str, Any]) -> Iterator[str]:
+    yield str(info["file"])
+    yield f"  format      {info['format']}, {info['kind']}"
+    yield f"  size        {info['size']} bytes ({_rounded(info['size'])})"
+    yield f"  sectors     {info['logical_sector']} logical, {info['physical_sector']} physical"
+    if info["block_size"]:
+        yield f"  blocks      {_rounded(info['block_size'])}"
+    if info["disk_id"]:
+        yield f"  disk id     {info['disk_id']}"
+    for parent in info["chain"][1:]:
+        yield f"  parent      {parent}"
+    yield f"  allocated   {info['allocated']} bytes ({_rounded(info['allocated'])})"
+
+
+def _check_lines(result: dict[str, Any]) -> Iterator[str]:
+    for finding in result["findings"]:
+        place = "" if finding["offset"] is None else f" at {finding['offset']:#x}"
+        yield f"{finding['severity']}: {finding['file']}{place}: {finding['message']} [{finding['rule']}]"
+    verdict = "ok" if result["ok"] else "damaged"
+    yield f"{result['file']}: {verdict}, {result['errors']} errors, {result['warnings']} warnings"
+
+
+def _convert_lines(result: dict[str, Any]) -> Iterator[str]:
+    yield f"{result['target']}: {result['format']}, {result['kind']}, {result['size']} bytes"
+    for name in result["lost"]:
+        yield f"  {name.replace('_', ' ')} is not kept: {result['format']} has no place for it"
+
+
+def _compare_lines(result: dict[str, Any]) -> Iterator[str]:
+    if result["equal"]:
+        yield "The disks are equal."
+        return
+    for found in result["differences"]:
+        what = "differ" if found["kind"] == "content" else "exist in one disk only"
+        yield f"{found['length']} bytes at {found['offset']} {what}"
+    if result["ranges"] > len(result["differences"]):
+        yield f"and {result['ranges'] - len(result['differences'])} more ranges"
+    yield f"The disks differ in {result['bytes_differing']} bytes."
+
+
+def _rounded(size: int) -> str:
+    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} B"

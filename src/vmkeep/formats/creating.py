@@ -1,0 +1,30 @@
+"""Begin a disk file of any format that can be written."""
+
+from pathlib import Path
+
+from vmkeep.formats.disk import DiskProfile, DiskWriter
+from vmkeep.formats.errors import UnsupportedDisk
+from vmkeep.formats.raw import create_raw
+from vmkeep.formats.vhd import create_vhd
+from vmkeep.formats.vhdx import create_vhdx
+
+
+def create_disk(path: Path, profile: DiskProfile) -> DiskWriter:
+    """Begin the disk that ``profile`` describes; ``path`` must be free.
+
+    Raises :class:`UnsupportedDisk` for what the format cannot hold,
+    :class:`~vmkeep.formats.errors.TargetUnwritable` for the place.
+    """
+    if profile.kind == "differencing":
+        raise UnsupportedDisk(
+            f"{str(path)!r} cannot be made: differencing disks cannot be written yet.",
+            file=str(path),
+            hint="Write a dynamic disk that holds the whole chain.",
+        )
+    match profile.format:
+        case "vhdx":
+            return create_vhdx(path, profile)
+        case "vhd":
+            return create_vhd(path, profile)
+        case "raw":
+            return create_raw(path, profile)

@@ -1,0 +1,270 @@
+"""Recognise a disk file and open it with its parents, or say what it is instead.
+
+A name and a content that contradict each other are refused: the guest decides
+what stands in a raw or fixed disk, and could make it look like another format.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from vmkeep.formats.disk import Disk, Format
+from vmkeep.formats.errors import CorruptDisk, FormatError, NotADisk, SourceUnreadable, UnsupportedDisk
+from vmkeep.formats.parents import ParentReference
+from vmkeep.formats.raw import open_raw
+from vmkeep.formats.source import FileSource, Source, read_at
+from vmkeep.formats.vhd import open_vhd
+from vmkeep.formats.vhdx import VhdxDisk, open_vhdx
+
+_DEEPEST_CHAIN: Final = 64
+# Files that name each other in many ways would otherwise be tried in every order.
+_MOST_OPENED: Final = 256
+
+_FORMAT_OF_SUFFIX: Final[dict[str, Format]] = {
+    ".vhdx": "vhdx",
+    ".avhdx": "vhdx",
+    ".vhd": "vhd",
+    ".avhd": "vhd",
+    ".raw": "raw",
+    ".img": "raw",
+    ".dd": "raw",
+}
+_TITLES: Final[dict[Format, str]] = {"vhdx": "VHDX", "vhd": "VHD", "raw": "raw disk"}
+
+_NO_DISKS: Final = {
+    ".rct": "a change tracking file of the Hyper-V host, not a disk",
+    ".mrt": "a change tracking file of the Hyper-V host, not a disk",
+    ".vmcx": "the configuration of a virtual machine, not a disk",
+    ".vmrs": "the state of a virtual machine, not a disk",
+    ".vmgs": "the firmware state of a virtual machine, not a disk",
+    ".vsv": "the saved state of a virtual machine, not a disk",
+}
+
+# offset, bytes there, what the file is
+_CONTAINERS: Final = (
+    (0, b"QFI\xfb", "a qcow image"),
+    (0, b"QED\0", "a QED image"),
+    (0, b"KDMV", "a VMDK disk"),
+    (0, b"COWD", "a VMDK disk"),
+    (0, b"# Disk DescriptorFile", "the descriptor of a VMDK disk"),
+    (0x40, b"\x7f\x10\xda\xbe", "a VDI disk"),
+    (0, b"WithoutFreeSpace", "a Parallels disk"),
+    (0, b"WithouFreSpacExt", "a Parallels disk"),
+)
+# A raw disk may hold these by right (a disk written from a hybrid ISO): refused only without a raw name.
+_NO_CONTAINERS: Final = (
+    (0x8001, b"CD001", "an ISO 9660 image"),
+    (0, b"\x1f\x8b\x08", "a compressed file (gzip)"),
+    (0, b"\xfd7zXZ\0", "a compressed file (xz)"),
+    (0, b"\x28\xb5\x2f\xfd", "a compressed file (zstd)"),
+    (0, b"BZh", "a compressed file (bzip2)"),
+    (0, b"PK\x03\x04", "a compressed file (zip)"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a compressed file (7z)"),
+)
+_FOREIGN_SUFFIXES: Final = {
+    ".qcow2": "qcow2",
+    ".qcow": "qcow",
+    ".qed": "QED",
+    ".vmdk": "VMDK",
+    ".vdi": "VDI",
+    ".hdd": "Parallels",
+    ".iso": "ISO",
+}
+
+
+def open_path(path: Path, *, siblings: Sequence[Path] = ()) -> Disk:
+    """Open the disk file at ``path``; parents are looked for among ``siblings`` only.
+
+    Raises ``FormatError``; nothing stays open then.
+    """
+    return _Opening(siblings).open_file(path, raw_allowed=True)
+
+
+def open_disk(source: Source, *, siblings: Sequence[Path] = (), raw_allowed: bool = True) -> Disk:
+    """Open the disk in ``source``, which the disk then owns; after an error the caller still does.
+
+    ``siblings`` are the only files that may be opened as parents: chosen by
+    their base names and by the identity the child asks for, never by a path
+    that stands in the file.
+    """
+    return _Opening(siblings).open_source(source, raw_allowed=raw_allowed)
+
+
+class _Opening:
+    """One attempt to open a disk with its chain: knows which files were opened on the way."""
+
+    def __init__(self, siblings: Sequence[Path]) -> None:
+        self._siblings = tuple(siblings)
+        self._trail: list[Path] = []
+        self._opened = 0
+
+    def open_file(self, path: Path, *, raw_allowed: bool) -> Disk:
+        # Opening a pipe would wait for ever, and a device reports no size.
+        if path.exists() and not path.is_file():
+            raise SourceUnreadable(
+                f"{str(path)!r} is not a regular file.", file=str(path), hint="Give a disk file."
+            )
+        source = FileSource(path)
+        try:
+            return self.open_source(source, raw_allowed=raw_allowed)
+        except BaseException:
+            source.close()
+            raise
+
+    def open_source(self, source: Source, *, raw_allowed: bool) -> Disk:
+        self._opened += 1
+        self._trail.append(Path(source.name).resolve())
+        try:
+            match recognise(source, raw_allowed=raw_allowed):
+                case "vhdx":
+                    return open_vhdx(source, self._find_parent)
+                case "vhd":
+                    return open_vhd(source, self._find_parent)
+                case "raw":
+                    return open_raw(source)
+        finally:
+            self._trail.pop()
+
+    def _find_parent(self, reference: ParentReference) -> Disk | None:
+        named = self._named(reference)
+        if not named:
+            return None
+        fresh = [path for path in named if path.resolve() not in self._trail]
+        if not fresh:
+            raise CorruptDisk(
+                f"{reference.child!r} names {named[0].name!r} as its parent, which is its child already.",
+                file=reference.child,
+            )
+        if len(self._trail) >= _DEEPEST_CHAIN or self._opened >= _MOST_OPENED:
+            raise UnsupportedDisk(
+                f"the chain of {reference.child!r} is longer than {_DEEPEST_CHAIN} files.",
+                file=reference.child,
+                hint="Merge checkpoints on the host first.",
+            )
+        if len(fresh) == 1:
+            return self.open_file(fresh[0], raw_allowed=False)
+        return self._choose(fresh, reference)
+
+    def _named(self, reference: ParentReference) -> list[Path]:
+        """Return the siblings that carry one of the parent's names; most useful first."""
+        found: list[Path] = []
+        for base in reference.base_names():
+            same = [path for path in self._siblings if path.name == base]
+            if not same:
+                alike = [path for path in self._siblings if path.name.casefold() == base.casefold()]
+                same = alike if len(alike) == 1 else []
+            found += same
+        return list(dict.fromkeys(found))
+
+    def _choose(self, paths: list[Path], reference: ParentReference) -> Disk:
+        """Open the first of several that is the parent; else one of them, for the format to refuse."""
+        stranger: Disk | None = None
+        failures: list[FormatError] = []
+        for path in paths:
+            try:
+                disk = self.open_file(path, raw_allowed=False)
+            except FormatError as error:
+                failures.append(error)
+                continue
+            if _carries(disk, reference):
+                if stranger is not None:
+                    stranger.close()
+                return disk
+            if stranger is None:
+                stranger = disk
+            else:
+                disk.close()
+        if stranger is None:
+            raise failures[0]
+        return stranger
+
+
+def _carries(disk: Disk, reference: ParentReference) -> bool:
+    """Tell whether the disk carries an identity the child asks for."""
+    if disk.profile.format != reference.required_format:
+        return False
+    identity = disk.data_write_guid if isinstance(disk, VhdxDisk) else disk.profile.disk_id
+    return identity in reference.identities
+
+
+def recognise(source: Source, *, raw_allowed: bool = True) -> Format:
+    """Name the format of a file by its content and its name, or refuse it by the name of what it is."""
+    name, size = source.name, source.size()
+    suffix = _suffix(name)
+    if suffix in _NO_DISKS:
+        raise NotADisk(f"{name!r} is {_NO_DISKS[suffix]}.", file=name)
+    if suffix == ".vhds":
+        raise UnsupportedDisk(
+            f"{name!r} is a VHD Set, an index over .avhdx files in a format that is not published.",
+            file=name, hint="Give the .avhdx files that belong to it.",
+        )  # fmt: skip
+    if size == 0:
+        raise NotADisk(f"{name!r} is empty.", file=name)
+    claimed = _claimed(source, size)
+    expected = format_of_name(name)
+    if expected in ("vhdx", "vhd"):
+        return _require(expected, claimed, name)
+    foreign = _foreign(source, _CONTAINERS if expected == "raw" else _CONTAINERS + _NO_CONTAINERS)
+    if expected == "raw" and claimed:
+        raise UnsupportedDisk(
+            f"{name!r} is named like a raw disk but looks like {_TITLES[claimed[0]]}.",
+            file=name, hint="Name it after the format it really has; a guest can write what it looks like.",
+        )  # fmt: skip
+    if len(claimed) > 1:
+        raise UnsupportedDisk(
+            f"{name!r} looks like VHDX and VHD at once.",
+            file=name,
+            hint="Name it after the format it really has.",
+        )
+    if claimed:
+        return claimed[0]
+    if foreign:
+        raise UnsupportedDisk(f"{name!r} is {foreign}; vmkeep reads VHD, VHDX and raw disks.", file=name)
+    if suffix in _FOREIGN_SUFFIXES:
+        raise NotADisk(f"{name!r} is named like a {_FOREIGN_SUFFIXES[suffix]} file.", file=name)
+    if not raw_allowed:
+        raise NotADisk(f"{name!r} is neither VHD nor VHDX.", file=name)
+    return "raw"
+
+
+def format_of_name(name: str) -> Format | None:
+    """Return the format that the file's extension promises, None where it promises none."""
+    return _FORMAT_OF_SUFFIX.get(_suffix(name))
+
+
+def _suffix(name: str) -> str:
+    base = name.replace("\\", "/").rpartition("/")[2]
+    stem, dot, extension = base.rpartition(".")
+    return f".{extension.lower()}" if dot and stem else ""
+
+
+def _claimed(source: Source, size: int) -> list[Format]:
+    """Return which of our formats the content claims, the more certain one first."""
+    claimed: list[Format] = []
+    start = read_at(source, 0, 8)
+    if start == b"vhdxfile":
+        claimed.append("vhdx")
+    # The last footer byte was not written by very old programs.
+    ends = (read_at(source, size - length, 8) for length in (512, 511) if size >= length)
+    if start == b"conectix" or b"conectix" in ends:
+        claimed.append("vhd")
+    return claimed
+
+
+def _require(expected: Format, claimed: list[Format], name: str) -> Format:
+    if expected in claimed:
+        return expected
+    title = _TITLES[expected]
+    looks = f"it looks like {_TITLES[claimed[0]]}" if claimed else "it is damaged, cut, or something else"
+    raise NotADisk(
+        f"{name!r} is named like a {title} file but does not have its signature: {looks}.",
+        file=name,
+        offset=0,
+    )
+
+
+def _foreign(source: Source, signatures: Sequence[tuple[int, bytes, str]]) -> str | None:
+    for offset, signature, title in signatures:
+        if read_at(source, offset, len(signature)) == signature:
+            return title
+    return None

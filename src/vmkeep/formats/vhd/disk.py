@@ -1,0 +1,220 @@
+"""Read VHDs: fixed, dynamic, and differencing over a parent."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Final
+
+from vmkeep.formats.disk import Disk, DiskProfile, Finding, Kind
+from vmkeep.formats.errors import ParentMismatch, ParentMissing, TruncatedDisk
+from vmkeep.formats.filling import fill_from, fill_with_zeros
+from vmkeep.formats.parents import FindParent, ParentReference
+from vmkeep.formats.raw import require_inside
+from vmkeep.formats.source import Source, read_at
+from vmkeep.formats.vhd.blocks import BlockMap, Present
+from vmkeep.formats.vhd.findings import examine_fixed, examine_sparse
+from vmkeep.formats.vhd.footer import SECTOR, Footers, read_footers, require_readable
+from vmkeep.formats.vhd.header import HEADER_SIZE, DynamicHeader, parent_paths, read_header
+from vmkeep.ranges import ByteRange, clip, intersect, join_sorted, subtract
+
+# More runs than this inside one block: two reads and copying beat reading each run.
+_SCATTERED: Final = 8
+
+
+def open_vhd(source: Source, find_parent: FindParent) -> Disk:
+    """Open a VHD; the disk then owns ``source``, which stays the caller's when this raises.
+
+    Raises :class:`ParentMissing` or :class:`ParentMismatch` for a differencing
+    disk whose parent is not found or has another Unique Id, other
+    ``FormatError`` for what is damaged or not supported.
+    """
+    footers = read_footers(source)
+    footer = footers.footer
+    kind = require_readable(footer, source.name, footers.chosen.offset)
+    if kind == "fixed":
+        return FixedVhd(source, footers)
+    header = read_header(source, footer.data_offset, footer.current_size)
+    if kind == "dynamic":
+        return SparseVhd(source, footers, header, None)
+    parent = _open_parent(source, header, find_parent)
+    try:
+        return SparseVhd(source, footers, header, parent)
+    except BaseException:
+        parent.close()
+        raise
+
+
+def _open_parent(source: Source, header: DynamicHeader, find_parent: FindParent) -> Disk:
+    name = source.name
+    paths = parent_paths(source, header)
+    reference = ParentReference(name, paths, (header.parent_id,), "vhd")
+    parent = find_parent(reference)
+    if parent is None:
+        wanted = " or ".join(repr(base) for base in reference.base_names()) or "a file it does not name"
+        raise ParentMissing(
+            f"{name!r} needs its parent {wanted}, which is not among the files given.",
+            file=name,
+            rule="VHD dynamic header: Parent Locator",
+        )
+    if parent.profile.format != "vhd" or parent.profile.disk_id != header.parent_id:
+        found = parent.name
+        parent.close()
+        raise ParentMismatch(
+            f"{found!r} has the name of the parent of {name!r} but is another disk.",
+            file=name,
+            rule="VHD dynamic header: Parent Unique Id",
+        )
+    return parent
+
+
+class Vhd(Disk):
+    """What all VHDs have: a file with a footer."""
+
+    def __init__(self, source: Source, footers: Footers, kind: Kind, block_size: int | None = None) -> None:
+        footer = footers.footer
+        self._source = source
+        self._footers = footers
+        self.time_stamp = footer.time_stamp
+        self.profile = DiskProfile(
+            "vhd", kind, footer.current_size, block_size=block_size, disk_id=footer.disk_id
+        )
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    def _footer_digest(self) -> str:
+        """Hash anew the footer at the end and what stands at offset 0."""
+        end = read_at(self._source, max(0, self._source.size() - SECTOR), SECTOR)
+        return hashlib.sha256(end + read_at(self._source, 0, SECTOR)).hexdigest()
+
+    def close(self) -> None:
+        self._source.close()
+        if self.parent is not None:
+            self.parent.close()
+
+
+class FixedVhd(Vhd):
+    """A VHD that is the guest's bytes with a footer behind them."""
+
+    def __init__(self, source: Source, footers: Footers) -> None:
+        super().__init__(source, footers, "fixed")
+        size, held = footers.footer.current_size, footers.end.offset
+        if size > held:
+            raise TruncatedDisk(
+                f"{source.name!r} holds {held} bytes of a disk of {size}.",
+                file=source.name, offset=held, rule="VHD footer: Current Size",
+            )  # fmt: skip
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        require_inside(self.profile.size, offset, len(buffer))
+        fill_from(self._source, offset, buffer)
+
+    def extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
+        stop = self.profile.size if end is None else min(end, self.profile.size)
+        return join_sorted(self._source.data_ranges(start, stop) if start < stop else ())
+
+    def layer_extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
+        stop = self.profile.size if end is None else min(end, self.profile.size)
+        return iter([ByteRange(start, stop - start)] if start < stop else [])
+
+    def identity(self) -> tuple[object, ...]:
+        return ((self._source.identity(), self._footer_digest()),)
+
+    def check(self) -> Iterator[Finding]:
+        return examine_fixed(self._source, self._footers)
+
+
+class SparseVhd(Vhd):
+    """A dynamic VHD, or a differencing one over its parent.
+
+    ``header`` is judged already; ``parent`` is open and proven to be the right
+    one. Blocks are found on demand, so memory stays small whatever the file claims.
+    """
+
+    def __init__(self, source: Source, footers: Footers, header: DynamicHeader, parent: Disk | None) -> None:
+        super().__init__(source, footers, "dynamic" if parent is None else "differencing", header.block_size)
+        self._header = header
+        self.parent = parent
+        self._blocks = BlockMap(source, footers, header)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        require_inside(self.profile.size, offset, len(buffer))
+        end = offset + len(buffer)
+        at = offset
+        for block in self._blocks.present(offset, end):
+            self._read_below(at, buffer[at - offset : block.low - offset])
+            self._read_block(block, buffer[block.low - offset : block.high - offset])
+            at = block.high
+        self._read_below(at, buffer[at - offset :])
+
+    def _read_block(self, block: Present, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the part of a block asked for."""
+        runs = list(self._blocks.held(block))
+        if len(runs) > _SCATTERED:
+            self._read_scattered(block, runs, buffer)
+            return
+        at = block.low
+        for low, high, place in runs:
+            self._read_below(at, buffer[at - block.low : low - block.low])
+            fill_from(self._source, place, buffer[low - block.low : high - block.low])
+            at = high
+        self._read_below(at, buffer[at - block.low :])
+
+    def _read_scattered(self, block: Present, runs: list[tuple[int, int, int]], buffer: memoryview) -> None:
+        """Read both layers in one piece each and put them together in memory."""
+        self._read_below(block.low, buffer)
+        start, _, place = runs[0]
+        own = memoryview(bytearray(runs[-1][1] - start))
+        fill_from(self._source, place, own)
+        for low, high, _ in runs:
+            buffer[low - block.low : high - block.low] = own[low - start : high - start]
+
+    def _read_below(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer``, which may be empty, with what this file leaves to its parent or as zeros."""
+        # Nothing demands equal sizes of child and parent; beyond its end a parent holds zeros.
+        held = 0 if self.parent is None else max(0, min(len(buffer), self.parent.profile.size - offset))
+        if self.parent is not None and held:
+            self.parent.read_into(offset, buffer[:held])
+        fill_with_zeros(buffer[held:])
+
+    def extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
+        stop = self.profile.size if end is None else min(end, self.profile.size)
+        return join_sorted(self._data(start, stop))
+
+    def _data(self, start: int, end: int) -> Iterator[ByteRange]:
+        below = start  # from here on nothing but absent blocks was seen
+        for block in self._blocks.present(start, end):
+            yield from self._data_below(below, block.low)
+            below = block.high
+            runs = list(self._blocks.held(block))
+            own = [ByteRange(low, high - low) for low, high, _ in runs]
+            data = subtract(self._data_below(block.low, block.high), own)
+            if runs:
+                data += intersect(own, self._data_in_file(runs[0][0], runs[-1][1], runs[0][2] - runs[0][0]))
+            yield from sorted(data)
+        yield from self._data_below(below, end)
+
+    def _data_in_file(self, low: int, high: int, shift: int) -> list[ByteRange]:
+        ranges = self._source.data_ranges(low + shift, high + shift)
+        return clip((ByteRange(r.offset - shift, r.length) for r in ranges), low, high)
+
+    def _data_below(self, start: int, end: int) -> Iterator[ByteRange]:
+        if self.parent is not None and start < min(end, self.parent.profile.size):
+            yield from self.parent.extents(start, min(end, self.parent.profile.size))
+
+    def layer_extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
+        stop = self.profile.size if end is None else min(end, self.profile.size)
+        if self.parent is None:
+            return iter([ByteRange(start, stop - start)] if start < stop else [])
+        return join_sorted(ByteRange(low, high - low) for low, high, _ in self._blocks.pieces(start, stop))
+
+    def identity(self) -> tuple[object, ...]:
+        header = read_at(self._source, self._footers.footer.data_offset, HEADER_SIZE)
+        own = (self._source.identity(), self._footer_digest(), hashlib.sha256(header).hexdigest())
+        return (own,) + (self.parent.identity() if self.parent is not None else ())
+
+    def check(self) -> Iterator[Finding]:
+        parent_time = self.parent.time_stamp if isinstance(self.parent, Vhd) else None
+        return examine_sparse(
+            self._source, self._footers, self._header, self._blocks, self.parent, parent_time
+        )

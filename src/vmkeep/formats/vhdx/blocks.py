@@ -1,0 +1,296 @@
+"""The block table and the sector bitmaps: where each byte of the disk is."""
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
+from vmkeep.formats.source import Source
+from vmkeep.formats.vhdx import layout
+from vmkeep.formats.vhdx.geometry import Geometry
+from vmkeep.ranges import ByteRange
+
+STATE_MASK: Final = 0x7
+# Bits 20 to 63 count MiB, so the entry without its low bits is the offset in bytes.
+OFFSET_MASK: Final = 0xFFFF_FFFF_FFF0_0000
+RESERVED_MASK: Final = 0xF_FFF8
+
+BITMAP_PRESENT: Final = 6
+BITMAP_BLOCK_SIZE: Final = layout.MIB
+
+# One page holds the table of a 1 TiB disk with 32 MiB blocks.
+_TABLE_PAGE: Final = 256 * layout.KIB
+_TABLE_PAGES_KEPT: Final = 16
+# No block needs more bits than one page: 256 MiB of 512-byte sectors.
+_BITMAP_PAGE: Final = 64 * layout.KIB
+_BITMAP_PAGES_KEPT: Final = 32
+
+_SOMETHING: Final = re.compile(rb"[^\0]")
+
+
+class BlockState(IntEnum):
+    """State of a payload block: [MS-VHDX] 2.5.1.1. 4 and 5 are reserved."""
+
+    NOT_PRESENT = 0
+    UNDEFINED = 1
+    ZERO = 2
+    UNMAPPED = 3
+    FULLY_PRESENT = 6
+    PARTIALLY_PRESENT = 7
+
+
+class Holder(IntEnum):
+    """Who holds the bytes of a span."""
+
+    PARENT = 0
+    NOBODY = 1  # they read as zeros
+    FILE = 2
+    MIXED = 3  # the bitmap says it sector by sector
+
+
+class Span(NamedTuple):
+    """Neighbouring bytes of the disk with one holder; ``place`` is where in the file they start."""
+
+    start: int
+    end: int
+    holder: Holder
+    place: int
+
+
+class PagedRegion:
+    """A part of the file read in aligned pages on first use, the last few kept; for any thread."""
+
+    def __init__(self, image: Source, page_size: int, kept: int) -> None:
+        self._image = image
+        self._page_size = page_size
+        self._kept = kept
+        self._zeros = bytes(page_size)
+        self._pages: OrderedDict[int, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def page(self, offset: int, length: int) -> bytes:
+        """Return the page at ``offset`` of the file; raises when the file is shorter."""
+        with self._lock:
+            page = self._pages.get(offset)
+            if page is not None:
+                self._pages.move_to_end(offset)
+                return page
+        buffer = bytearray(length)
+        got = self._image.read_into(offset, memoryview(buffer))
+        if got < length:
+            raise TruncatedDisk(
+                f"{self._image.name!r} ends inside its tables.",
+                file=self._image.name,
+                offset=offset + got,
+                rule="[MS-VHDX] 2.4, 2.5",
+            )
+        # Tables of large disks are mostly empty: one object stands for all their pages.
+        page = self._zeros if buffer == self._zeros else bytes(buffer)
+        with self._lock:
+            self._pages[offset] = page
+            while len(self._pages) > self._kept:
+                self._pages.popitem(last=False)
+        return page
+
+    def is_empty(self, page: bytes) -> bool:
+        return page is self._zeros
+
+
+class BlockTable:
+    """The BAT of one file, read as far as it is asked; every entry is checked when it is used."""
+
+    def __init__(self, image: Source, region: ByteRange, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.region = region
+        self._image = image
+        self._file = image.name
+        self._size = image.size()
+        self._ratio = geometry.chunk_ratio
+        self._pages = PagedRegion(image, _TABLE_PAGE, _TABLE_PAGES_KEPT)
+        self._bitmaps = PagedRegion(image, _BITMAP_PAGE, _BITMAP_PAGES_KEPT)
+        needed = geometry.table_bytes()
+        if needed > region.length:
+            raise CorruptDisk(
+                f"{self._file!r} has a block table that is too short for its disk: "
+                f"{region.length} bytes instead of {needed}.",
+                file=self._file,
+                offset=region.offset,
+                rule="[MS-VHDX] 2.5",
+            )
+
+    def entry(self, index: int) -> int:
+        """Return one raw entry by its index in the table."""
+        page_number, at = divmod(index * layout.BAT_ENTRY.size, _TABLE_PAGE)
+        value: int = layout.BAT_ENTRY.unpack_from(self._page(page_number), at)[0]
+        return value
+
+    def entry_offset(self, index: int) -> int:
+        """Return where in the file an entry stands."""
+        return self.region.offset + index * layout.BAT_ENTRY.size
+
+    def _page(self, number: int) -> bytes:
+        start = number * _TABLE_PAGE
+        return self._pages.page(self.region.offset + start, min(_TABLE_PAGE, self.region.length - start))
+
+    def entries(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Yield ``(index, count, value)`` for the raw entries of ``[start, stop)``; runs only of zeros."""
+        per_page = _TABLE_PAGE // layout.BAT_ENTRY.size
+        while start < stop:
+            number = start // per_page
+            base = number * per_page
+            page = self._page(number)
+            low, high = start - base, min(per_page, stop - base)
+            if self._pages.is_empty(page):
+                yield start, high - low, 0
+            else:
+                yield from _page_entries(page, base, low, high)
+            start = base + high
+
+    def spans(self, start: int, end: int) -> Iterator[Span]:
+        """Yield who holds ``[start, end)``, ascending, without gaps, neighbours joined.
+
+        Raises when an entry is reached that cannot be right.
+        """
+        if start >= end:
+            return
+        geometry = self.geometry
+        block_size = geometry.block_size
+        first, last = start // block_size, (end - 1) // block_size
+        pending: Span | None = None
+        low_index, high_index = geometry.payload_index(first), geometry.payload_index(last) + 1
+        for index, count, value in self.entries(low_index, high_index):
+            block = geometry.payload_blocks_before(index)
+            stop = geometry.payload_blocks_before(index + count)
+            if stop == block:
+                continue  # the entry of a bitmap
+            low, high = max(block * block_size, start), min(stop * block_size, end)
+            holder, place = self._judge(index, block, value)
+            span = Span(low, high, holder, place + low - block * block_size if place else 0)
+            joined = _join(pending, span) if pending is not None else span
+            if joined is None:
+                assert pending is not None
+                yield pending
+                pending = span
+            else:
+                pending = joined
+        if pending is not None:
+            yield pending
+
+    def _judge(self, index: int, block: int, value: int) -> tuple[Holder, int]:
+        """Return who holds a payload block, and where: the read rules of [MS-VHDX] 2.5.1.1."""
+        state = value & STATE_MASK
+        if state == BlockState.FULLY_PRESENT:
+            return Holder.FILE, self._place(index, value, self.geometry.bytes_of_block(block))
+        if state == BlockState.NOT_PRESENT:
+            # Without a parent the contents are undefined; zeros are allowed and always the same.
+            return (Holder.PARENT if self.geometry.has_parent else Holder.NOBODY), 0
+        if state in (BlockState.ZERO, BlockState.UNDEFINED, BlockState.UNMAPPED):
+            # Never the parent's bytes. Former contents would be allowed for two of the
+            # states, but they may be another file's secrets (note 11).
+            return Holder.NOBODY, 0
+        if state == BlockState.PARTIALLY_PRESENT and self.geometry.has_parent:
+            return Holder.MIXED, self._place(index, value, self.geometry.bytes_of_block(block))
+        what = (
+            "is partly present, but the disk has no parent"
+            if state == BlockState.PARTIALLY_PRESENT
+            else f"has the reserved state {state}"
+        )
+        raise self._corrupt(index, f"block {block} {what}", "2.5.1.1")
+
+    def _place(self, index: int, value: int, needed: int) -> int:
+        place = value & OFFSET_MASK
+        if place < layout.HEADER_SECTION_SIZE:
+            raise self._corrupt(index, "a block lies on top of the headers", "2.5.1.1 FileOffsetMB")
+        if place + needed > self._size:
+            raise TruncatedDisk(
+                f"{self._file!r} is cut: a block at {place} lies beyond its end at {self._size}.",
+                file=self._file,
+                offset=self.entry_offset(index),
+                rule="[MS-VHDX] 2.5.1.1 FileOffsetMB",
+            )
+        return place
+
+    def _corrupt(self, index: int, what: str, rule: str) -> CorruptDisk:
+        return CorruptDisk(
+            f"{self._file!r} has a broken block table: {what}.",
+            file=self._file,
+            offset=self.entry_offset(index),
+            rule=f"[MS-VHDX] {rule}",
+        )
+
+    def bitmap_place(self, chunk: int) -> int:
+        """Return where the bitmap block of a chunk lies; raises when there is none."""
+        index = self.geometry.bitmap_index(chunk)
+        value = self.entry(index)
+        if value & STATE_MASK != BITMAP_PRESENT:
+            raise self._corrupt(index, "a block is partly present, but its bitmap is missing", "2.5.1.2")
+        return self._place(index, value, BITMAP_BLOCK_SIZE)
+
+    def sector_runs(self, start: int, end: int) -> list[tuple[int, int, bool]]:
+        """Cut ``[start, end)`` of one mixed block into ``(start, end, whether this file holds it)``."""
+        geometry = self.geometry
+        block = start // geometry.block_size
+        base = block * geometry.block_size
+        chunk, position = divmod(block, self._ratio)
+        bits_at = position * geometry.bitmap_bytes_per_block
+        page_at = bits_at // _BITMAP_PAGE * _BITMAP_PAGE
+        page = self._bitmaps.page(self.bitmap_place(chunk) + page_at, _BITMAP_PAGE)
+        bytes_unit = 8 * geometry.sector
+        low_byte, high_byte = (start - base) // bytes_unit, -(-(end - base) // bytes_unit)
+        within = bits_at - page_at
+        first = base + low_byte * bytes_unit
+        runs = []
+        for low, high, is_set in bit_runs(page[within + low_byte : within + high_byte]):
+            low, high = max(first + low * geometry.sector, start), min(first + high * geometry.sector, end)
+            if low < high:
+                runs.append((low, high, is_set))
+        return runs
+
+
+def bit_runs(bits: bytes) -> list[tuple[int, int, bool]]:
+    """Cut a bitmap, least significant bit first, into ``(first, end, whether set)``.
+
+    The bits become text, in which the interpreter's own search finds the
+    edges: the time grows with the edges, not with the sectors.
+    """
+    size = len(bits) * 8
+    if not size:
+        return []
+    # The leading 1 keeps the zeros at the top from being dropped.
+    text = format(int.from_bytes(bits, "little") | 1 << size, "b")[:0:-1]
+    runs = []
+    at = 0
+    is_set = text[0] == "1"
+    while at < size:
+        edge = text.find("0" if is_set else "1", at)
+        edge = size if edge < 0 else edge
+        runs.append((at, edge, is_set))
+        at, is_set = edge, not is_set
+    return runs
+
+
+def _page_entries(page: bytes, base: int, low: int, high: int) -> Iterator[tuple[int, int, int]]:
+    width = layout.BAT_ENTRY.size
+    unpack = layout.BAT_ENTRY.unpack_from
+    while low < high:
+        value = unpack(page, low * width)[0]
+        if value:
+            yield base + low, 1, value
+            low += 1
+            continue
+        found = _SOMETHING.search(page, low * width, high * width)
+        stop = found.start() // width if found else high
+        yield base + low, stop - low, 0
+        low = stop
+
+
+def _join(left: Span, right: Span) -> Span | None:
+    """Return both as one span, or None when they must stay apart."""
+    if left.holder is not right.holder or left.holder is Holder.MIXED:
+        return None
+    if left.holder is Holder.FILE and left.place + left.end - left.start != right.place:
+        return None
+    return left._replace(end=right.end)

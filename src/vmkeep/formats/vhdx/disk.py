@@ -1,0 +1,241 @@
+"""Open and read VHDX disks: fixed, dynamic and differencing."""
+
+from collections.abc import Iterator
+from typing import Final
+from uuid import UUID
+
+from vmkeep.formats.disk import Disk, DiskProfile, Finding, Kind
+from vmkeep.formats.errors import (
+    FormatError,
+    ParentMismatch,
+    ParentMissing,
+    TruncatedDisk,
+    UnsupportedDisk,
+)
+from vmkeep.formats.parents import FindParent, ParentReference
+from vmkeep.formats.source import Source
+from vmkeep.formats.vhdx import layout
+from vmkeep.formats.vhdx.blocks import Holder, Span
+from vmkeep.formats.vhdx.headers import read_marks
+from vmkeep.formats.vhdx.inspection import inspect
+from vmkeep.formats.vhdx.locator import parse_locator
+from vmkeep.formats.vhdx.structures import Structures, read_structures
+from vmkeep.ranges import ByteRange, intersect, join_sorted, normalise
+
+_ZEROS: Final = memoryview(bytes(layout.MIB))
+# Scattered sectors shorter than this on average are read together with what lies between them.
+_WORTH_A_REQUEST: Final = 32 * layout.KIB
+# Far beyond what Hyper-V makes (50 checkpoints); the caller guards against cycles.
+_CHAIN_MAX: Final = 64
+
+
+def open_vhdx(source: Source, find_parent: FindParent) -> "VhdxDisk":
+    """Open the VHDX file in ``source``, and through ``find_parent`` the chain behind it.
+
+    The disk owns ``source`` from the return on; after an error the caller
+    still does. Raises :class:`~vmkeep.formats.errors.NotADisk` when the file
+    is something else.
+    """
+    structures = read_structures(source)
+    if structures.metadata.locator is None:
+        return VhdxDisk(structures)
+    reference = parse_locator(structures.metadata.locator, source.name)
+    parent = find_parent(reference)
+    if parent is None:
+        raise _parent_missing(reference)
+    try:
+        return VhdxDisk(structures, _proven_parent(parent, reference, structures))
+    except BaseException:
+        parent.close()
+        raise
+
+
+def _parent_missing(reference: ParentReference) -> ParentMissing:
+    names = ", ".join(repr(name) for name in reference.base_names()) or "a file without a name"
+    return ParentMissing(
+        f"{reference.child!r} needs its parent {names}, which is not among the files given.",
+        file=reference.child,
+        rule="[MS-VHDX] 2.6.2.6.3",
+    )
+
+
+def _proven_parent(parent: Disk, reference: ParentReference, child: Structures) -> "VhdxDisk":
+    """Return the candidate when it is the parent as it was when the child was made, or raise."""
+    file = reference.child
+    if not isinstance(parent, VhdxDisk):
+        raise UnsupportedDisk(
+            f"{file!r} has the parent {parent.name!r}, which is not a VHDX disk.",
+            file=file,
+            rule="[MS-VHDX] 2.6.2.6.1",
+        )
+    # A parent gets a new DataWriteGuid before its contents change ([MS-VHDX] 2.2.2).
+    if parent.data_write_guid not in reference.identities:
+        raise ParentMismatch(
+            f"{parent.name!r} is not the parent {file!r} was made from, or was written since.",
+            file=file,
+            rule="[MS-VHDX] 2.6.2.6.3 parent_linkage",
+        )
+    if parent.profile.logical_sector != child.metadata.logical_sector:
+        raise ParentMismatch(
+            f"{parent.name!r} and its child {file!r} have sectors of different size.",
+            file=file,
+            rule="[MS-VHDX] 2.6.2.4",
+        )
+    if len(parent.chain()) >= _CHAIN_MAX:
+        raise UnsupportedDisk(f"{file!r} has more than {_CHAIN_MAX} files in its chain.", file=file)
+    return parent
+
+
+class VhdxDisk(Disk):
+    """One VHDX file as the guest sees it, its log applied in memory and its parents below it.
+
+    ``data_write_guid`` is what a child must name to be this disk's child.
+    """
+
+    def __init__(self, structures: Structures, parent: "VhdxDisk | None" = None) -> None:
+        metadata = structures.metadata
+        kind: Kind = "fixed" if metadata.leave_allocated else "dynamic"
+        self.profile = DiskProfile(
+            format="vhdx",
+            kind="differencing" if metadata.has_parent else kind,
+            size=metadata.disk_size,
+            logical_sector=metadata.logical_sector,
+            physical_sector=metadata.physical_sector,
+            block_size=metadata.block_size,
+            disk_id=metadata.disk_id,
+        )
+        self.parent = parent
+        self.data_write_guid: UUID = structures.header.data_write_guid
+        self._structures = structures
+        self._table = structures.table
+        self._image = structures.image
+        self._source = structures.source
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        end = offset + len(buffer)
+        if offset < 0 or end > self.profile.size:
+            raise ValueError(f"[{offset}, {end}) is not inside a disk of {self.profile.size} bytes")
+        for span in self._table.spans(offset, end):
+            part = buffer[span.start - offset : span.end - offset]
+            if span.holder is Holder.FILE:
+                self._read_file(span.place, part)
+            elif span.holder is Holder.NOBODY:
+                _fill_zeros(part)
+            elif span.holder is Holder.PARENT:
+                self._read_parent(span.start, part)
+            else:
+                self._read_mixed(span, part)
+
+    def _read_file(self, place: int, buffer: memoryview) -> None:
+        got = self._image.read_into(place, buffer)
+        if got < len(buffer):
+            raise TruncatedDisk(
+                f"{self.name!r} ended at {place + got} while it was read.", file=self.name, offset=place + got
+            )
+
+    def _read_parent(self, start: int, buffer: memoryview) -> None:
+        """Fill the buffer from the parent; beyond its end there are zeros, for a child may be larger."""
+        assert self.parent is not None
+        within = max(min(len(buffer), self.parent.profile.size - start), 0)
+        if within:
+            self.parent.read_into(start, buffer[:within])
+        if within < len(buffer):
+            _fill_zeros(buffer[within:])
+
+    def _read_mixed(self, span: Span, buffer: memoryview) -> None:
+        runs = self._table.sector_runs(span.start, span.end)
+        if len(runs) > 2 and len(runs) * _WORTH_A_REQUEST > len(buffer):
+            try:
+                self._read_together(span, runs, buffer)
+                return
+            except FormatError:
+                # What lies between the sectors needed may be unreadable by right, such as
+                # a parent that is cut: only the exact reading below may fail.
+                pass
+        for low, high, is_here in runs:
+            part = buffer[low - span.start : high - span.start]
+            if is_here:
+                self._read_file(span.place + low - span.start, part)
+            else:
+                self._read_parent(low, part)
+
+    def _read_together(self, span: Span, runs: list[tuple[int, int, bool]], buffer: memoryview) -> None:
+        """Read both layers whole and lay this file's sectors over the parent's."""
+        own = bytearray(len(buffer))
+        self._read_file(span.place, memoryview(own))
+        self._read_parent(span.start, buffer)
+        base = span.start
+        for low, high, is_here in runs:
+            if is_here:
+                buffer[low - base : high - base] = own[low - base : high - base]
+
+    def extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
+        return join_sorted(self._extents(start, self._limit(end)))
+
+    def _extents(self, start: int, end: int) -> Iterator[ByteRange]:
+        for span in self._table.spans(start, end):
+            if span.holder is Holder.FILE:
+                yield from self._file_extents(span.start, span.end, span.place)
+            elif span.holder is Holder.PARENT:
+                yield from self._parent_extents(span.start, span.end)
+            elif span.holder is Holder.MIXED:
+                yield from self._mixed_extents(span)
+
+    def _file_extents(self, start: int, end: int, place: int) -> Iterator[ByteRange]:
+        for found in self._image.data_ranges(place, place + end - start):
+            yield ByteRange(found.offset - place + start, found.length)
+
+    def _parent_extents(self, start: int, end: int) -> Iterator[ByteRange]:
+        assert self.parent is not None
+        end = min(end, self.parent.profile.size)
+        if start < end:
+            yield from self.parent.extents(start, end)
+
+    def _mixed_extents(self, span: Span) -> list[ByteRange]:
+        runs = self._table.sector_runs(span.start, span.end)
+        here = [ByteRange(low, high - low) for low, high, is_here in runs if is_here]
+        there = [ByteRange(low, high - low) for low, high, is_here in runs if not is_here]
+        own = intersect(here, self._file_extents(span.start, span.end, span.place))
+        below = intersect(there, self._parent_extents(span.start, span.end)) if there else []
+        return normalise([*own, *below])
+
+    def layer_extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
+        end = self._limit(end)
+        if self.parent is None:
+            return join_sorted([ByteRange(start, end - start)])
+        return join_sorted(self._layer_extents(start, end))
+
+    def _layer_extents(self, start: int, end: int) -> Iterator[ByteRange]:
+        for span in self._table.spans(start, end):
+            if span.holder is Holder.MIXED:
+                for low, high, is_here in self._table.sector_runs(span.start, span.end):
+                    if is_here:
+                        yield ByteRange(low, high - low)
+            elif span.holder is not Holder.PARENT:
+                yield ByteRange(span.start, span.end - span.start)
+
+    def _limit(self, end: int | None) -> int:
+        return self.profile.size if end is None else min(end, self.profile.size)
+
+    def identity(self) -> tuple[object, ...]:
+        below = self.parent.identity() if self.parent is not None else ()
+        return (self._source.identity(), read_marks(self._source), *below)
+
+    def check(self) -> Iterator[Finding]:
+        return inspect(self._structures)
+
+    def close(self) -> None:
+        self._source.close()
+        if self.parent is not None:
+            self.parent.close()
+
+
+def _fill_zeros(buffer: memoryview) -> None:
+    size = len(_ZEROS)
+    for at in range(0, len(buffer), size):
+        part = buffer[at : at + size]
+        part[:] = _ZEROS[: len(part)]

@@ -1,0 +1,131 @@
+"""The file as it counts after its log was replayed: the physical bytes under an overlay."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
+from itertools import pairwise
+from typing import NamedTuple
+
+from vmkeep.formats.source import Source
+from vmkeep.ranges import ByteRange, join_sorted, subtract
+
+
+class Patch(NamedTuple):
+    """What ``[offset, end)`` of the file holds instead: these bytes, or zeros for None."""
+
+    offset: int
+    end: int
+    data: bytes | None
+
+
+def resolve(writes: Iterable[Patch]) -> list[Patch]:
+    """Return the lasting effect of writes made in this order: ascending, not overlapping.
+
+    Data writes are all of one size and aligned to it; the time grows with
+    n log n even for zero writes that all overlap.
+    """
+    pages: dict[int, tuple[int, Patch]] = {}
+    zeros: list[tuple[int, int, int]] = []
+    for order, write in enumerate(writes):
+        if write.data is not None:
+            pages[write.offset] = (order, write)
+        elif write.offset < write.end:
+            zeros.append((write.offset, write.end, order))
+    latest = _latest_zeros(zeros)
+    starts = [start for start, _, _ in latest]
+    kept = []
+    for order, write in pages.values():
+        i = bisect_right(starts, write.offset) - 1
+        wiped = i >= 0 and latest[i][1] > write.offset and latest[i][2] > order
+        if not wiped:
+            kept.append(write)
+    kept.sort()
+    cleared = join_sorted(ByteRange(start, end - start) for start, end, _ in latest)
+    remaining = subtract(cleared, (ByteRange(w.offset, w.end - w.offset) for w in kept))
+    return sorted([*kept, *(Patch(r.offset, r.end, None) for r in remaining)], key=lambda patch: patch.offset)
+
+
+def _latest_zeros(zeros: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Cut overlapping ``(start, end, order)`` into pieces that carry the greatest order over them."""
+    zeros = sorted(zeros)
+    edges = sorted({edge for start, end, _ in zeros for edge in (start, end)})
+    pieces = []
+    active: list[tuple[int, int]] = []
+    i = 0
+    for low, high in pairwise(edges):
+        while i < len(zeros) and zeros[i][0] <= low:
+            heappush(active, (-zeros[i][2], zeros[i][1]))
+            i += 1
+        while active and active[0][1] <= low:
+            heappop(active)
+        if active:
+            pieces.append((low, high, -active[0][0]))
+    return pieces
+
+
+class ReplayedImage:
+    """A :class:`Source` that shows the file with its log applied.
+
+    What lies between the physical end and ``grown`` reads as zeros.
+    """
+
+    def __init__(self, source: Source, writes: Iterable[Patch], size: int, grown: int, entries: int) -> None:
+        self._source = source
+        self._physical = size
+        self._size = grown
+        self._patches = resolve(writes)
+        self._ends = [patch.end for patch in self._patches]
+        self.entries = entries
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    def size(self) -> int:
+        return max(self._size, self._source.size())
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        end = offset + len(buffer)
+        got = self._source.read_into(offset, buffer) if offset < self._physical else 0
+        # A read that stops short of the size found at the opening means that the file
+        # was cut meanwhile: only what lies beyond that size is zero by right.
+        if offset + got < end and offset + got >= min(self._physical, end):
+            filled = max(min(end, self._size) - offset, got)
+            buffer[got:filled] = bytes(filled - got)
+            got = filled
+        self._apply(offset, offset + got, buffer)
+        return got
+
+    def _apply(self, offset: int, end: int, buffer: memoryview) -> None:
+        for i in range(bisect_right(self._ends, offset), len(self._patches)):
+            patch = self._patches[i]
+            if patch.offset >= end:
+                return
+            low, high = max(patch.offset, offset), min(patch.end, end)
+            if patch.data is None:
+                buffer[low - offset : high - offset] = bytes(high - low)
+            else:
+                buffer[low - offset : high - offset] = patch.data[low - patch.offset : high - patch.offset]
+
+    def data_ranges(self, start: int, end: int) -> Iterator[ByteRange]:
+        at = start
+        for i in range(bisect_right(self._ends, start), len(self._patches)):
+            patch = self._patches[i]
+            if patch.offset >= end:
+                break
+            low, high = max(patch.offset, start), min(patch.end, end)
+            yield from self._physical_ranges(at, low)
+            if patch.data is not None:
+                yield ByteRange(low, high - low)
+            at = high
+        yield from self._physical_ranges(at, end)
+
+    def _physical_ranges(self, start: int, end: int) -> Iterator[ByteRange]:
+        if start < end:
+            yield from self._source.data_ranges(start, end)
+
+    def identity(self) -> tuple[int, ...]:
+        return self._source.identity()
+
+    def close(self) -> None:
+        self._source.close()

@@ -1,0 +1,210 @@
+"""`disk check` for one VHDX file: every rule that a read does not already enforce."""
+
+from collections.abc import Iterator
+from typing import Final, Literal
+
+from vmkeep.formats.disk import Finding
+from vmkeep.formats.vhdx import layout
+from vmkeep.formats.vhdx.blocks import (
+    BITMAP_BLOCK_SIZE,
+    BITMAP_PRESENT,
+    OFFSET_MASK,
+    RESERVED_MASK,
+    STATE_MASK,
+    BlockState,
+)
+from vmkeep.formats.vhdx.headers import parse_header
+from vmkeep.formats.vhdx.image import ReplayedImage
+from vmkeep.formats.vhdx.log import check_log_place
+from vmkeep.formats.vhdx.structures import Structures
+from vmkeep.ranges import ByteRange
+
+_Severity = Literal["error", "warning"]
+
+_STATES: Final = frozenset(int(state) for state in BlockState)
+_WITH_PLACE: Final = (BlockState.FULLY_PRESENT, BlockState.PARTIALLY_PRESENT)
+# UNDEFINED and UNMAPPED may still say where the former contents are ([MS-VHDX] 2.5.1.1).
+_WITH_FORMER_PLACE: Final = (BlockState.UNDEFINED, BlockState.UNMAPPED)
+
+
+def inspect(structures: Structures) -> Iterator[Finding]:
+    """Yield what is wrong or unusual; the file was opened, so its headers and metadata are sound."""
+    yield from _header_findings(structures)
+    yield from _region_findings(structures)
+    yield from _TableInspection(structures).findings()
+
+
+def _header_findings(structures: Structures) -> Iterator[Finding]:
+    file = structures.source.name
+    for number, offset in enumerate(layout.HEADER_OFFSETS, 1):
+        if parse_header(structures.section[offset : offset + layout.HEADER_SIZE]) is None:
+            yield Finding(
+                "warning",
+                file,
+                offset,
+                "[MS-VHDX] 2.2.2",
+                f"Header {number} is damaged; the other one is used.",
+            )
+    header = structures.header
+    if isinstance(structures.image, ReplayedImage):
+        message = (
+            f"The file was not closed cleanly: {structures.image.entries} log entries were applied in memory."
+        )
+        yield Finding("warning", file, header.log.offset, "[MS-VHDX] 2.3.3", message)
+        return
+    fault = check_log_place(header, structures.image.size(), file)
+    if fault is not None:
+        yield Finding(
+            "warning", file, header.log.offset, "[MS-VHDX] 2.2.2 LogOffset", f"Unused now, but {fault}"
+        )
+        return
+    for region in structures.regions.all:
+        if region.place.offset < header.log.end and header.log.offset < region.place.end:
+            message = f"The {region.title} lies on top of the log, which is unused now."
+            yield Finding("warning", file, region.place.offset, "[MS-VHDX] 2.2.2 LogOffset", message)
+
+
+def _region_findings(structures: Structures) -> Iterator[Finding]:
+    file = structures.source.name
+    for offset, fault in structures.regions.faults:
+        message = f"This copy of the region table {fault}; the other one is used."
+        yield Finding("warning", file, offset, "[MS-VHDX] 2.2.3", message)
+    first, second = (
+        structures.section[offset : offset + layout.REGION_TABLE_SIZE]
+        for offset in layout.REGION_TABLE_OFFSETS
+    )
+    if not structures.regions.faults and first != second:
+        message = "The two copies of the region table differ; the first one is used."
+        yield Finding("warning", file, layout.REGION_TABLE_OFFSETS[1], "[MS-VHDX] 2.2.3", message)
+
+
+class _TableInspection:
+    """One walk through the block table, with a map of which MiB of the file belongs to what."""
+
+    def __init__(self, structures: Structures) -> None:
+        self._file = structures.source.name
+        self._table = structures.table
+        self._geometry = structures.table.geometry
+        self._size = structures.image.size()
+        self._taken = _TakenSpace()
+        self._taken.take(ByteRange(0, layout.HEADER_SECTION_SIZE))
+        for region in structures.regions.all:
+            self._taken.take(region.place)
+        # An unused log may lie anywhere, even beyond the file.
+        if check_log_place(structures.header, self._size, self._file) is None:
+            self._taken.take(structures.header.log)
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield the faults of all entries; of entries no disk uses, too."""
+        geometry = self._geometry
+        chunk_entries = geometry.chunk_ratio + 1
+        partial_chunk = -1
+        for index, count, value in self._table.entries(0, geometry.entry_count):
+            if value & RESERVED_MASK:
+                yield self._finding("warning", index, "2.5.1", "Reserved bits are set.")
+            if count == 1 and index % chunk_entries == geometry.chunk_ratio:
+                yield from self._bitmap(index, value, needed=partial_chunk == index // chunk_entries)
+                continue
+            if geometry.has_parent and value & STATE_MASK == BlockState.PARTIALLY_PRESENT:
+                partial_chunk = index // chunk_entries
+            if count > 1 and partial_chunk >= 0:
+                # A run of empty entries may run over the bitmap entry of the chunk before it.
+                bitmap_index = geometry.bitmap_index(partial_chunk)
+                if index <= bitmap_index < index + count:
+                    yield from self._bitmap(bitmap_index, 0, needed=True)
+            if value:
+                yield from self._payload(index, value)
+
+    def _payload(self, index: int, value: int) -> Iterator[Finding]:
+        state, place = value & STATE_MASK, value & OFFSET_MASK
+        block = self._geometry.payload_blocks_before(index)
+        if block >= self._geometry.payload_count:
+            if state in _WITH_PLACE:
+                yield self._finding(
+                    "warning", index, "2.5", "An entry beyond the end of the disk has a block."
+                )
+            return
+        rule = "2.5.1.1"
+        if state not in _STATES:
+            yield self._finding("error", index, rule, f"Block {block} has the reserved state {state}.")
+        elif state == BlockState.PARTIALLY_PRESENT and not self._geometry.has_parent:
+            message = f"Block {block} is partly present, but the disk has no parent."
+            yield self._finding("error", index, rule, message)
+        if state in _WITH_PLACE:
+            needed = self._geometry.bytes_of_block(block)
+            yield from self._occupy(index, place, self._geometry.block_size, needed, f"Block {block}", rule)
+        elif state in _WITH_FORMER_PLACE and place:
+            what = f"The former place of block {block}"
+            yield from self._occupy(index, place, self._geometry.block_size, 0, what, rule)
+
+    def _bitmap(self, index: int, value: int, *, needed: bool) -> Iterator[Finding]:
+        state, place = value & STATE_MASK, value & OFFSET_MASK
+        chunk = index // (self._geometry.chunk_ratio + 1)
+        rule = "2.5.1.2"
+        if needed and state != BITMAP_PRESENT:
+            message = f"Chunk {chunk} has partly present blocks, but its bitmap is missing."
+            yield self._finding("error", index, rule, message)
+        elif state not in (0, BITMAP_PRESENT):
+            message = f"The unused bitmap of chunk {chunk} has the reserved state {state}."
+            yield self._finding("warning", index, rule, message)
+        elif state and not self._geometry.has_parent:
+            yield self._finding("warning", index, rule, "A disk without a parent has a bitmap block.")
+        if state == BITMAP_PRESENT:
+            used = BITMAP_BLOCK_SIZE if needed else 0
+            what = f"The bitmap of chunk {chunk}"
+            yield from self._occupy(index, place, BITMAP_BLOCK_SIZE, used, what, rule)
+
+    def _occupy(
+        self, index: int, place: int, length: int, needed: int, what: str, rule: str
+    ) -> Iterator[Finding]:
+        """Judge one block's place; ``needed`` is how much of it a read can ask for."""
+        severity: _Severity = "error" if needed else "warning"
+        if place < layout.HEADER_SECTION_SIZE:
+            yield self._finding(severity, index, rule, f"{what} lies on the headers.")
+            return
+        if place + length > self._size:
+            beyond: _Severity = "error" if needed and place + needed > self._size else "warning"
+            yield self._finding(beyond, index, rule, f"{what} lies beyond the end of the file.")
+            length = max(self._size - place, 0)
+        found = self._taken.take(ByteRange(place, length), _USED if needed else _UNUSED)
+        if found:
+            # Two used blocks in one place show one part of the guest's disk as another.
+            severity = "error" if needed and found == _USED else "warning"
+            message = f"{what} lies on top of another block, the log or a table."
+            yield self._finding(severity, index, rule, message)
+
+    def _finding(self, severity: _Severity, index: int, rule: str, message: str) -> Finding:
+        return Finding(severity, self._file, self._table.entry_offset(index), f"[MS-VHDX] {rule}", message)
+
+
+# Marks of a taken MiB; unused places are never read, such as the former place of a block.
+_UNUSED: Final = 1
+_USED: Final = 2
+
+
+class _TakenSpace:
+    """Which MiB of the file are taken: all places are multiples of 1 MiB, so a byte for each is exact."""
+
+    _PAGE: Final = 1 << 16
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytearray] = {}
+
+    def take(self, place: ByteRange, mark: int = _USED) -> int:
+        """Mark the place; return the strongest mark any of it had before, or 0."""
+        at, end = place.offset // layout.MIB, -(-place.end // layout.MIB)
+        strongest = 0
+        while at < end:
+            number, low = divmod(at, self._PAGE)
+            high = min(low + end - at, self._PAGE)
+            page = self._pages.setdefault(number, bytearray(self._PAGE))
+            strongest = max(strongest, *page[low:high])
+            if mark == _USED:
+                page[low:high] = bytes([_USED]) * (high - low)
+            else:
+                page[low:high] = page[low:high].translate(_AT_LEAST_UNUSED)
+            at += high - low
+        return strongest
+
+
+_AT_LEAST_UNUSED: Final = bytes([_UNUSED, *range(1, 256)])

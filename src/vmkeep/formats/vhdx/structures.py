@@ -1,0 +1,56 @@
+"""Everything in a VHDX file besides its blocks, read and checked in the order that is safe."""
+
+from dataclasses import dataclass
+
+from vmkeep.formats.errors import NotADisk, TruncatedDisk
+from vmkeep.formats.source import Source, read_at
+from vmkeep.formats.vhdx import layout
+from vmkeep.formats.vhdx.blocks import BlockTable
+from vmkeep.formats.vhdx.geometry import Geometry
+from vmkeep.formats.vhdx.headers import Header, choose_header
+from vmkeep.formats.vhdx.log import replay_log
+from vmkeep.formats.vhdx.metadata import Metadata, read_metadata
+from vmkeep.formats.vhdx.regions import Regions, choose_regions
+
+
+@dataclass(frozen=True)
+class Structures:
+    """One opened file: ``source`` as it lies there, ``image`` as it counts, log applied."""
+
+    source: Source
+    image: Source
+    section: bytes
+    header: Header
+    regions: Regions
+    metadata: Metadata
+    table: BlockTable
+
+
+def read_structures(source: Source) -> Structures:
+    """Read the structures of the file, or raise.
+
+    Nothing but the headers and the log may be read before the replay
+    ([MS-VHDX] 2.3.3). Without a log this takes two requests; the block table
+    is read when it is needed.
+    """
+    file = source.name
+    section = read_at(source, 0, layout.HEADER_SECTION_USED)
+    if section[: len(layout.IDENTIFIER_SIGNATURE)] != layout.IDENTIFIER_SIGNATURE:
+        raise NotADisk(f"{file!r} is not a VHDX file.", file=file, offset=0, rule="[MS-VHDX] 2.2.1")
+    if len(section) < layout.HEADER_SECTION_USED:
+        raise TruncatedDisk(f"{file!r} ends inside its headers.", file=file, rule="[MS-VHDX] 2.2")
+    header = choose_header(section, file)
+    image = source
+    if header.has_log:
+        image = replay_log(source, header)
+        section = read_at(image, 0, layout.HEADER_SECTION_USED)
+    regions = choose_regions(section, image, header.log if header.has_log else None)
+    metadata = read_metadata(image, regions.metadata)
+    geometry = Geometry(
+        disk_size=metadata.disk_size,
+        block_size=metadata.block_size,
+        sector=metadata.logical_sector,
+        has_parent=metadata.has_parent,
+    )
+    table = BlockTable(image, regions.bat, geometry)
+    return Structures(source, image, section, header, regions, metadata, table)

@@ -1,0 +1,52 @@
+"""What is known about a VM before a run, and what the run is going to do."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vmkeep.model.consistency import Consistency, Reason
+
+Method = Literal[
+    "production-checkpoint",
+    "standard-checkpoint",
+    "child-vm-snapshot",
+    "auto-checkpoint",
+    "saved-state",
+    "cold",
+    "guest-level",
+    "folder",
+]
+Increment = Literal["rct", "declared", "compare", "full"]
+
+
+@dataclass(frozen=True)
+class VmRef:
+    """A VM as vmkeep tells it from others: ``id`` never changes, ``name`` may."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """What a ``folder:`` or ``disk:`` source shows about the VM whose files it holds.
+
+    ``left_out`` names files that are neither disks nor part of the VM;
+    ``layers`` names differencing layers below the disks that are taken;
+    ``has_memory``: a memory file lies beside them, so the VM was saved or running.
+    """
+
+    disks: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    has_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decision about one VM, made before anything is touched."""
+
+    verdict: Literal["go", "wait", "refuse"]
+    method: Method | None
+    consistency: Consistency | None
+    increment: Increment
+    reasons: tuple[Reason, ...] = field(default=())

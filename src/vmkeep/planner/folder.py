@@ -1,0 +1,57 @@
+"""Plan a run over files that already lie still: an exported VM, or loose disks."""
+
+from vmkeep.model.consistency import Consistency, Policy, Reason
+from vmkeep.model.plan import FolderFacts, Increment, Plan
+
+
+def decide_folder(
+    facts: FolderFacts, policy: Policy, *, has_earlier_point: bool, changes_given: bool
+) -> Plan:
+    """Choose what a folder or disk source can promise, and say why not more.
+
+    Nobody can tell from the files alone whether the VM was shut down, saved or
+    cut off when they were copied, so the promise is ``crash``.
+    """
+    promise = Consistency.CRASH
+    reasons = [
+        Reason(
+            "files-only",
+            "The source is a set of files; how the VM was brought to rest before they were copied "
+            "is not recorded.",
+            "The point is promised as crash-consistent, although it may be better.",
+            "Run the backup against the host (hyperv://NAME/VM), which can prove more.",
+        )
+    ]
+    if facts.layers:
+        reasons.append(
+            Reason(
+                "layers-merged",
+                f"{len(facts.layers)} files are parents of differencing disks: {', '.join(facts.layers)}.",
+                "Each disk is kept as the guest saw it last; the states of its lower layers are not kept "
+                "separately.",
+                "Back up the lower files one by one with disk:FILE if their states matter.",
+            )
+        )
+    if facts.left_out:
+        reasons.append(
+            Reason(
+                "files-left-out",
+                f"{len(facts.left_out)} files are neither disks nor part of a VM: "
+                + ", ".join(facts.left_out[:5])
+                + (" and more." if len(facts.left_out) > 5 else "."),
+                "They are not in the point.",
+                "Keep them with a file backup program if they are needed.",
+            )
+        )
+    if policy.level is not None and not promise.satisfies(policy.level):
+        reasons.append(
+            Reason(
+                "policy-not-met",
+                f"The policy requires {policy.level.value}.",
+                "The run is refused; nothing is taken.",
+                "Lower the policy with --consistency preferred, or run against the host.",
+            )
+        )
+        return Plan("refuse", None, None, "full", tuple(reasons))
+    increment: Increment = "declared" if changes_given else "compare" if has_earlier_point else "full"
+    return Plan("go", "folder", promise, increment, tuple(reasons))

@@ -1,0 +1,63 @@
+"""Remember, outside the repository, the newest restore point seen of each VM.
+
+Whoever controls the storage can show an old state of it, authentic in every
+byte. Only somebody who remembers a newer one can tell.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from vmkeep.repository.errors import RolledBack
+from vmkeep.repository.points import Listing, SealedPoint
+
+
+class Heads:
+    """This machine's memory of one repository: VM id → (number, digest), in a file of its own."""
+
+    def __init__(self, folder: Path, repository: bytes) -> None:
+        self._path = folder / f"heads-{repository.hex()}.json"
+
+    def check(self, listing: Listing) -> None:
+        """Raise RolledBack when a point this machine has seen is neither there nor forgotten."""
+        present = {sealed.digest for sealed in listing.points} | listing.forgotten
+        damaged = {str(problem.context.get("object")) for problem in listing.problems}
+        for vm_id, (number, digest, name) in self._read().items():
+            if digest not in present and name not in damaged:
+                raise RolledBack(
+                    f"the repository lacks restore point {number} of the VM {vm_id!r}, which this "
+                    "machine has seen: it was rolled back, replaced, or cut.",
+                    vm=vm_id,
+                )
+
+    def remember(self, listing: Listing) -> None:
+        """Take the newest sealed points as what must be there from now on."""
+        newest: dict[str, SealedPoint] = {}
+        for sealed in listing.points:
+            known = newest.get(sealed.point.vm.id)
+            if known is None or sealed.point.number >= known.point.number:
+                newest[sealed.point.vm.id] = sealed
+        heads = {vm: [s.point.number, s.digest.hex(), s.name] for vm, s in newest.items()}
+        if heads != {vm: [n, d.hex(), name] for vm, (n, d, name) in self._read().items()}:
+            self._write(json.dumps(heads))
+
+    def _read(self) -> dict[str, tuple[int, bytes, str]]:
+        try:
+            fields = json.loads(self._path.read_text("utf-8"))
+            return {vm: (int(n), bytes.fromhex(d), str(name)) for vm, (n, d, name) in fields.items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, AttributeError):
+            return {}  # a torn file of ours: memory starts anew, nothing stored depends on it
+
+    def _write(self, text: str) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self._path.parent)  # 0600
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(name, self._path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,239 @@
+"""Where chunks and nodes lie: derived from the packs, never the truth, deletable.
+
+`docs/format.md` section 12. In memory there is a table of what was learned lately; once that grows large it
+is written to a sorted file of this machine and searched there, so that memory
+does not grow with the repository.
+"""
+
+import heapq
+import os
+import struct
+import tempfile
+import threading
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from vmkeep.repository.errors import Tampered
+from vmkeep.repository.packs import Kind, PackRef, Slot
+
+PREFIX: Final = "index/"
+PREFIX_BYTES: Final = 16
+_MAGIC: Final = b"VMKINDX1"
+_COUNTS = struct.Struct("<8sII")
+_PACK = struct.Struct("<16sBxxxI")
+_ENTRY = struct.Struct("<16sII")
+_PAGE_ENTRIES: Final = 170  # 170 * 24 = 4080 bytes, one page of the file system
+_SPILL_ENTRIES: Final = 256 << 10  # about 60 MB of Python objects
+_MAX_RUNS: Final = 8
+
+
+class Location(NamedTuple):
+    """Where a frame can be found."""
+
+    pack: PackRef
+    slot: int
+
+
+class Index:
+    """Answer "is this id stored, and where?"; thread-safe.
+
+    An answer is a hint: the pack may have gone, and the frame is authenticated
+    when it is read. Two ids that agree in 16 bytes are taken for one; with
+    keyed 256-bit ids that does not happen.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """``folder``: where sorted runs may be written; the system's temporary folder by default."""
+        self._recent: dict[bytes, int] = {}
+        self._packs: list[PackRef] = []
+        self._numbers: dict[PackRef, int] = {}
+        self._dropped: set[int] = set()
+        self._runs: list[_SortedRun] = []
+        self._folder = folder
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._recent) + sum(len(run) for run in self._runs)
+
+    @property
+    def packs(self) -> list[PackRef]:
+        """The packs whose slot tables are known."""
+        return [p for n, p in enumerate(self._packs) if n not in self._dropped]
+
+    def knows_pack(self, ref: PackRef) -> bool:
+        return ref in self._numbers
+
+    def find(self, content_id: bytes) -> Location | None:
+        """Return where the frame lies, or None when nothing is known."""
+        key = content_id[:PREFIX_BYTES]
+        with self._lock:
+            value = self._recent.get(key)
+            if value is None:
+                for run in reversed(self._runs):
+                    value = run.find(key)
+                    if value is not None and value >> 32 not in self._dropped:
+                        break
+            if value is None or value >> 32 in self._dropped:
+                return None
+            return Location(self._packs[value >> 32], value & 0xFFFFFFFF)
+
+    def find_all(self, content_ids: Sequence[bytes]) -> list[Location | None]:
+        """Like :meth:`find`, for many."""
+        return [self.find(content_id) for content_id in content_ids]
+
+    def add(self, ref: PackRef, slot: int, content_id: bytes) -> None:
+        """Learn where one frame lies; a later answer wins over an earlier one."""
+        with self._lock:
+            self._recent[content_id[:PREFIX_BYTES]] = self._number(ref) << 32 | slot
+            if len(self._recent) >= _SPILL_ENTRIES:
+                self._spill()
+
+    def add_pack(self, ref: PackRef, slots: Iterable[Slot]) -> None:
+        """Learn all frames of one pack from its slot table."""
+        with self._lock:
+            self._number(ref)
+        for number, slot in enumerate(slots):
+            self.add(ref, number, slot.id)
+
+    def add_encoded(self, content: bytes, name: str) -> None:
+        """Learn what an index object says. Raises Tampered when it is not one."""
+        packs, entries = decode_index(content, name)
+        with self._lock:
+            numbers = [self._number(ref) for ref, _ in packs]
+            for key, pack, slot in _ENTRY.iter_unpack(entries):
+                if pack >= len(numbers):
+                    raise Tampered(f"the index object {name} is damaged.", object=name)
+                self._recent[key] = numbers[pack] << 32 | slot
+                if len(self._recent) >= _SPILL_ENTRIES:
+                    self._spill()
+
+    def drop_pack(self, ref: PackRef) -> None:
+        """Forget a pack that is condemned, gone or damaged."""
+        with self._lock:
+            number = self._numbers.pop(ref, None)
+            if number is not None:
+                self._dropped.add(number)
+                self._recent = {k: v for k, v in self._recent.items() if v >> 32 != number}
+
+    def close(self) -> None:
+        """Remove what was written to this machine."""
+        with self._lock:
+            for run in self._runs:
+                run.remove()
+            self._runs.clear()
+
+    def _number(self, ref: PackRef) -> int:
+        number = self._numbers.get(ref)
+        if number is None:
+            number = self._numbers[ref] = len(self._packs)
+            self._packs.append(ref)
+        return number
+
+    def _spill(self) -> None:
+        items = sorted(self._recent.items())
+        self._recent = {}
+        self._runs.append(_SortedRun.write(iter(items), self._folder))
+        if len(self._runs) > _MAX_RUNS:
+            # One run again: a look-up asks every run, so their number must stay small.
+            merged = _SortedRun.write(_merge(self._runs, self._dropped), self._folder)
+            for run in self._runs:
+                run.remove()
+            self._runs = [merged]
+
+
+class _SortedRun:
+    """A file of entries in ascending order and, in memory, the first key of each page."""
+
+    def __init__(self, path: Path, fences: "array[int]", count: int) -> None:
+        self._path = path
+        self._fences = fences
+        self._count = count
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by remove()
+
+    def __len__(self) -> int:
+        return self._count
+
+    @classmethod
+    def write(cls, items: Iterable[tuple[bytes, int]], folder: Path | None) -> "_SortedRun":
+        handle, name = tempfile.mkstemp(prefix="vmkeep-index-", dir=folder)
+        fences: array[int] = array("Q")
+        count = 0
+        with os.fdopen(handle, "wb", buffering=1 << 20) as file:
+            for key, value in items:
+                if count % _PAGE_ENTRIES == 0:
+                    fences.append(int.from_bytes(key[:8], "big"))
+                file.write(_ENTRY.pack(key, value >> 32, value & 0xFFFFFFFF))
+                count += 1
+        return cls(Path(name), fences, count)
+
+    def find(self, key: bytes) -> int | None:
+        # Several pages can start with the same 8 bytes only by chance; then the
+        # key may lie in the page before the last of them.
+        page = bisect_right(self._fences, int.from_bytes(key[:8], "big")) - 1
+        while page >= 0:
+            value = self._find_in_page(page, key)
+            if value is not None or self._fences[page] != int.from_bytes(key[:8], "big"):
+                return value
+            page -= 1
+        return None
+
+    def _find_in_page(self, page: int, key: bytes) -> int | None:
+        self._file.seek(page * _PAGE_ENTRIES * _ENTRY.size)
+        data = self._file.read(_PAGE_ENTRIES * _ENTRY.size)
+        at = data.find(key)
+        while at >= 0 and at % _ENTRY.size:
+            at = data.find(key, at + 1)
+        if at < 0:
+            return None
+        _, pack, slot = _ENTRY.unpack_from(data, at)
+        return int(pack << 32 | slot)
+
+    def __iter__(self) -> Iterator[tuple[bytes, int]]:
+        with open(self._path, "rb") as file:
+            while data := file.read(_PAGE_ENTRIES * _ENTRY.size * 64):
+                for key, pack, slot in _ENTRY.iter_unpack(data):
+                    yield key, pack << 32 | slot
+
+    def remove(self) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+def _merge(runs: Sequence[_SortedRun], dropped: set[int]) -> Iterator[tuple[bytes, int]]:
+    """Merge runs, oldest first; of equal keys the newest stays."""
+    tagged = [((key, -age, value) for key, value in run) for age, run in enumerate(runs)]
+    last = b""
+    for key, _, value in heapq.merge(*tagged):
+        if key != last and value >> 32 not in dropped:
+            yield key, value
+            last = key
+
+
+def encode_index(packs: Sequence[tuple[PackRef, Sequence[Slot]]]) -> bytes:
+    """Return the content of an index object over the given packs."""
+    head = b"".join(_PACK.pack(ref.id, ref.kind, len(slots)) for ref, slots in packs)
+    entries = sorted(
+        (slot.id[:PREFIX_BYTES], number, position)
+        for number, (_, slots) in enumerate(packs)
+        for position, slot in enumerate(slots)
+    )
+    return _COUNTS.pack(_MAGIC, len(packs), len(entries)) + head + b"".join(_ENTRY.pack(*e) for e in entries)
+
+
+def decode_index(content: bytes, name: str) -> tuple[list[tuple[PackRef, int]], memoryview]:
+    """Return the packs (with their slot counts) and the raw entries of an index object."""
+    try:
+        magic, pack_count, entry_count = _COUNTS.unpack_from(content)
+        entries_at = _COUNTS.size + pack_count * _PACK.size
+        if magic != _MAGIC or len(content) != entries_at + entry_count * _ENTRY.size:
+            raise ValueError("wrong length")
+        packs = [
+            (PackRef(pack_id, Kind(kind)), slots)
+            for pack_id, kind, slots in _PACK.iter_unpack(content[_COUNTS.size : entries_at])
+        ]
+    except (struct.error, ValueError) as error:
+        raise Tampered(f"the index object {name} is damaged.", object=name) from error
+    return packs, memoryview(content)[entries_at:]

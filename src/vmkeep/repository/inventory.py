@@ -1,0 +1,64 @@
+"""Tell parties without keys which packs must be there. `docs/format.md` section 10."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from blake3 import blake3
+
+from vmkeep.repository.errors import Tampered
+from vmkeep.repository.keys import KeyRing
+
+PREFIX: Final = "inventory/"
+_TITLE: Final = "vmkeep inventory 1"
+
+
+def inventory_name(run: str, number: int) -> str:
+    """Return the object name of a run's inventory; a run that had to store more writes a second one."""
+    return f"{PREFIX}{run}" if number == 0 else f"{PREFIX}{run}.{number}"
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What one run added and removed: (name, size, checksum) and names."""
+
+    added: tuple[tuple[str, int, bytes], ...]
+    removed: tuple[str, ...]
+
+
+def encode_inventory(ring: KeyRing, added: Sequence[tuple[str, int, bytes]], removed: Sequence[str]) -> bytes:
+    """Return the text of an inventory object."""
+    lines = [f"{_TITLE} {ring.repository.hex()}"]
+    lines += [f"+ {name} {size} {checksum.hex()}" for name, size, checksum in added]
+    lines += [f"- {name}" for name in removed]
+    text = "\n".join(lines) + "\n"
+    text += f"mac {blake3(text.encode(), key=ring.inventory_key).hexdigest()}\n"
+    return (text + f"sum {blake3(text.encode()).hexdigest()}\n").encode()
+
+
+def decode_inventory(name: str, stored: bytes, repository: bytes, ring: KeyRing | None) -> Inventory:
+    """Read an inventory; with keys also prove who wrote it. Raises Tampered."""
+    try:
+        text = stored.decode("ascii")
+        body, mac, total, end = text.rsplit("\n", 3)
+        title, *lines = body.split("\n")
+        below_mac, below_sum = f"{body}\n".encode(), f"{body}\n{mac}\n".encode()
+        if end or total != f"sum {blake3(below_sum).hexdigest()}":
+            raise ValueError("wrong sum")
+        if title != f"{_TITLE} {repository.hex()}":
+            raise ValueError("another repository's")
+        if ring is not None and mac != f"mac {blake3(below_mac, key=ring.inventory_key).hexdigest()}":
+            raise ValueError("wrong mac")
+        added, removed = [], []
+        for line in lines:
+            mark, *fields = line.split(" ")
+            if mark == "+":
+                pack, size, checksum = fields
+                added.append((pack, int(size), bytes.fromhex(checksum)))
+            elif mark == "-":
+                removed += fields
+            else:
+                raise ValueError("unknown line")
+    except ValueError as error:
+        raise Tampered(f"the inventory {name} is damaged or forged.", object=name) from error
+    return Inventory(tuple(added), tuple(removed))

@@ -1,0 +1,205 @@
+"""Passwords, the master key they wrap, and every key derived from it. `docs/format.md` sections 4 and 5."""
+
+import base64
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Literal
+
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from vmkeep.objectstore.store import Store
+from vmkeep.repository.errors import KeyRefused, Tampered, WrongKey
+from vmkeep.repository.parameters import Parameters, canonical
+from vmkeep.secrets import Secret
+
+PREFIX: Final = "keys/"
+_VERSION: Final = 1
+_MEMORY_KIB, _ITERATIONS, _LANES = 64 << 10, 3, 4
+_MAX_MEMORY_KIB, _MAX_ITERATIONS, _MAX_LANES = 1 << 20, 10, 16
+_MAX_BYTES: Final = 64 << 10
+
+
+class KeyRing:
+    """The keys of one opened repository; never printed, never stored unwrapped."""
+
+    def __init__(self, master: bytes, repository: bytes) -> None:
+        self._master = master
+        self.repository = repository
+
+    def __repr__(self) -> str:
+        return "KeyRing('***')"
+
+    def _derive(self, salt: bytes, info: bytes) -> bytes:
+        return HKDF(SHA256(), length=32, salt=salt, info=info).derive(self._master)
+
+    @cached_property
+    def chunk_id_key(self) -> bytes:
+        return self._derive(self.repository, b"vmkeep chunk id v1")
+
+    @cached_property
+    def node_id_key(self) -> bytes:
+        return self._derive(self.repository, b"vmkeep node id v1")
+
+    @cached_property
+    def inventory_key(self) -> bytes:
+        return self._derive(self.repository, b"vmkeep inventory v1")
+
+    @cached_property
+    def _vm_name_key(self) -> bytes:
+        return self._derive(self.repository, b"vmkeep vm name v1")
+
+    def vm_key(self, vm_id: str) -> str:
+        """Return the path component that stands for a VM and reveals nothing about it."""
+        return blake3(vm_id.encode(), key=self._vm_name_key).digest(16).hex()
+
+    def pack_key(self, pack: bytes) -> bytes:
+        return self._derive(pack, b"vmkeep pack v1")
+
+    def box_key(self, salt: bytes) -> bytes:
+        return self._derive(salt, b"vmkeep box v1")
+
+    def wrap(
+        self, parameters: Parameters, password: Secret, kind: "KeyKind", created: str
+    ) -> tuple[str, bytes]:
+        """Return id and content of a new key object that opens with ``password``."""
+        key_id, salt, nonce = os.urandom(16), os.urandom(16), os.urandom(12)
+        wrapping = Argon2id(
+            salt=salt, length=32, iterations=_ITERATIONS, lanes=_LANES, memory_cost=_MEMORY_KIB
+        ).derive(password.reveal())
+        associated = _associated(parameters, key_id)
+        fields: dict[str, Any] = {
+            "version": _VERSION,
+            "id": key_id.hex(),
+            "kind": kind,
+            "created": created,
+            "kdf": {
+                "name": "argon2id",
+                "memory_kib": _MEMORY_KIB,
+                "iterations": _ITERATIONS,
+                "lanes": _LANES,
+                "salt": salt.hex(),
+            },
+            "format": parameters.digest().hex(),
+            "nonce": nonce.hex(),
+            "wrapped": AESGCM(wrapping).encrypt(nonce, self._master, associated).hex(),
+        }
+        fields["checksum"] = blake3(canonical(fields)).hexdigest()
+        return key_id.hex(), (json.dumps(fields, indent=2) + "\n").encode()
+
+
+KeyKind = Literal["password", "recovery"]
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+    """What a key object tells without its password."""
+
+    id: str
+    kind: str
+    created: str
+
+
+def new_master() -> bytes:
+    """Return a fresh master key."""
+    return os.urandom(32)
+
+
+def new_recovery_key() -> Secret:
+    """Make a password nobody has to invent: 160 random bits in groups that can be written down."""
+    text = base64.b32encode(os.urandom(20)).decode()
+    return Secret("-".join(text[i : i + 4] for i in range(0, len(text), 4)))
+
+
+def unlock(store: Store, parameters: Parameters, password: Secret) -> tuple[KeyRing, str]:
+    """Open the repository's keys with ``password``; return them and the id of the key that fits.
+
+    Raises WrongKey when no key fits, and Tampered when none fits but some
+    could not be judged because they are damaged.
+    """
+    damaged: list[str] = []
+    for info in store.list(PREFIX):
+        try:
+            fields = _read(info.name, store.get(info.name))
+        except (Tampered, KeyRefused):
+            damaged.append(info.name)  # another key may still be good
+            continue
+        if fields["format"] != parameters.digest().hex():
+            raise Tampered(
+                f"`format` or {info.name} was altered: they do not belong together.", object=info.name
+            )
+        master = _unwrap(fields, parameters, password)
+        if master is not None:
+            return KeyRing(master, parameters.repository), fields["id"]
+    if damaged:
+        raise Tampered(f"no key fits, and {', '.join(damaged)} is damaged.", object=damaged[0])
+    raise WrongKey("the password is wrong.")
+
+
+def key_infos(store: Store) -> list[KeyInfo]:
+    """List the repository's keys; none of the secrets are needed."""
+    found = []
+    for info in store.list(PREFIX):
+        fields = _read(info.name, store.get(info.name))
+        found.append(KeyInfo(fields["id"], fields["kind"], fields["created"]))
+    return found
+
+
+def _read(name: str, stored: bytes) -> dict[str, Any]:
+    try:
+        if len(stored) > _MAX_BYTES:
+            raise ValueError("too long")
+        fields = json.loads(stored)
+        checksum = fields.pop("checksum")
+        kdf = fields["kdf"]
+        intact = (
+            blake3(canonical(fields)).hexdigest() == checksum
+            and fields["version"] == _VERSION
+            and name == PREFIX + fields["id"]
+            and kdf["name"] == "argon2id"
+            and all(type(kdf[k]) is int and kdf[k] > 0 for k in ("memory_kib", "iterations", "lanes"))
+        )
+        lengths = [
+            len(bytes.fromhex(v)) for v in (fields["id"], kdf["salt"], fields["nonce"], fields["wrapped"])
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Tampered(f"the key object {name} is damaged.", object=name) from error
+    if not intact or lengths != [16, 16, 12, 48]:
+        raise Tampered(f"the key object {name} is damaged.", object=name)
+    if (
+        kdf["memory_kib"] > _MAX_MEMORY_KIB
+        or kdf["iterations"] > _MAX_ITERATIONS
+        or kdf["lanes"] > _MAX_LANES
+        or kdf["memory_kib"] < 8 * kdf["lanes"]
+    ):
+        # Costs far above what vmkeep writes: somebody wants to exhaust this machine.
+        raise KeyRefused(f"the key object {name} asks for unreasonable memory or time.", object=name)
+    return dict(fields)
+
+
+def _unwrap(fields: dict[str, Any], parameters: Parameters, password: Secret) -> bytes | None:
+    kdf = fields["kdf"]
+    wrapping = Argon2id(
+        salt=bytes.fromhex(kdf["salt"]),
+        length=32,
+        iterations=kdf["iterations"],
+        lanes=kdf["lanes"],
+        memory_cost=kdf["memory_kib"],
+    ).derive(password.reveal())
+    associated = _associated(parameters, bytes.fromhex(fields["id"]))
+    try:
+        return AESGCM(wrapping).decrypt(
+            bytes.fromhex(fields["nonce"]), bytes.fromhex(fields["wrapped"]), associated
+        )
+    except InvalidTag:
+        return None  # another password's key
+
+
+def _associated(parameters: Parameters, key_id: bytes) -> bytes:
+    return b"vmkeep key v1" + parameters.repository + parameters.digest() + key_id

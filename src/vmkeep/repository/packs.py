@@ -1,0 +1,264 @@
+"""Packs: immutable objects of many encrypted frames that describe themselves. `docs/format.md` section 6."""
+
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+import zstandard
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from vmkeep.objectstore.store import ObjectWriter, Store
+from vmkeep.repository.box import decompress
+from vmkeep.repository.errors import Tampered
+from vmkeep.repository.keys import KeyRing
+
+HEADER_BYTES: Final = 32
+FOOTER_BYTES: Final = 64
+TAG_BYTES: Final = 16
+ID_BYTES: Final = 32
+STORED, ZSTD = 0, 1
+MAX_SLOTS: Final = 1_000_000
+MAX_NODE_BYTES: Final = 64 << 10
+_MAGIC, _END = b"VMKPACK1", b"VMKEND01"
+_TRAILER_NONCE: Final = 1 << 32
+_SLOT = struct.Struct("<32sIIIBxxx")
+_FOOTER = struct.Struct("<II16x32s8s")
+_ASSOCIATED = struct.Struct("<16s16sQB32s")
+_CHECKSUM_REGION_END: Final = 40  # checksum and end mark are not part of what is summed
+
+
+class Kind(IntEnum):
+    """What a pack holds; it decides the prefix of the object's name."""
+
+    CHUNKS = 1
+    NODES = 2
+
+    @property
+    def prefix(self) -> str:
+        return "packs/" if self is Kind.CHUNKS else "maps/"
+
+
+class Slot(NamedTuple):
+    """Where one frame lies in its pack; offsets and lengths in bytes."""
+
+    id: bytes
+    offset: int
+    stored: int
+    plain: int
+    codec: int
+
+
+class PackRef(NamedTuple):
+    """Which pack; enough to name its object."""
+
+    id: bytes
+    kind: Kind
+
+    @property
+    def name(self) -> str:
+        digits = self.id.hex()
+        return f"{self.kind.prefix}{digits[:2]}/{digits}"
+
+    @classmethod
+    def from_name(cls, name: str) -> "PackRef | None":
+        """Return the pack an object name stands for; None when it is no pack's name."""
+        for kind in Kind:
+            digits = name.rsplit("/", 1)[-1]
+            if name == f"{kind.prefix}{digits[:2]}/{digits}" and len(digits) == 32:
+                try:
+                    return cls(bytes.fromhex(digits), kind)
+                except ValueError:
+                    return None
+        return None
+
+
+@dataclass(frozen=True)
+class FinishedPack:
+    """A pack that is stored: what the inventory and the index need to know."""
+
+    ref: PackRef
+    size: int
+    checksum: bytes
+    slots: tuple[Slot, ...]
+
+
+class PackWriter:
+    """Fill one pack, frame by frame; one thread at a time.
+
+    The object exists only after :meth:`finish`; :meth:`abort` leaves nothing.
+    A pack is never continued, so no nonce is used twice under its key.
+    """
+
+    def __init__(self, store: Store, ring: KeyRing, kind: Kind) -> None:
+        self.ref = PackRef(os.urandom(16), kind)
+        self._aead = AESGCM(ring.pack_key(self.ref.id))
+        self._repository = ring.repository
+        self._slots: list[Slot] = []
+        self._sum = blake3()
+        self._object: ObjectWriter = store.create(self.ref.name)
+        self.size = 0
+        self._write(_MAGIC + self.ref.id + bytes([kind]) + bytes(7))
+
+    @property
+    def count(self) -> int:
+        return len(self._slots)
+
+    def append(self, content_id: bytes, payload: bytes, codec: int, plain: int) -> int:
+        """Encrypt and write ``payload`` (already encoded by ``codec``); return its slot."""
+        slot = len(self._slots)
+        associated = _ASSOCIATED.pack(self._repository, self.ref.id, slot, self.ref.kind, content_id)
+        frame = self._aead.encrypt(slot.to_bytes(12, "big"), payload, associated)
+        self._slots.append(Slot(content_id, self.size, len(frame), plain, codec))
+        self._write(frame)
+        return slot
+
+    def finish(self) -> FinishedPack:
+        """Write the trailer and make the object appear."""
+        table = b"".join(_SLOT.pack(*slot) for slot in self._slots)
+        associated = _ASSOCIATED.pack(self._repository, self.ref.id, _TRAILER_NONCE, 0, bytes(ID_BYTES))
+        trailer = self._aead.encrypt(_TRAILER_NONCE.to_bytes(12, "big"), table, associated)
+        self._write(trailer + struct.pack("<II16x", len(trailer), len(self._slots)))
+        checksum = self._sum.digest()
+        self._object.write(checksum + _END)
+        self._object.commit()
+        return FinishedPack(self.ref, self.size + _CHECKSUM_REGION_END, checksum, tuple(self._slots))
+
+    def abort(self) -> None:
+        """Leave nothing behind; safe to repeat."""
+        self._object.abort()
+
+    def _write(self, data: bytes) -> None:
+        self._sum.update(data)
+        self._object.write(data)
+        self.size += len(data)
+
+
+class Pack:
+    """A stored pack opened for reading: its slot table is known and authenticated."""
+
+    def __init__(self, store: Store, ring: KeyRing, ref: PackRef, max_plain: int) -> None:
+        """Read the trailer. Raises ObjectMissing, or Tampered naming the pack."""
+        self.ref = ref
+        self._store = store
+        self._repository = ring.repository
+        self._aead = AESGCM(ring.pack_key(ref.id))
+        self._max_plain = max_plain if ref.kind is Kind.CHUNKS else MAX_NODE_BYTES
+        self.size, self.checksum, self.slots = self._read_trailer()
+
+    def _read_trailer(self) -> tuple[int, bytes, tuple[Slot, ...]]:
+        name = self.ref.name
+        size, footer = read_footer(self._store, name)
+        trailer_at = size - FOOTER_BYTES - footer.trailer
+        trailer = self._store.get_range(name, trailer_at, footer.trailer)
+        associated = _ASSOCIATED.pack(self._repository, self.ref.id, _TRAILER_NONCE, 0, bytes(ID_BYTES))
+        try:
+            table = self._aead.decrypt(_TRAILER_NONCE.to_bytes(12, "big"), trailer, associated)
+        except InvalidTag as error:
+            raise Tampered(
+                f"the slot table of {name} is damaged or belongs to another pack.", object=name
+            ) from error
+        slots = (
+            tuple(Slot(*fields) for fields in _SLOT.iter_unpack(table))
+            if len(table) % _SLOT.size == 0
+            else ()
+        )
+        at = HEADER_BYTES
+        for slot in slots:
+            fits = slot.offset == at and slot.stored >= TAG_BYTES and slot.plain <= self._max_plain
+            if not fits or slot.codec not in (STORED, ZSTD):
+                raise Tampered(f"the slot table of {name} is implausible.", object=name)
+            at += slot.stored
+        if at != trailer_at or len(slots) != footer.slots:
+            raise Tampered(f"the slot table of {name} does not describe the whole pack.", object=name)
+        return size, footer.checksum, slots
+
+    def read(self, slots: Sequence[int]) -> list[bytes]:
+        """Return the verified content of the given slots, in order, with few requests.
+
+        Neighbouring slots are fetched together. The caller checks the ids
+        (``self.slots[i].id``) against the content: see :class:`~vmkeep.repository.reader.Reader`.
+        """
+        out: list[bytes] = []
+        i = 0
+        while i < len(slots):
+            j = i + 1
+            while j < len(slots) and slots[j] == slots[j - 1] + 1:
+                j += 1
+            first, last = self.slots[slots[i]], self.slots[slots[j - 1]]
+            span = memoryview(
+                self._store.get_range(self.ref.name, first.offset, last.offset + last.stored - first.offset)
+            )
+            for number in slots[i:j]:
+                slot = self.slots[number]
+                at = slot.offset - first.offset
+                out.append(self._decode(number, slot, span[at : at + slot.stored]))
+            i = j
+        return out
+
+    def decode_all(self, stored: memoryview) -> list[bytes]:
+        """Return the content of every slot of the whole object ``stored``."""
+        return [
+            self._decode(number, slot, stored[slot.offset : slot.offset + slot.stored])
+            for number, slot in enumerate(self.slots)
+        ]
+
+    def _decode(self, number: int, slot: Slot, frame: memoryview) -> bytes:
+        associated = _ASSOCIATED.pack(self._repository, self.ref.id, number, self.ref.kind, slot.id)
+        try:
+            payload = self._aead.decrypt(number.to_bytes(12, "big"), frame, associated)
+            content = decompress(payload, slot.plain) if slot.codec == ZSTD else payload
+        except (InvalidTag, zstandard.ZstdError) as error:
+            raise Tampered(
+                f"frame {number} of {self.ref.name} is damaged.", object=self.ref.name, slot=number
+            ) from error
+        if len(content) != slot.plain:
+            raise Tampered(
+                f"frame {number} of {self.ref.name} has a wrong length.", object=self.ref.name, slot=number
+            )
+        return content
+
+
+class Footer(NamedTuple):
+    """The last bytes of a pack; readable without keys."""
+
+    trailer: int
+    slots: int
+    checksum: bytes
+
+
+def read_footer(store: Store, name: str, size: int | None = None) -> tuple[int, Footer]:
+    """Return a pack's size and footer. Raises ObjectMissing or Tampered."""
+    if size is None:
+        info = store.head(name)
+        # A missing object is reported by the store itself, in its own words.
+        size = info.size if info else len(store.get(name))
+    if size < HEADER_BYTES + TAG_BYTES + FOOTER_BYTES:
+        raise Tampered(f"the pack {name} is cut off.", object=name)
+    trailer, slots, checksum, end = _FOOTER.unpack(store.get_range(name, size - FOOTER_BYTES, FOOTER_BYTES))
+    plausible = end == _END and slots <= MAX_SLOTS and trailer == slots * _SLOT.size + TAG_BYTES
+    if not plausible or trailer > size - HEADER_BYTES - FOOTER_BYTES:
+        raise Tampered(f"the pack {name} is cut off or damaged at its end.", object=name)
+    return size, Footer(trailer, slots, checksum)
+
+
+def verify_stored(name: str, stored: memoryview) -> bytes:
+    """Check a whole pack without keys; return its checksum, or raise Tampered.
+
+    Proves that it is as its writer left it as far as chance goes; only the
+    keys prove that nobody rewrote it.
+    """
+    ref = PackRef.from_name(name)
+    if len(stored) < HEADER_BYTES + FOOTER_BYTES or bytes(stored[-8:]) != _END:
+        raise Tampered(f"the pack {name} is cut off or damaged at its end.", object=name)
+    checksum = bytes(stored[-_CHECKSUM_REGION_END:-8])
+    if blake3(stored[:-_CHECKSUM_REGION_END]).digest() != checksum:
+        raise Tampered(f"the pack {name} is damaged: its checksum is wrong.", object=name)
+    header = bytes(stored[:HEADER_BYTES])
+    if ref is None or header != _MAGIC + ref.id + bytes([ref.kind]) + bytes(7):
+        raise Tampered(f"the pack {name} lies under a name that is not its own.", object=name)
+    return checksum

@@ -1,0 +1,234 @@
+"""Restore points as stored objects: manifests, seals, tombstones, late knowledge.
+
+`docs/format.md` sections 8 and 9.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from blake3 import blake3
+
+from vmkeep.model.point import RestorePoint
+from vmkeep.objectstore.errors import ObjectMissing
+from vmkeep.objectstore.store import Store
+from vmkeep.repository.box import close_box, open_box
+from vmkeep.repository.errors import PointAmbiguous, PointNotFound, RepositoryError, Tampered
+from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.manifest import decode_manifest, encode_manifest, format_time, parse_time
+
+POINTS: Final = "points/"
+SEALS: Final = "seals/"
+FORGOTTEN: Final = "forgotten/"
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class SealedPoint:
+    """A restore point that exists: its manifest, the object it lies in, and that object's digest."""
+
+    point: RestorePoint
+    name: str
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All restore points, oldest first, and what could not be read."""
+
+    points: tuple[SealedPoint, ...]
+    forgotten: frozenset[bytes]
+    problems: tuple[RepositoryError, ...]
+
+    def of_vm(self, vm_id: str) -> list[SealedPoint]:
+        return [sealed for sealed in self.points if sealed.point.vm.id == vm_id]
+
+    def newest(self, vm_id: str) -> SealedPoint | None:
+        """Return the VM's last point by number (clocks may have gone back)."""
+        return max(self.of_vm(vm_id), key=lambda s: (s.point.number, s.point.time), default=None)
+
+    def find(self, text: str) -> SealedPoint:
+        """Return the one point ``text`` means: an id, a prefix of one, ``latest``, VM, VM@latest, VM@TIME.
+
+        Raises PointNotFound or PointAmbiguous.
+        """
+        if not self.points:
+            raise PointNotFound(
+                "the repository holds no restore point.", hint="Make one with `vmkeep backup`."
+            )
+        if text == "latest":
+            return self.points[-1]
+        by_id = [s for s in self.points if s.point.id.startswith(text.lower())] if len(text) >= 4 else []
+        exact = [s for s in by_id if s.point.id == text.lower()]
+        if exact:
+            return exact[0]
+        vm, _, when = text.rpartition("@") if "@" in text else (text, "", "latest")
+        named = self._of_vm_named(vm)
+        found = by_id + ([named[-1]] if when == "latest" and named else [])
+        if when != "latest":
+            found += [s for s in named if format_time(s.point.time).startswith(_comparable(when))]
+        if not found:
+            raise PointNotFound(f"no restore point is called {text!r}.")
+        if len(found) > 1:
+            raise PointAmbiguous(f"{text!r} means {len(found)} restore points.")
+        return found[0]
+
+    def _of_vm_named(self, vm: str) -> list[SealedPoint]:
+        named = [s for s in self.points if vm in (s.point.vm.name, s.point.vm.id)]
+        if len({s.point.vm.id for s in named}) > 1:
+            raise PointAmbiguous(
+                f"more than one VM is called {vm!r}.", hint="Give the VM's id instead of its name."
+            )
+        return named
+
+
+class Points:
+    """Store, seal and list restore points. A point exists only once it is sealed."""
+
+    def __init__(self, store: Store, ring: KeyRing) -> None:
+        self._store = store
+        self._ring = ring
+
+    def put(self, point: RestorePoint) -> tuple[str, bytes]:
+        """Make the manifest visible; from here on it protects its chunks. Return name and digest."""
+        stem = f"{self._ring.vm_key(point.vm.id)}/{point.time.strftime('%Y%m%dT%H%M%SZ')}-{point.id}"
+        name = POINTS + stem
+        stored = close_box(self._ring, name, encode_manifest(point))
+        self._store.put(name, stored)
+        return name, blake3(stored).digest()
+
+    def seal(self, name: str, digest: bytes, now: datetime) -> bool:
+        """Decide that the point exists; False when it was decided otherwise. Safe to repeat."""
+        seal = seal_name(name)
+        fields = {
+            "version": _VERSION,
+            "state": "sealed",
+            "point": name,
+            "digest": digest.hex(),
+            "time": format_time(now),
+        }
+        if self._store.put_if_absent(seal, self._box(seal, fields)):
+            return True
+        # A lost reply of our own first try, or somebody's decision: read which.
+        return self.seal_state(name, digest) == "sealed"
+
+    def seal_state(self, name: str, digest: bytes | None) -> Literal["sealed", "void", "absent"]:
+        """Return what was decided about a manifest. Raises Tampered when the seal does not verify."""
+        seal = seal_name(name)
+        try:
+            fields = self._open(seal)
+        except ObjectMissing:
+            return "absent"
+        if fields.get("point") != name or fields.get("state") not in ("sealed", "void"):
+            raise Tampered(f"the seal {seal} speaks of another restore point.", object=seal)
+        if fields["state"] == "sealed" and digest is not None and fields.get("digest") != digest.hex():
+            raise Tampered(f"the manifest {name} is not the one that was sealed.", object=name)
+        return "sealed" if fields["state"] == "sealed" else "void"
+
+    def exists(self, name: str) -> bool:
+        """Tell whether the manifest is still there (sealed or not)."""
+        return self._store.head(name) is not None
+
+    def listing(self, vm_id: str | None = None) -> Listing:
+        """Read all restore points (of one VM); what does not verify is reported, not returned."""
+        folder = f"{self._ring.vm_key(vm_id)}/" if vm_id is not None else ""
+        problems: list[RepositoryError] = []
+        sealed_names = {info.name.removeprefix(SEALS) for info in self._store.list(SEALS + folder)}
+        found = []
+        manifests = set()
+        for info in self._store.list(POINTS + folder):
+            manifests.add(info.name.removeprefix(POINTS))
+            if info.name.removeprefix(POINTS) not in sealed_names:
+                continue  # unfinished: invisible
+            try:
+                sealed = self.load(info.name)
+            except (Tampered, ObjectMissing) as error:
+                problems.append(error if isinstance(error, Tampered) else _vanished(info.name))
+                continue
+            if sealed is not None:
+                found.append(sealed)
+        problems += self._lost(sealed_names - manifests)
+        forgotten = self._tombstones(folder, problems)
+        found.sort(key=lambda s: (s.point.time, s.point.number, s.point.id))
+        return Listing(tuple(found), forgotten, tuple(problems))
+
+    def load(self, name: str) -> SealedPoint | None:
+        """Return a sealed point; None when it was voided. Raises Tampered or ObjectMissing."""
+        stored = self._store.get(name)
+        digest = blake3(stored).digest()
+        point = decode_manifest(name, open_box(self._ring, name, stored))
+        if not name.endswith("-" + point.id) or f"/{self._ring.vm_key(point.vm.id)}/" not in name:
+            raise Tampered(f"the manifest {name} describes another restore point.", object=name)
+        return SealedPoint(point, name, digest) if self.seal_state(name, digest) == "sealed" else None
+
+    def _lost(self, stems: set[str]) -> list[RepositoryError]:
+        """Report seals whose manifest vanished without having been forgotten."""
+        problems: list[RepositoryError] = []
+        for stem in sorted(stems):
+            try:
+                if self.seal_state(POINTS + stem, None) == "sealed" and not self._store.head(
+                    FORGOTTEN + stem
+                ):
+                    problems.append(_vanished(POINTS + stem))
+            except Tampered as error:
+                problems.append(error)
+        return problems
+
+    def _tombstones(self, folder: str, problems: list[RepositoryError]) -> frozenset[bytes]:
+        digests = set()
+        for info in self._store.list(FORGOTTEN + folder):
+            try:
+                digests.add(bytes.fromhex(self._open(info.name)["digest"]))
+            except (Tampered, ObjectMissing, KeyError, ValueError, TypeError):
+                problems.append(
+                    Tampered(f"the tombstone {info.name} is damaged or forged.", object=info.name)
+                )
+        return frozenset(digests)
+
+    def attach(self, kind: Literal["tracking", "evidence"], name: str, fields: Mapping[str, Any]) -> None:
+        """Add what was learned after the seal; never changes what is there."""
+        stem = name.removeprefix(POINTS)
+        attached = f"{kind}/{stem}/{os.urandom(16).hex()}"
+        self._store.put(attached, self._box(attached, {"version": _VERSION, "kind": kind, **fields}))
+
+    def attached(self, kind: Literal["tracking", "evidence"], name: str) -> list[dict[str, Any]]:
+        """Return what was added beside a point, oldest first. Raises Tampered."""
+        stem = name.removeprefix(POINTS)
+        found = [self._open(info.name) for info in self._store.list(f"{kind}/{stem}/")]
+        return sorted(found, key=lambda fields: str(fields.get("time", "")))
+
+    def _box(self, name: str, fields: Mapping[str, Any]) -> bytes:
+        return close_box(self._ring, name, json.dumps(dict(fields)).encode())
+
+    def _open(self, name: str) -> dict[str, Any]:
+        content = open_box(self._ring, name, self._store.get(name))
+        try:
+            fields = json.loads(content)
+        except ValueError as error:
+            raise Tampered(f"the object {name} cannot be understood.", object=name) from error
+        if not isinstance(fields, dict):
+            raise Tampered(f"the object {name} cannot be understood.", object=name)
+        return fields
+
+
+def seal_name(name: str) -> str:
+    """Return the name of the seal that decides about a manifest."""
+    return SEALS + name.removeprefix(POINTS)
+
+
+def _vanished(name: str) -> Tampered:
+    return Tampered(f"the restore point {name} was sealed, but its manifest has vanished.", object=name)
+
+
+def _comparable(when: str) -> str:
+    """Turn a time as people type it into a prefix of the stored form."""
+    when = when.replace(" ", "T")
+    try:
+        moment = parse_time(when)
+    except ValueError:
+        return when.removesuffix("Z")  # a part of a time, such as a day
+    text = format_time(moment).removesuffix("Z")
+    return text if moment.microsecond else text.removesuffix(".000000")

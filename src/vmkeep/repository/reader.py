@@ -1,0 +1,275 @@
+"""Read what is stored: frames by id, maps as trees, disks as bytes; all verified.
+
+A reader never guesses: bytes come back only after their frame was
+authenticated and their id recomputed.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from blake3 import blake3
+
+from vmkeep.objectstore.errors import ObjectMissing
+from vmkeep.objectstore.store import Store
+from vmkeep.ranges import ByteRange
+from vmkeep.repository.errors import ObjectLost, Tampered
+from vmkeep.repository.index import Index, Location
+from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.nodes import Child, Entry, decode_node, leaves_below, root_level
+from vmkeep.repository.packs import Kind, Pack, PackRef
+from vmkeep.repository.parameters import FANOUT, LEAF_CHUNKS, Parameters
+
+_PACKS_KEPT: Final = 24
+_NODES_KEPT: Final = 64
+
+
+class Reader:
+    """Fetch frames by id; thread-safe. Needs no protection from a collector, only from forget."""
+
+    def __init__(self, store: Store, parameters: Parameters, ring: KeyRing, index: Index) -> None:
+        self._store = store
+        self._ring = ring
+        self._index = index
+        self.parameters = parameters
+        self._packs: OrderedDict[PackRef, Pack] = OrderedDict()
+        self._nodes: OrderedDict[bytes, list[Entry]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def chunks(self, ids: Sequence[bytes]) -> list[bytes]:
+        """Return the chunks with these ids, in order. Raises ObjectLost or Tampered."""
+        return self._frames(ids, Kind.CHUNKS, self._ring.chunk_id_key)
+
+    def node(self, node_id: bytes, level: int) -> list[Entry]:
+        """Return the children of one map node. Raises ObjectLost or Tampered."""
+        with self._lock:
+            known = self._nodes.get(node_id)
+            if known is not None:
+                self._nodes.move_to_end(node_id)
+                return known
+        content = self._frames([node_id], Kind.NODES, self._ring.node_id_key)[0]
+        children = decode_node(level, content, f"map node {node_id.hex()[:12]}")
+        if level:
+            with self._lock:
+                self._nodes[node_id] = children
+                if len(self._nodes) > _NODES_KEPT:
+                    self._nodes.popitem(last=False)
+        return children
+
+    def _frames(self, ids: Sequence[bytes], kind: Kind, key: bytes) -> list[bytes]:
+        out: list[bytes | None] = [None] * len(ids)
+        by_pack: dict[PackRef, list[tuple[int, int]]] = {}
+        for position, content_id in enumerate(ids):
+            location = self.locate(content_id, kind)
+            by_pack.setdefault(location.pack, []).append((location.slot, position))
+        for ref, wanted in by_pack.items():
+            wanted.sort()
+            positions = [position for _, position in wanted]
+            slots = [slot for slot, _ in wanted]
+            contents = self._read(ref, slots, [ids[p] for p in positions], kind)
+            for position, content in zip(positions, contents, strict=True):
+                if blake3(content, key=key).digest() != ids[position]:
+                    raise Tampered(f"a frame of {ref.name} does not hold what its id says.", object=ref.name)
+                out[position] = content
+        return [content for content in out if content is not None]
+
+    def locate(self, content_id: bytes, kind: Kind) -> Location:
+        """Return where a frame lies by the index, or by all slot tables. Raises ObjectLost."""
+        location = self._index.find(content_id)
+        if location is None or location.pack.kind is not kind:
+            # The index is derived and may lag behind: ask the packs themselves, once.
+            self.refresh()
+            location = self._index.find(content_id)
+        if location is None or location.pack.kind is not kind:
+            what = "chunk" if kind is Kind.CHUNKS else "map node"
+            raise ObjectLost(
+                f"the {what} {content_id.hex()[:16]} is in no pack of the repository.", id=content_id.hex()
+            )
+        return location
+
+    def _read(self, ref: PackRef, slots: list[int], ids: list[bytes], kind: Kind) -> list[bytes]:
+        try:
+            return self._read_slots(ref, slots, ids)
+        except ObjectMissing:
+            # The pack went while we had its place in mind: its live frames were moved before.
+            self.forget_pack(ref)
+            return [self._read_moved(content_id, kind) for content_id in ids]
+
+    def _read_moved(self, content_id: bytes, kind: Kind) -> bytes:
+        location = self.locate(content_id, kind)
+        try:
+            return self._read_slots(location.pack, [location.slot], [content_id])[0]
+        except ObjectMissing as error:
+            name = location.pack.name
+            raise ObjectLost(f"the pack {name} is missing.", object=name) from error
+
+    def _read_slots(self, ref: PackRef, slots: list[int], ids: list[bytes]) -> list[bytes]:
+        pack = self.pack(ref)
+        for slot, content_id in zip(slots, ids, strict=True):
+            if slot >= len(pack.slots) or pack.slots[slot].id != content_id:
+                raise Tampered(f"the index and the pack {ref.name} contradict each other.", object=ref.name)
+        unique = sorted(set(slots))
+        contents = dict(zip(unique, pack.read(unique), strict=True))
+        return [contents[slot] for slot in slots]
+
+    def pack(self, ref: PackRef) -> Pack:
+        """Return an opened pack. Raises ObjectMissing or Tampered."""
+        with self._lock:
+            pack = self._packs.get(ref)
+            if pack is not None:
+                self._packs.move_to_end(ref)
+                return pack
+        pack = Pack(self._store, self._ring, ref, self.parameters.chunk_size)
+        with self._lock:
+            self._packs[ref] = pack
+            if len(self._packs) > _PACKS_KEPT:
+                self._packs.popitem(last=False)
+        return pack
+
+    def forget_pack(self, ref: PackRef) -> None:
+        """Look for what this pack held elsewhere from now on."""
+        self._index.drop_pack(ref)
+        with self._lock:
+            self._packs.pop(ref, None)
+
+    def refresh(self) -> list[Tampered]:
+        """Learn the slot tables of all packs the index does not know; return what could not be read."""
+        unreadable: list[Tampered] = []
+        for kind in Kind:
+            for info in self._store.list(kind.prefix):
+                ref = PackRef.from_name(info.name)
+                if ref is None or self._index.knows_pack(ref):
+                    continue
+                try:
+                    self._index.add_pack(ref, self.pack(ref).slots)
+                except Tampered as error:
+                    unreadable.append(error)
+                except ObjectMissing:
+                    continue  # deleted between the listing and the reading
+        return unreadable
+
+
+@dataclass(frozen=True)
+class DiskMap:
+    """The stored bytes of one disk or file; ``root`` None reads as zeros. Thread-safe."""
+
+    reader: Reader
+    root: bytes | None
+    size: int
+
+    @property
+    def level(self) -> int:
+        return root_level(self.size, self.reader.parameters.leaf_size)
+
+    def leaf(self, number: int) -> list[Entry]:
+        """Return the 64 entries of one leaf."""
+        entry: Entry = Child.ZERO if self.root is None else self.root
+        for level in range(self.level, 0, -1):
+            if isinstance(entry, Child):
+                break
+            below = leaves_below(level - 1)
+            entry = self.reader.node(entry, level)[number // below % FANOUT]
+        return [entry] * LEAF_CHUNKS if isinstance(entry, Child) else self.reader.node(entry, 0)
+
+    def leaves(self) -> Iterator[tuple[int, list[Entry]]]:
+        """Yield (number, entries) of each leaf that holds something, ascending."""
+        for number, leaf_id in self.leaf_ids():
+            yield number, self.reader.node(leaf_id, 0)
+
+    def leaf_ids(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (number, node id) of each stored leaf, ascending."""
+        if self.root is not None:
+            yield from self._walk(self.root, self.level, 0)
+
+    def _walk(self, node_id: bytes, level: int, first: int) -> Iterator[tuple[int, bytes]]:
+        below = leaves_below(level - 1)
+        for i, child in enumerate(self.reader.node(node_id, level)):
+            if isinstance(child, Child):
+                continue
+            if level == 1:
+                yield first + i, child
+            else:
+                yield from self._walk(child, level - 1, first + i * below)
+
+    def all_ids(self) -> Iterator[tuple[Kind, bytes]]:
+        """Yield the id of every node and chunk of this map; some may come more than once."""
+        if self.root is not None:
+            yield from self._walk_ids(self.root, self.level)
+
+    def _walk_ids(self, node_id: bytes, level: int) -> Iterator[tuple[Kind, bytes]]:
+        yield Kind.NODES, node_id
+        for child in self.reader.node(node_id, level):
+            if isinstance(child, Child):
+                continue
+            if level:
+                yield from self._walk_ids(child, level - 1)
+            else:
+                yield Kind.CHUNKS, child
+
+    def node_at(self, level: int, number: int) -> list[Entry] | None:
+        """Return the children of the ``number``-th node of a level; None where nothing is stored."""
+        entry: Entry = Child.ZERO if self.root is None else self.root
+        for at in range(self.level, level, -1):
+            if isinstance(entry, Child):
+                return None
+            below = FANOUT ** (at - 1 - level)
+            entry = self.reader.node(entry, at)[number // below % FANOUT]
+        return None if isinstance(entry, Child) else self.reader.node(entry, level)
+
+    def extents(self) -> Iterator[ByteRange]:
+        """Yield the stored ranges at chunk granularity, ascending; everything else is zeros."""
+        chunk = self.reader.parameters.chunk_size
+        pending: ByteRange | None = None
+        for number, entries in self.leaves():
+            for i, entry in enumerate(entries):
+                if isinstance(entry, Child):
+                    continue
+                offset = (number * LEAF_CHUNKS + i) * chunk
+                length = min(chunk, self.size - offset)
+                if pending is not None and pending.end == offset:
+                    pending = ByteRange(pending.offset, pending.length + length)
+                    continue
+                if pending is not None:
+                    yield pending
+                pending = ByteRange(offset, length)
+        if pending is not None:
+            yield pending
+
+    def pieces(self, number: int, entries: Sequence[Entry] | None = None) -> list[tuple[int, bytes]]:
+        """Return (offset, bytes) of each stored chunk of one leaf, verified, ascending."""
+        chunk = self.reader.parameters.chunk_size
+        first = number * LEAF_CHUNKS
+        wanted = [
+            (i, entry)
+            for i, entry in enumerate(self.leaf(number) if entries is None else entries)
+            if not isinstance(entry, Child)
+        ]
+        contents = self.reader.chunks([entry for _, entry in wanted])
+        out = []
+        for (i, _), content in zip(wanted, contents, strict=True):
+            offset = (first + i) * chunk
+            if len(content) != min(chunk, self.size - offset):
+                raise Tampered(
+                    f"the map of a disk holds a chunk of a wrong length at offset {offset}.", offset=offset
+                )
+            out.append((offset, content))
+        return out
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``offset`` on, cut at the end of the disk."""
+        length = max(0, min(length, self.size - offset))
+        leaf = self.reader.parameters.leaf_size
+        out = bytearray(length)
+        chunk = self.reader.parameters.chunk_size
+        for number in range(offset // leaf, -(-(offset + length) // leaf) if length else 0):
+            entries = list(self.leaf(number))
+            for i in range(LEAF_CHUNKS):  # fetch only what is asked for
+                at = (number * LEAF_CHUNKS + i) * chunk
+                if at + chunk <= offset or at >= offset + length:
+                    entries[i] = Child.ZERO
+            for at, content in self.pieces(number, entries):
+                low, high = max(at, offset), min(at + len(content), offset + length)
+                out[low - offset : high - offset] = content[low - at : high - at]
+        return bytes(out)

@@ -1,0 +1,176 @@
+"""One repository: made, opened, and handed out as reader, writer, points and journal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from blake3 import blake3
+
+from vmkeep.clock import Clock
+from vmkeep.model.plan import VmRef
+from vmkeep.objectstore.errors import ObjectMissing, StoreMissing
+from vmkeep.objectstore.probe import probe
+from vmkeep.objectstore.store import Store
+from vmkeep.progress import Progress
+from vmkeep.repository import index as index_objects
+from vmkeep.repository import parameters as parameter_object
+from vmkeep.repository.box import open_box
+from vmkeep.repository.errors import NotARepository, RepositoryExists, Tampered
+from vmkeep.repository.heads import Heads
+from vmkeep.repository.index import Index
+from vmkeep.repository.journal import Journal
+from vmkeep.repository.keys import PREFIX as KEYS
+from vmkeep.repository.keys import KeyRing, new_master, unlock
+from vmkeep.repository.manifest import format_time
+from vmkeep.repository.parameters import Parameters, specification_text
+from vmkeep.repository.points import Listing, Points
+from vmkeep.repository.publish import condemned_packs
+from vmkeep.repository.reader import DiskMap, Reader
+from vmkeep.repository.writer import Writer
+from vmkeep.secrets import Secret
+
+
+class Repository:
+    """An opened repository: the keys are known, nothing else has been read yet.
+
+    One repository is one trust domain: whoever opens it reads all of it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        parameters: Parameters,
+        ring: KeyRing,
+        clock: Clock,
+        heads: Heads | None,
+        key_id: str,
+    ) -> None:
+        self.store = store
+        self.parameters = parameters
+        self.ring = ring
+        self.key_id = key_id
+        self.points = Points(store, ring)
+        self._clock = clock
+        self._heads = heads
+        self._index: Index | None = None
+        self._reader: Reader | None = None
+
+    @classmethod
+    def create(
+        cls,
+        store: Store,
+        passwords: Mapping[str, Secret],
+        clock: Clock,
+        *,
+        chunk_size: int = 64 << 10,
+        pack_size: int = 64 << 20,
+        repository_id: bytes,
+    ) -> Parameters:
+        """Make an empty repository; ``passwords`` has "password" and may have "recovery".
+
+        Raises RepositoryExists when there is one, StoreUnsupported when the
+        store does not keep its promises.
+        """
+        if store.head(parameter_object.NAME) is not None:
+            raise RepositoryExists(f"there is a repository at {store.address} already.")
+        if next(iter(store.list("")), None) is not None:
+            raise RepositoryExists(f"{store.address} is not empty.")
+        found = probe(store)
+        created = format_time(clock.now())
+        specification = specification_text()
+        parameters = Parameters(
+            repository=repository_id,
+            created=created,
+            chunk_size=chunk_size,
+            pack_size=pack_size,
+            put_if_absent=found.put_if_absent,
+            specification=blake3(specification).hexdigest(),
+        )
+        ring = KeyRing(new_master(), parameters.repository)
+        for kind in ("password", "recovery"):
+            if kind in passwords:
+                key_id, stored = ring.wrap(
+                    parameters, passwords[kind], "recovery" if kind == "recovery" else "password", created
+                )
+                store.put(KEYS + key_id, stored)
+        store.put(parameter_object.SPECIFICATION_NAME, specification)
+        # Last: without it there is no repository, and a second try may start over.
+        if not store.put_if_absent(parameter_object.NAME, parameters.encode()):
+            raise RepositoryExists(f"somebody else made a repository at {store.address} just now.")
+        return parameters
+
+    @classmethod
+    def open(cls, store: Store, password: Secret, clock: Clock, heads_folder: Path | None = None) -> Self:
+        """Open with a password. Raises NotARepository, RepositoryTooNew, WrongKey or Tampered."""
+        parameters = read_parameters(store)
+        ring, key_id = unlock(store, parameters, password)
+        heads = Heads(heads_folder, parameters.repository) if heads_folder is not None else None
+        return cls(store, parameters, ring, clock, heads, key_id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release what this machine keeps for the open repository; safe to repeat."""
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+            self._reader = None
+
+    def listing(self, *, accept_rollback: bool = False) -> Listing:
+        """Return all restore points. Raises RolledBack when this machine has seen a newer state."""
+        listing = self.points.listing()
+        if self._heads is not None:
+            if not accept_rollback:
+                self._heads.check(listing)
+            self._heads.remember(listing)
+        return listing
+
+    @property
+    def index(self) -> Index:
+        """Where things lie, loaded from `index/` on first use; objects that do not verify are left out."""
+        if self._index is None:
+            self._index = self._load_index()
+        return self._index
+
+    def _load_index(self) -> Index:
+        index = Index()
+        for info in self.store.list(index_objects.PREFIX):
+            try:
+                index.add_encoded(open_box(self.ring, info.name, self.store.get(info.name)), info.name)
+            except (Tampered, ObjectMissing):
+                continue  # derived: the slot tables say the same, and `check` reports it
+        return index
+
+    @property
+    def reader(self) -> Reader:
+        if self._reader is None:
+            self._reader = Reader(self.store, self.parameters, self.ring, self.index)
+        return self._reader
+
+    def disk_map(self, root: bytes | None, size: int) -> DiskMap:
+        """Return the stored bytes of one disk or file."""
+        return DiskMap(self.reader, root, size)
+
+    def writer(self, run: str, progress: Progress | None = None) -> Writer:
+        """Return a writer that deduplicates against everything known and not condemned."""
+        condemned = condemned_packs(self.store)
+        for ref in self.index.packs:
+            if ref.id.hex() in condemned:
+                self.index.drop_pack(ref)
+        return Writer(self.store, self.parameters, self.ring, self.index, run, progress)
+
+    def journal(self, vm: VmRef, run: str) -> Journal:
+        return Journal(self.store, self.ring, self._clock, vm, run)
+
+
+def read_parameters(store: Store) -> Parameters:
+    """Read the `format` object. Raises NotARepository, RepositoryTooNew or Tampered."""
+    try:
+        stored = store.get(parameter_object.NAME)
+    except (ObjectMissing, StoreMissing) as error:
+        raise NotARepository(f"there is no repository at {store.address}.") from error
+    return Parameters.decode(stored, store.address)

@@ -1,0 +1,238 @@
+"""Store the maps of one run, then make its restore point exist: publish, verify, seal.
+
+The order of the writes is the safety of the repository (`docs/format.md`
+section 11): a manifest becomes visible before its packs are verified, and only
+the seal makes the restore point exist. A crash anywhere leaves packs without a
+point, never a point without its packs.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from blake3 import blake3
+
+from vmkeep.objectstore.store import Store
+from vmkeep.progress import Progress, Silent
+from vmkeep.ranges import ByteRange, align_out
+from vmkeep.repository.box import close_box
+from vmkeep.repository.errors import ObjectLost
+from vmkeep.repository.index import PREFIX as INDEX_PREFIX
+from vmkeep.repository.index import Index, encode_index
+from vmkeep.repository.inventory import encode_inventory, inventory_name
+from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.leaves import Leaf, LeafReader, ReadInto, split_by_leaf
+from vmkeep.repository.nodes import Child, Entry
+from vmkeep.repository.packs import STORED, FinishedPack, Kind, PackRef, PackWriter
+from vmkeep.repository.parameters import LEAF_CHUNKS, Parameters
+from vmkeep.repository.reader import DiskMap
+from vmkeep.repository.tree import TreeBuilder
+
+# An index object after so many packs: what a killed run stored is found by the next one.
+_PACKS_PER_INDEX: Final = 64
+_NOTHING: Final[Sequence[Entry]] = (Child.ZERO,) * LEAF_CHUNKS
+
+
+@dataclass(frozen=True)
+class WrittenMap:
+    """One disk or file as stored by this run."""
+
+    root: bytes | None
+    size: int
+    bytes_read: int
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What was asked of :meth:`Writer.write_map`, kept to store a part again if its pack goes."""
+
+    read_into: ReadInto
+    ranges: tuple[ByteRange, ...]
+    written: WrittenMap
+
+
+class Writer:
+    """Store disks for one run; one thread calls, several work.
+
+    ``bytes_stored`` counts what this run added to the repository's packs.
+    Leave the ``with`` block without :meth:`flush` and the unfinished packs are
+    dropped.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        parameters: Parameters,
+        ring: KeyRing,
+        index: Index,
+        run: str,
+        progress: Progress | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.run = run
+        self.bytes_stored = 0
+        self._store = store
+        self._parameters = parameters
+        self._ring = ring
+        self._index = index
+        self._progress = progress or Silent()
+        self._threads = threads or max(2, min(8, os.cpu_count() or 2))
+        self._open: dict[Kind, PackWriter] = {}
+        self._closing: deque[tuple[PackWriter, Future[FinishedPack]]] = deque()
+        self._closer = ThreadPoolExecutor(1, thread_name_prefix="vmkeep-pack")
+        self._finished: list[FinishedPack] = []
+        self._indexed = 0
+        self._inventories = 0
+        self._relied: set[PackRef] = set()
+        self._sources: list[_Source] = []
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._closer.shutdown(wait=True, cancel_futures=True)
+        for pack in (*self._open.values(), *(pack for pack, _ in self._closing)):
+            pack.abort()
+
+    def write_map(
+        self,
+        read_into: ReadInto,
+        size: int,
+        ranges: Sequence[ByteRange],
+        *,
+        base: DiskMap | None = None,
+        inherit: bool = False,
+    ) -> WrittenMap:
+        """Store ``size`` bytes of which ``ranges`` are read.
+
+        ``inherit``: what lies outside the ranges is taken from ``base`` (same
+        size required); otherwise it is zeros, and ``base`` only helps to
+        recognise unchanged chunks. Raises what ``read_into`` raises, or a store error.
+        """
+        chunk = self._parameters.chunk_size
+        aligned = align_out(ranges, chunk, size)
+        tree = TreeBuilder(size, self._parameters.leaf_size, self._put_node, base if inherit else None)
+        reader = LeafReader(read_into, size, chunk, self._ring.chunk_id_key, self._index)
+        bytes_read = 0
+        for leaf in self._process(reader, aligned, base, inherit):
+            self._store_leaf(leaf)
+            tree.add_leaf(leaf.number, leaf.entries)
+            bytes_read += leaf.read
+            self._progress.advance(leaf.read)
+        written = WrittenMap(tree.finish(), size, bytes_read)
+        # To store it again without the parent, all of an inherited map has to be read.
+        whole = (ByteRange(0, size),) if inherit and size else tuple(ranges)
+        self._sources.append(_Source(read_into, whole, written))
+        return written
+
+    def _process(
+        self, reader: LeafReader, ranges: Sequence[ByteRange], base: DiskMap | None, inherit: bool
+    ) -> Iterator[Leaf]:
+        """Run leaves through the threads; yield them in order, few at a time."""
+
+        def work(number: int, wanted: list[ByteRange]) -> Leaf:
+            before = base.leaf(number) if base is not None else _NOTHING
+            return reader.process(number, wanted, before, before if inherit else _NOTHING)
+
+        ahead: deque[Future[Leaf]] = deque()
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="vmkeep-leaf") as pool:
+            try:
+                for number, wanted in split_by_leaf(ranges, self._parameters.leaf_size):
+                    ahead.append(pool.submit(work, number, wanted))
+                    if len(ahead) > self._threads + 1:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _store_leaf(self, leaf: Leaf) -> None:
+        self._relied |= leaf.found_in
+        for payload in leaf.payloads:
+            # Another leaf on its way at the same time may have brought this chunk.
+            if self._index.find(payload.id) is None:
+                self._append(Kind.CHUNKS, payload.id, payload.data, payload.codec, payload.plain)
+
+    def _put_node(self, level: int, node: bytes) -> bytes:
+        node_id = blake3(node, key=self._ring.node_id_key).digest()
+        location = self._index.find(node_id)
+        if location is None:
+            self._append(Kind.NODES, node_id, node, STORED, len(node))
+        else:
+            self._relied.add(location.pack)
+        return node_id
+
+    def _append(self, kind: Kind, content_id: bytes, data: bytes, codec: int, plain: int) -> None:
+        pack = self._open.get(kind)
+        if pack is None:
+            pack = self._open[kind] = PackWriter(self._store, self._ring, kind)
+        slot = pack.append(content_id, data, codec, plain)
+        self._index.add(pack.ref, slot, content_id)
+        if pack.size >= self._parameters.pack_size:
+            self._close_pack(kind)
+
+    def _close_pack(self, kind: Kind) -> None:
+        # Making a pack durable takes a while; the next one is filled meanwhile.
+        while len(self._closing) > 1:
+            self._collect()
+        pack = self._open.pop(kind)
+        self._closing.append((pack, self._closer.submit(pack.finish)))
+
+    def _collect(self) -> None:
+        pack = self._closing[0][1].result()
+        self._closing.popleft()
+        self._finished.append(pack)
+        self._relied.add(pack.ref)
+        self.bytes_stored += pack.size
+        if len(self._finished) - self._indexed >= _PACKS_PER_INDEX:
+            self._write_index()
+
+    def flush(self) -> str:
+        """Make everything written so far durable; return the name of the inventory."""
+        for kind in list(self._open):
+            self._close_pack(kind)
+        while self._closing:
+            self._collect()
+        self._write_index()
+        return self._write_inventory()
+
+    def _write_index(self) -> None:
+        packs = [(pack.ref, pack.slots) for pack in self._finished[self._indexed :]]
+        if packs:
+            name = INDEX_PREFIX + os.urandom(16).hex()
+            self._store.put(name, close_box(self._ring, name, encode_index(packs), compress=False))
+        self._indexed = len(self._finished)
+
+    def _write_inventory(self) -> str:
+        name = inventory_name(self.run, self._inventories)
+        added = [(pack.ref.name, pack.size, pack.checksum) for pack in self._finished]
+        self._store.put(name, encode_inventory(self._ring, added, []))
+        self._inventories += 1
+        return name
+
+    def rehome(self, lost: set[PackRef]) -> None:
+        """Store again, from the sources, whatever of this run lay in packs that went away.
+
+        The sources must still be held: the maps must come out the same.
+        Raises ObjectLost when they do not.
+        """
+        for ref in lost:
+            self._index.drop_pack(ref)
+            self._relied.discard(ref)
+        for source in list(self._sources):
+            again = self.write_map(source.read_into, source.written.size, source.ranges)
+            self._sources.pop()
+            if again.root != source.written.root:
+                raise ObjectLost(
+                    "data this restore point needs was removed meanwhile, and its source has changed."
+                )
+        self.flush()
+
+    @property
+    def relied_on(self) -> frozenset[PackRef]:
+        """The packs in which this run found or wrote something."""
+        return frozenset(self._relied)

@@ -1,0 +1,92 @@
+"""What every test gets: one seed for all randomness, a fake clock, and no silent skips."""
+
+import os
+import random
+from typing import Final
+
+import hypothesis
+import pytest
+
+from tests.clocks import FakeClock
+
+# Node id -> why it may be skipped where CI=true. Empty is the normal state: a
+# test that needs something gets it installed by ./dev test.
+ALLOWED_SKIPS: Final[dict[str, str]] = {}
+
+SEED_VARIABLE: Final = "VMKEEP_TEST_SEED"
+_ON_CI: Final = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+hypothesis.settings.register_profile("local", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, derandomize=False, database=None)
+hypothesis.settings.load_profile("ci" if _ON_CI else "local")
+
+# A developer's own repository and password must not reach a test.
+for _name in [name for name in os.environ if name.startswith("VMKEEP_") and name != SEED_VARIABLE]:
+    del os.environ[_name]
+
+
+class SkipGuard:
+    """Counts skips and, on CI, fails the run for each one nobody allowed."""
+
+    def __init__(self) -> None:
+        self.skips: dict[str, str] = {}
+
+    def unexpected(self) -> dict[str, str]:
+        return {node: reason for node, reason in self.skips.items() if node not in ALLOWED_SKIPS}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        # A known failure (xfail, always strict here) is reported as "skipped" too.
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self._note(report.nodeid, report.longrepr)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self._note(report.nodeid, report.longrepr)
+
+    def _note(self, node: str, longrepr: object) -> None:
+        reason = longrepr[2] if isinstance(longrepr, tuple) else longrepr
+        self.skips[node] = str(reason)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if _ON_CI and self.unexpected() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        unexpected = self.unexpected()
+        terminalreporter.line(f"skips: {len(self.skips)}, of them not allowed: {len(unexpected)}")
+        for node, reason in sorted(unexpected.items()):
+            terminalreporter.line(f"  {node}: {reason}", red=_ON_CI)
+        if unexpected and _ON_CI:
+            terminalreporter.line(
+                "  on CI this fails the run; see ALLOWED_SKIPS in tests/conftest.py", red=True
+            )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    given = os.environ.get(SEED_VARIABLE)
+    seed = int(given) if given else random.SystemRandom().getrandbits(32)
+    os.environ[SEED_VARIABLE] = str(seed)  # xdist's workers inherit it
+    # Hypothesis forgets its example database under a fixed seed, so a local
+    # run keeps its own randomness unless somebody asked to repeat a seed.
+    if (given or _ON_CI) and config.getoption("--hypothesis-seed") is None:
+        config.option.hypothesis_seed = str(seed)
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(SkipGuard(), "skip-guard")
+
+
+def pytest_report_header() -> str:
+    return f"{SEED_VARIABLE}={os.environ[SEED_VARIABLE]} (set it to repeat this run's random choices)"
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    """The run's seed, printed in the header; make your own ``random.Random(seed)`` from it."""
+    return int(os.environ[SEED_VARIABLE])
+
+
+@pytest.fixture
+def fake_clock() -> FakeClock:
+    """A clock that stands still until the test or the code under test moves it."""
+    return FakeClock()
