@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.faults.stores import Cut, tamper
 
+from tests.faults.stores import Cut, tamper
 from vmkeep.errors import ExitCode
 from vmkeep.objectstore.directory import DirectoryStore
 from vmkeep.objectstore.errors import (
