@@ -27,7 +27,6 @@ from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
 from vmkeep.repository.writer import Writer
 
-
 _PREFERRED: Final = Policy()
 
 

@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -200,12 +200,10 @@ class Pack:
             i = j
         return out
 
-    def decode_all(self, stored: memoryview) -> list[bytes]:
-        """Return the content of every slot of the whole object ``stored``."""
-        return [
-            self._decode(number, slot, stored[slot.offset : slot.offset + slot.stored])
-            for number, slot in enumerate(self.slots)
-        ]
+    def decode_all(self, stored: memoryview) -> Iterator[bytes]:
+        """Yield the content of every slot of the whole object ``stored``."""
+        for number, slot in enumerate(self.slots):
+            yield self._decode(number, slot, stored[slot.offset : slot.offset + slot.stored])
 
     def _decode(self, number: int, slot: Slot, frame: memoryview) -> bytes:
         associated = _ASSOCIATED.pack(self._repository, self.ref.id, number, self.ref.kind, slot.id)
