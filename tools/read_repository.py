@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Read a vmkeep repository without vmkeep: this file, a password, and the page `spec.md` of the repository.
 
-Written from that page (docs/format.md, version 1) alone and laid out in its order; "section 6" points into it.
-Reads a repository in a local directory, writes nothing there and never looks at `index/`: where a chunk lies is
-learned from the packs. Needs Python 3.11 or later and the packages blake3, cryptography and zstandard.
+Written from that page (docs/format.md, version 1) alone and laid out in its order; "section 6" points into
+it. Reads a repository in a local directory, writes nothing there and never looks at `index/`: where a chunk
+lies is learned from the packs. Needs Python 3.11 or later and the packages blake3, cryptography, zstandard.
 
     read_repository.py REPO list                                     restore points, one JSON object a line
     read_repository.py REPO restore POINT --disk NAME|N --to FILE|-  one disk as a raw image; N counts from 0
@@ -11,9 +11,9 @@ learned from the packs. Needs Python 3.11 or later and the packages blake3, cryp
     read_repository.py REPO check                                    every point, node and chunk; the history
     read_repository.py REPO scrub                                    without password: rot and loss
 
-POINT is an id or the beginning of one. The password comes from VMKEEP_PASSWORD or --password-file (one line end
-at its end is dropped). Results go to standard output, problems and notes to standard error, one line each, the
-object's name first. Exit code 0: fine; 1: a problem was found; 2: wrong usage.
+POINT is an id or the beginning of one. The password comes from VMKEEP_PASSWORD or --password-file (one line
+end at its end is dropped). Results go to standard output, problems and notes to standard error, one line each
+with the object's name first. Exit code 0: fine; 1: a problem was found; 2: wrong usage.
 "Assumed" marks what the page leaves open.
 """
 
@@ -84,6 +84,11 @@ BOX = re.compile(
 OTHER = re.compile(rf"format|spec\.md|(keys|inventory)/{ID}|(probe|tmp)/.*")
 
 
+def beside(name: str, prefix: str) -> str:
+    """Give the name of the object of another kind that belongs to the same restore point."""
+    return prefix + name[name.index("/") :]
+
+
 class Store:
     """Give the names and bytes of the objects in a directory; a name is a path in there."""
 
@@ -123,11 +128,8 @@ def parse_json(name: str, data: bytes) -> dict[str, Any]:
         require(len(dict(pairs)) == len(pairs), name, "has a JSON key twice")
         return dict(pairs)
 
-    def never(literal: str) -> Any:
-        require(False, name, f"has a number that is no integer: {literal[:20]}")
-
     try:
-        value = json.loads(data.decode(), object_pairs_hook=once, parse_float=never, parse_constant=never)
+        value = json.loads(data.decode(), object_pairs_hook=once)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair has no UTF-8
     except (ValueError, RecursionError) as error:
         raise RefusedError(f"{name}: is not JSON: {error}") from error
@@ -485,13 +487,13 @@ class Repository:
         except InvalidTag:
             raise RefusedError(f"{name}: is not authentic: altered, or moved here from elsewhere") from None
         record = parse_json(name, decode(name, data[8], plain, LARGE))
-        take(name, record, "version", range(1, 2))
+        take(name, record, "version", COUNT)
         return record, blake3(data).digest()
 
     def read_manifest(self, name: str) -> Point:
         """Read a manifest; assumed: it must agree with the name it is stored under."""
         record, digest = self.open_box(name)
-        vm = take(name, record, "vm", dict)
+        vm, _ = take(name, record, "vm", dict), take(name, record, "version", range(1, 2))
         vm_id, number = take(name, vm, "id", str), take(name, record, "number", COUNT)
         vm_key = blake3(vm_id.encode(), key=self.key("vm name")).digest()[:16].hex()
         good = name.startswith(f"points/{vm_key}/") and name.endswith(
@@ -512,16 +514,12 @@ class Repository:
     def read_seal(self, name: str) -> Point | None:
         """Give the point that a seal makes exist, section 9, or None when it is void."""
         seal, _ = self.open_box(name)
-        good = seal.get("state") in ("sealed", "void") and seal.get("point") == name.replace(
-            "seals", "points"
-        )
-        require(good, name, "is not a seal of its point")
+        good = seal["version"] == 1 and seal.get("point") == beside(name, "points")
+        require(good and seal.get("state") in ("sealed", "void"), name, "is not a seal of its point")
         if seal["state"] == "void":
             return None
-        point = self.read_manifest(seal["point"])
-        require(
-            take(name, seal, "digest", 32) == point.digest, point.name, "is not the manifest that was sealed"
-        )
+        point, digest = self.read_manifest(seal["point"]), take(name, seal, "digest", 32)
+        require(digest == point.digest, point.name, "is not the manifest that was sealed")
         return point
 
     def read_points(self) -> list[Point]:
@@ -535,14 +533,16 @@ class Repository:
 
 def read_inventory(store: Store, name: str, repository: bytes, key: bytes | None) -> list[list[str]]:
     """Give the lines of an inventory, split; with the inventory key its mac is checked too."""
-    *lines, mac, checksum = store.read_all(name, LARGE).removesuffix(b"\n").split(b"\n")  # assumed bound
+    lines = store.read_all(name, LARGE).removesuffix(b"\n").split(b"\n")  # assumed bound
+    require(len(lines) > 2, name, "is too short")
+    *lines, mac, checksum = lines
     before_mac = b"".join(line + b"\n" for line in lines)
     found = blake3(before_mac + mac + b"\n").hexdigest().encode()
     require(checksum == b"sum " + found, name, "is damaged: its sum differs")
     right = key is None or mac == b"mac " + blake3(before_mac, key=key).hexdigest().encode()
     require(right, name, "is not authentic: its mac differs")
     first = f"vmkeep inventory 1 {repository.hex()}".encode()
-    require(lines and lines[0] == first, name, "is not an inventory of this repository")
+    require(lines[0] == first, name, "is not an inventory of this repository")
     form = rf"\+ {PACK.pattern} [0-9]{{1,12}} [0-9a-f]{{64}}|- (?:packs|maps)/[0-9a-f]{{2}}/{ID}".encode()
     require(all(re.fullmatch(form, line) for line in lines[1:]), name, "has a line of unknown form")
     return [line.decode().split(" ") for line in lines[1:]]
@@ -640,7 +640,7 @@ def check(repo: Repository, report: Report) -> None:
             lengths[slot.id] = len(data)
     points = repo.read_points()
     for name in sorted(
-        set(store.names("points")) - {name.replace("seals", "points") for name in store.names("seals")}
+        set(store.names("points")) - {beside(name, "points") for name in store.names("seals")}
     ):
         report.note(f"{name}: has no seal: of a run that goes on or did not finish")
     for prefix in ("forgotten", "tracking", "evidence", "runs", "sessions", "condemned"):
@@ -666,9 +666,8 @@ def check(repo: Repository, report: Report) -> None:
 
 def read_tombstone(name: str, record: dict[str, Any]) -> dict[str, Any]:
     """See that a tombstone is that of the point it is named after."""
-    require(
-        record.get("point") == name.replace("forgotten", "points"), name, "is the tombstone of another point"
-    )
+    good = record["version"] == 1 and record.get("point") == beside(name, "points")
+    require(good, name, "is not the tombstone of its point")
     take(name, record, "digest", 32)
     take(name, record, "number", COUNT)
     return record
@@ -759,7 +758,7 @@ def run(args: argparse.Namespace, report: Report) -> None:
     return restore_files(repo, found[0], args.to, report)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Read the command line and give the exit code."""
     parser = argparse.ArgumentParser(description="Read a vmkeep repository without vmkeep.")
     parser.add_argument("--password-file")
@@ -773,7 +772,9 @@ def main() -> int:
             command.add_argument("--to", required=True)
         if name == "restore":
             command.add_argument("--disk", required=True)
-    args, report = parser.parse_args(), Report()
+    args, report = parser.parse_args(arguments), Report()
+    if args.command != "scrub" and not (args.password_file or os.environ.get("VMKEEP_PASSWORD")):
+        parser.error("set VMKEEP_PASSWORD or give --password-file")
     try:
         run(args, report)
     except (RefusedError, OSError) as error:
