@@ -31,6 +31,8 @@ PARENT_LOCATOR = "A8D35F2D-B30B-454D-ABF7-D3D84834AB0C"
 LOCATOR_TYPE = "B04AEFB7-D19E-4A81-B789-25B8E9445913"
 
 USER, VIRTUAL_DISK, REQUIRED = 1, 2, 4
+Write = tuple[str, int, bytes] | tuple[str, int, int]
+
 NO_LOG = UUID(int=0)
 FILE_GUID, DISK_GUID, DATA_GUID = UUID(int=0xF11E), UUID(int=0xD15C), UUID(int=0xDA7A)
 LOG_GUID = UUID("0b5e55ed-1111-4222-8333-444455556666")
@@ -131,7 +133,7 @@ def zero_write(offset: int, length: int) -> tuple[str, int, int]:
 def log_entry(
     sequence: int,
     tail: int,
-    writes: Sequence[tuple[str, int, bytes] | tuple[str, int, int]],
+    writes: Sequence[Write],
     *,
     flushed: int = MIB,
     last: int = MIB,
