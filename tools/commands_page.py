@@ -60,6 +60,7 @@ def page() -> str:
 
 
 def main() -> None:
+    """Print or store the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--write", action="store_true", help="store the page instead of printing it")
     if parser.parse_args().write:

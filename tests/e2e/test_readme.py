@@ -68,7 +68,10 @@ def test_an_installed_wheel_carries_the_specification(tmp_path: Path) -> None:
     )
     (wheel,) = tmp_path.glob("*.whl")
     shutil.unpack_archive(wheel, tmp_path / "installed", "zip")
-    code = "import sys; from vmkeep.repository.parameters import specification_text as t; sys.stdout.buffer.write(t())"
+    code = (
+        "import sys; from vmkeep.repository.parameters import specification_text; "
+        "sys.stdout.buffer.write(specification_text())"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
