@@ -136,8 +136,10 @@ class _Opening:
                 file=reference.child,
             )
         if len(self._trail) >= _DEEPEST_CHAIN or self._opened >= _MOST_OPENED:
+            deep = f"the chain of {reference.child!r} is longer than {_DEEPEST_CHAIN} files."
+            wide = f"the files around {reference.child!r} name too many parents."
             raise UnsupportedDisk(
-                f"the chain of {reference.child!r} is longer than {_DEEPEST_CHAIN} files.",
+                deep if len(self._trail) >= _DEEPEST_CHAIN else wide,
                 file=reference.child,
                 hint="Merge checkpoints on the host first.",
             )
