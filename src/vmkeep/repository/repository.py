@@ -25,7 +25,7 @@ from vmkeep.repository.manifest import format_time
 from vmkeep.repository.parameters import Parameters, specification_text
 from vmkeep.repository.points import Listing, Points
 from vmkeep.repository.publish import condemned_packs
-from vmkeep.repository.reader import DiskMap, Reader
+from vmkeep.repository.reader import DiskMap, Reader, stored_packs
 from vmkeep.repository.writer import Writer
 from vmkeep.secrets import Secret
 
@@ -138,9 +138,12 @@ class Repository:
 
     def _load_index(self) -> Index:
         index = Index()
+        index.avoid(condemned_packs(self.store))
+        present = stored_packs(self.store)
         for info in self.store.list(index_objects.PREFIX):
             try:
-                index.add_encoded(open_box(self.ring, info.name, self.store.get(info.name)), info.name)
+                content = open_box(self.ring, info.name, self.store.get(info.name))
+                index.add_encoded(content, info.name, present)
             except (Tampered, ObjectMissing):
                 continue  # derived: the slot tables say the same, and `check` reports it
         return index
@@ -157,10 +160,9 @@ class Repository:
 
     def writer(self, run: str, progress: Progress | None = None) -> Writer:
         """Return a writer that deduplicates against everything known and not condemned."""
-        condemned = condemned_packs(self.store)
-        for ref in self.index.packs:
-            if ref.id.hex() in condemned:
-                self.index.drop_pack(ref)
+        # Whatever became of `index/`: nothing that is here is stored twice.
+        self.reader.refresh()
+        self.index.avoid(condemned_packs(self.store))
         return Writer(self.store, self.parameters, self.ring, self.index, run, progress)
 
     def journal(self, vm: VmRef, run: str) -> Journal:
