@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from blake3 import blake3
 
 from vmkeep.model.point import RestorePoint
-from vmkeep.objectstore.errors import ObjectMissing
+from vmkeep.objectstore.errors import ObjectMissing, StoreUnavailable
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.box import close_box, open_box
 from vmkeep.repository.errors import PointAmbiguous, PointNotFound, RepositoryError, Tampered
@@ -101,7 +101,10 @@ class Points:
         return name, blake3(stored).digest()
 
     def seal(self, name: str, digest: bytes, now: datetime) -> bool:
-        """Decide that the point exists; False when it was decided otherwise. Safe to repeat."""
+        """Decide that the point exists; False when it was decided otherwise. Safe to repeat.
+
+        Raises a store error only when the decision could not be read back either.
+        """
         seal = seal_name(name)
         fields = {
             "version": _VERSION,
@@ -110,10 +113,20 @@ class Points:
             "digest": digest.hex(),
             "time": format_time(now),
         }
-        if self._store.put_if_absent(seal, self._box(seal, fields)):
-            return True
-        # A lost reply of our own first try, or somebody's decision: read which.
-        return self.seal_state(name, digest) == "sealed"
+        unanswered: StoreUnavailable | None = None
+        try:
+            if self._store.put_if_absent(seal, self._box(seal, fields)):
+                return True
+        except StoreUnavailable as error:
+            unanswered = error
+        # A lost reply of our own try, or somebody's decision: read which.
+        try:
+            state = self.seal_state(name, digest)
+        except Tampered:
+            return False  # junk of somebody without keys counts as void, for collectors too
+        if state == "absent" and unanswered is not None:
+            raise unanswered
+        return state == "sealed"
 
     def seal_state(self, name: str, digest: bytes | None) -> Literal["sealed", "void", "absent"]:
         """Return what was decided about a manifest. Raises Tampered when the seal does not verify."""
