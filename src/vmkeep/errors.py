@@ -62,12 +62,3 @@ class UsageError(VmkeepError):
     code = "VK002"
     exit_code = ExitCode.USAGE
     default_hint = "See the command's --help."
-
-
-class Interrupted(VmkeepError):
-    """A signal asked the run to stop; what was held has been released."""
-
-    code = "VK130"
-    exit_code = ExitCode.INTERRUPTED
-    retry = Retry.NOW
-    default_hint = "Start the command again; what is already stored is not uploaded twice."

@@ -424,12 +424,8 @@ class DirectoryWriter:
             self.abort()
 
     def publish(self) -> bool:
-        """Make the object visible unless its name is taken; tell which."""
-        unfinished = self._open()
-        try:
-            return self._store.take_name(self._name, unfinished)
-        finally:
-            self.abort()
+        """Make the object visible unless its name is taken; tell which. Abort afterwards."""
+        return self._store.take_name(self._name, self._open())
 
     def abort(self) -> None:
         if self._unfinished is not None:

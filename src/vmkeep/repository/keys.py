@@ -142,10 +142,12 @@ def unlock(store: Store, parameters: Parameters, password: Secret) -> tuple[KeyR
     raise WrongKey("the password is wrong.")
 
 
-def key_infos(store: Store) -> list[KeyInfo]:
-    """List the repository's keys; none of the secrets are needed."""
+def key_infos(store: Store, only: str | None = None) -> list[KeyInfo]:
+    """List the repository's keys (or one of them); no password is needed. Raises Tampered or KeyRefused."""
     found = []
     for info in store.list(PREFIX):
+        if only not in (None, info.name):
+            continue
         fields = _read(info.name, store.get(info.name))
         found.append(KeyInfo(fields["id"], fields["kind"], fields["created"]))
     return found

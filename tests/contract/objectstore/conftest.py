@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from tests.contract.objectstore.places import PLACES, Place
 
+from tests.contract.objectstore.places import PLACES, Place
 from vmkeep.objectstore.store import Store
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 from tests.faults.stores import CountingStore, CrashingStore, FaultyStore
-
 from vmkeep.objectstore.directory import DirectoryStore
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.objectstore.store import Store

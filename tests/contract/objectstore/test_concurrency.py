@@ -4,8 +4,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.contract.objectstore.places import Place
 
+from tests.contract.objectstore.places import Place
 from vmkeep.objectstore.errors import ObjectMissing
 from vmkeep.objectstore.store import Store
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.contract.objectstore.places import PLACES
 from tests.faults.stores import (
     MUTATING,
@@ -23,7 +24,6 @@ from tests.faults.stores import (
     When,
     tamper,
 )
-
 from vmkeep.objectstore.errors import ObjectMissing, StoreFull, StoreReadOnly, StoreUnavailable
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.objectstore.store import Store

@@ -14,8 +14,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.contract.objectstore.places import PLACES
 
+from tests.contract.objectstore.places import PLACES
 from vmkeep.objectstore.errors import ObjectExists
 from vmkeep.objectstore.store import ObjectWriter
 

@@ -1,9 +1,9 @@
 from collections.abc import Callable
 
 import pytest
+
 from tests.contract.objectstore.places import Place
 from tests.faults.stores import CountingStore, FaultyStore, LyingStore, WrappedStore
-
 from vmkeep.objectstore.errors import StoreError, StoreReadOnly, StoreUnavailable
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.objectstore.probe import Probe, probe

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.contract.objectstore.places import Place
 
+from tests.contract.objectstore.places import Place
 from vmkeep.errors import ExitCode
 from vmkeep.objectstore.errors import BadObjectName, ObjectExists, ObjectMissing, ObjectShort
 from vmkeep.objectstore.store import ObjectData, Store

@@ -1,0 +1,111 @@
+"""`vmkeep backup`: take a restore point."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vmkeep.cli.frame import (
+    AcceptRollback,
+    AsJson,
+    PasswordCommand,
+    PasswordFile,
+    RepositoryOption,
+    answer,
+    open_repository,
+    progress,
+    rounded,
+    settings,
+)
+from vmkeep.errors import UsageError
+
+
+def backup(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="folder:PATH (exported VM or loose disks) or disk:FILE.")
+    ],
+    repo: RepositoryOption = "",
+    name: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NAME", help="Call the VM so; runs of one name belong together."),
+    ] = None,
+    changes: Annotated[
+        Path | None,
+        typer.Option(
+            "--changes",
+            metavar="FILE",
+            help="Read only these byte ranges: JSON [[offset, length], ...]; needs --parent.",
+        ),
+    ] = None,
+    parent: Annotated[
+        str | None,
+        typer.Option("--parent", metavar="POINT", help="The restore point that --changes is relative to."),
+    ] = None,
+    consistency: Annotated[
+        str, typer.Option("--consistency", metavar="POLICY", help="required:LEVEL, preferred or any.")
+    ] = "preferred",
+    allow_interruption: Annotated[
+        bool, typer.Option("--allow-interruption", help="Allow methods that pause the VM (files need none).")
+    ] = False,
+    accept_rollback: AcceptRollback = False,
+    password_file: PasswordFile = None,
+    password_command: PasswordCommand = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a restore point: read the VM's disks, store what is new, prove that nothing moved meanwhile.
+
+    Exit codes: 0 taken; 1 failed or refused, nothing taken; 3 taken but weaker than promised;
+    10 no repository; 11 another run of this VM is under way; 12 wrong password;
+    14 the repository is damaged or was rolled back.
+    """
+    from vmkeep.backup.changes import read_changes
+    from vmkeep.backup.run import Request, run
+    from vmkeep.capture.source import SourceAddress
+    from vmkeep.clock import SystemClock
+    from vmkeep.model.consistency import Policy
+    from vmkeep.repository.manifest import format_time
+
+    try:
+        policy = Policy.parse(consistency, allow_interruption=allow_interruption)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+    if changes is not None and parent is None:
+        raise UsageError("--changes needs --parent: changed since when?")
+    request = Request(
+        source=SourceAddress.parse(source),
+        policy=policy,
+        name=name,
+        changes=tuple(read_changes(changes)) if changes is not None else None,
+        parent=parent,
+        accept_rollback=accept_rollback,
+    )
+    with open_repository(repo, password_file, password_command) as repository:
+        outcome = run(request, repository, SystemClock(), progress())
+    point = outcome.sealed.point
+    document = {
+        "message_type": "summary",
+        "point": point.id,
+        "id": point.id,
+        "vm": point.vm.name,
+        "vm_id": point.vm.id,
+        "time": format_time(point.time),
+        "consistency": point.consistency.got.value,
+        "method": point.method,
+        "parent": point.parent,
+        "bytes_read": point.bytes_read,
+        "bytes_stored": point.bytes_stored,
+        "seconds": round(outcome.seconds, 3),
+        "reasons": [vars(reason) for reason in point.consistency.reasons],
+        "exit_code": int(outcome.exit_code),
+    }
+    lines = [
+        f"{point.vm.name}: restore point {point.id[:12]}, {point.consistency.got.value}-consistent",
+        f"  read {rounded(point.bytes_read)}, stored {rounded(point.bytes_stored)}, {outcome.seconds:.1f} s",
+    ]
+    lines += (
+        [f"  {reason.effect} ({reason.fact})" for reason in point.consistency.reasons]
+        if settings.verbose
+        else []
+    )
+    answer(document, [] if settings.quiet else lines)
+    raise typer.Exit(outcome.exit_code)

@@ -1,0 +1,274 @@
+"""What all commands share: options, errors, exit codes, JSON, signals, progress."""
+
+import json
+import os
+import signal
+import sys
+import traceback
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Final, NoReturn
+
+import typer
+
+from vmkeep.cli.progress import TerminalProgress
+from vmkeep.clock import SystemClock
+from vmkeep.errors import ExitCode, UsageError, VmkeepError
+from vmkeep.objectstore.address import open_store
+from vmkeep.objectstore.store import Store
+from vmkeep.progress import Progress, Silent
+from vmkeep.repository.repository import Repository
+from vmkeep.secrets import Secret, SecretUnavailable, read_password
+
+PASSWORD_VARIABLE: Final = "VMKEEP_PASSWORD"
+REPOSITORY_VARIABLE: Final = "VMKEEP_REPO"
+STATE_VARIABLE: Final = "VMKEEP_STATE_DIR"
+
+
+@dataclass
+class _Settings:
+    """The options every command takes; set while the command line is parsed."""
+
+    quiet: bool = False
+    verbose: bool = False
+    no_color: bool = False
+    debug: bool = False
+    json: bool = False
+
+
+# The bad input typer finds; it has no public name of its own.
+_ParseError: Final = typer.BadParameter.__mro__[2]
+settings = _Settings()
+
+# Taken anywhere on the command line, by every command.
+_EVERYWHERE: Final = {
+    "-q": "quiet",
+    "--quiet": "quiet",
+    "-v": "verbose",
+    "--verbose": "verbose",
+    "--no-color": "no_color",
+    "--debug": "debug",
+}
+EPILOG: Final = (
+    "Every command also takes -q (only results and errors), -v (more words), --no-color, "
+    "--debug (the traceback of an error). Password: --password-file, --password-command or VMKEEP_PASSWORD."
+)
+
+
+def _take_settings(arguments: Sequence[str]) -> list[str]:
+    """Set the settings that every command takes and return the other arguments."""
+    vars(settings).update(vars(_Settings()))
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for argument in arguments[:end]:
+        if argument in _EVERYWHERE:
+            setattr(settings, _EVERYWHERE[argument], True)
+    settings.json = "--json" in arguments[:end]
+    return [a for i, a in enumerate(arguments) if i >= end or a not in _EVERYWHERE]
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RepositoryOption = Annotated[
+    str,
+    typer.Option("--repo", "-r", envvar=REPOSITORY_VARIABLE, metavar="REPO", help="Where the repository is."),
+]
+RepositoryArgument = Annotated[
+    str,
+    typer.Argument(
+        envvar=REPOSITORY_VARIABLE, metavar="REPO", help="Where the repository is: a path or file:// address."
+    ),
+]
+PasswordFile = Annotated[
+    Path | None, typer.Option("--password-file", metavar="FILE", help="Read the password from a file.")
+]
+PasswordCommand = Annotated[
+    str | None,
+    typer.Option(
+        "--password-command", metavar="COMMAND", help="Run a program (no shell) that prints the password."
+    ),
+]
+AcceptRollback = Annotated[
+    bool,
+    typer.Option(
+        "--accept-rollback", help="Accept a repository that is older than what this machine has seen."
+    ),
+]
+
+
+def run_app(arguments: Sequence[str]) -> int:
+    """Run the application and turn whatever happens into an exit code and one clear sentence."""
+    from vmkeep.cli.app import app
+
+    rest = _take_settings(arguments)
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        result = typer.main.get_command(app).main(rest, prog_name="vmkeep", standalone_mode=False)
+        sys.stdout.flush()
+        return int(result) if isinstance(result, int) else ExitCode.OK
+    except typer.Exit as end:
+        return end.exit_code
+    except typer.Abort:
+        return _interrupted(ExitCode.INTERRUPTED)
+    except typer.TyperException as error:
+        text = error.format_message() if isinstance(error, _ParseError) else str(error)
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "vmkeep"
+        return _fail(UsageError(text, hint=f"See `{command} --help`."))
+    except VmkeepError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        return _interrupted(ExitCode.TERMINATED if received else ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    except OSError as error:
+        place = f" {error.filename!r}" if error.filename else ""
+        sentence = f"the operating system refused{place}: {(error.strerror or str(error)).lower()}."
+        return _fail(VmkeepError(sentence, hint="Mend that, then repeat the command."))
+    except Exception as error:  # noqa: BLE001 - the outermost border: a bug must still end in a sentence and a code
+        hint = "This is a defect of vmkeep: repeat with --debug and report what it prints."
+        return _fail(VmkeepError(f"unexpected: {type(error).__name__}: {error}", hint=hint))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupted(code: ExitCode) -> int:
+    hint = "Start the command again when it suits; what is stored already is not stored twice."
+    _report(code, "VK130", "interrupted; what was held has been released.", hint)
+    return int(code)
+
+
+def _fail(error: VmkeepError) -> int:
+    if settings.debug:
+        traceback.print_exc()
+    _report(error.exit_code, error.code, error.message, error.hint)
+    return int(error.exit_code)
+
+
+def _report(code: ExitCode, name: str, message: str, hint: str) -> None:
+    if settings.json:
+        fields = {
+            "message_type": "exit_error",
+            "code": int(code),
+            "error": name,
+            "message": message,
+            "hint": hint,
+        }
+        print(json.dumps(fields), file=sys.stderr)
+        return
+    print(f"vmkeep: {visible(message)}", file=sys.stderr)
+    if hint:
+        print(f"        {visible(hint)}", file=sys.stderr)
+
+
+def say(line: str = "") -> None:
+    """Print a line for people; not with --json or --quiet."""
+    if not settings.json and not settings.quiet:
+        print(visible(line))
+
+
+def answer(document: object, lines: Sequence[str]) -> None:
+    """Print the result: the document with --json, else the lines."""
+    if settings.json:
+        print(json.dumps(document))
+    else:
+        for line in lines:
+            print(visible(line))
+
+
+def warn(line: str) -> None:
+    """Print a warning on standard error, in JSON where JSON was asked for."""
+    if settings.json:
+        print(json.dumps({"message_type": "warning", "message": line}), file=sys.stderr)
+    else:
+        print(f"vmkeep: warning: {visible(line)}", file=sys.stderr)
+
+
+def visible(text: str) -> str:
+    """Return the text with everything that could steer a terminal or hide itself written out."""
+    if text.isascii() and text.isprintable():
+        return text
+    out = []
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+            code = ord(character)
+            out.append(
+                f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+            )
+        else:
+            out.append(character)
+    return "".join(out)
+
+
+def progress() -> Progress:
+    """Return a progress bar on standard error, if somebody looks at it."""
+    if settings.quiet or settings.json or not sys.stderr.isatty():
+        return Silent()
+    return TerminalProgress(
+        sys.stderr, SystemClock(), color=not settings.no_color and "NO_COLOR" not in os.environ
+    )
+
+
+def open_password(file: Path | None, command: str | None, *, new: bool = False) -> Secret:
+    """Return the repository's password from where the user keeps it; asks on a terminal."""
+    found = read_password(file=file, command=command, environment=os.environ, variable=PASSWORD_VARIABLE)
+    if found is not None:
+        return found
+    if not sys.stdin.isatty():
+        raise SecretUnavailable("the repository's password is needed.")
+    text = str(typer.prompt("Repository password", hide_input=True, confirmation_prompt=new, err=True))
+    return Secret(text)
+
+
+def open_repository(address: str, password_file: Path | None, password_command: str | None) -> Repository:
+    """Open the repository the user means. Raises whatever opening raises."""
+    store = open_store_of(address)
+    return Repository.open(
+        store, open_password(password_file, password_command), SystemClock(), state_folder()
+    )
+
+
+def open_store_of(address: str) -> Store:
+    """Open the store of a repository that should exist."""
+    if not address:
+        raise UsageError("no repository was named.", hint=f"Use --repo or set {REPOSITORY_VARIABLE}.")
+    from vmkeep.objectstore.errors import StoreMissing
+    from vmkeep.repository.errors import NotARepository
+
+    try:
+        return open_store(address)
+    except StoreMissing as error:
+        raise NotARepository(f"there is no repository at {address}.") from error
+
+
+def state_folder() -> Path | None:
+    """Return where this machine remembers what it has seen; None when there is no such place."""
+    if os.environ.get(STATE_VARIABLE):
+        return Path(os.environ[STATE_VARIABLE])
+    if os.name == "nt":
+        base = os.environ.get("LOCALAPPDATA")
+        return Path(base) / "vmkeep" if base else None
+    base = os.environ.get("XDG_STATE_HOME")
+    if base:
+        return Path(base) / "vmkeep"
+    home = os.environ.get("HOME")
+    return Path(home) / ".local" / "state" / "vmkeep" if home else None
+
+
+def rounded(size: int) -> str:
+    """Return a size as people read it: 1.5 GiB."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return ""

@@ -1,0 +1,127 @@
+"""`vmkeep points` and `vmkeep show`: what can be restored, and what is known about it."""
+
+from typing import Annotated, Any
+
+import typer
+
+from vmkeep.cli.frame import (
+    AcceptRollback,
+    AsJson,
+    PasswordCommand,
+    PasswordFile,
+    RepositoryOption,
+    answer,
+    open_repository,
+    rounded,
+    warn,
+)
+from vmkeep.errors import ExitCode
+
+
+def points(
+    vm: Annotated[str | None, typer.Argument(metavar="[VM]", help="Only this VM, by name or id.")] = None,
+    repo: RepositoryOption = "",
+    accept_rollback: AcceptRollback = False,
+    password_file: PasswordFile = None,
+    password_command: PasswordCommand = None,
+    as_json: AsJson = False,
+) -> None:
+    """List restore points, oldest first.
+
+    Exit codes: 0 listed; 10 no repository; 12 wrong password; 14 some objects are damaged (named on standard
+    error; the others are listed) or the repository was rolled back.
+    """
+    with open_repository(repo, password_file, password_command) as repository:
+        listing = repository.listing(accept_rollback=accept_rollback)
+    chosen = [s for s in listing.points if vm is None or vm in (s.point.vm.name, s.point.vm.id)]
+    rows = [_row(sealed.point) for sealed in chosen]
+    lines = [f"{'POINT':14}{'TIME':22}{'VM':24}{'CONSISTENCY':13}{'DISKS':>6}{'SIZE':>12}{'STORED':>12}"]
+    lines += [
+        f"{row['id'][:12]:14}{row['time'][:19]:22}{row['vm'][:22]:24}{row['consistency']:13}{len(row['disks']):>6}"
+        f"{rounded(sum(d['size'] for d in row['disks'])):>12}{rounded(row['bytes_stored']):>12}"
+        for row in rows
+    ]
+    answer(rows, lines if rows else ["no restore points"])
+    for problem in listing.problems:
+        warn(problem.message)
+    if listing.problems:
+        raise typer.Exit(ExitCode.MISMATCH)
+
+
+def show(
+    point: Annotated[
+        str, typer.Argument(metavar="POINT", help="Id, prefix of one, latest, VM, VM@latest or VM@TIME.")
+    ],
+    repo: RepositoryOption = "",
+    accept_rollback: AcceptRollback = False,
+    password_file: PasswordFile = None,
+    password_command: PasswordCommand = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell everything that is known about one restore point, like a report.
+
+    Exit codes: 0 shown; 1 no such restore point; 10 no repository; 12 wrong password;
+    14 damaged or rolled back.
+    """
+    from vmkeep.repository.manifest import manifest_fields
+
+    with open_repository(repo, password_file, password_command) as repository:
+        sealed = repository.listing(accept_rollback=accept_rollback).find(point)
+        later = repository.points.attached("evidence", sealed.name)
+        tracking = repository.points.attached("tracking", sealed.name)
+    fields: dict[str, Any] = manifest_fields(sealed.point)
+    document = _row(sealed.point) | fields | {"object": sealed.name, "digest": sealed.digest.hex()}
+    document |= {"vm": sealed.point.vm.name, "vm_id": sealed.point.vm.id, "claim": fields["consistency"]}
+    document |= {
+        "consistency": sealed.point.consistency.got.value,
+        "later_evidence": later,
+        "tracking": tracking,
+    }
+    answer(document, _report(fields))
+
+
+def _report(fields: dict[str, Any]) -> list[str]:
+    claim = fields["consistency"]
+    lines = [
+        f"restore point {fields['point']}",
+        f"  VM           {fields['vm']['name']}  ({fields['vm']['id']}), number {fields['number']}",
+        f"  taken        {fields['time']} from {fields['source']}, method {fields['method']}",
+        f"  consistency  {claim['got']} (asked: {claim['asked']}, promised: {claim['promised']})",
+    ]
+    for reason in claim["reasons"]:
+        lines += [
+            f"    {reason['fact']}",
+            f"      {reason['effect']}",
+            f"      To do better: {reason['fix']}",
+        ]
+    lines.append(f"  read         {rounded(fields['bytes_read'])}, stored {rounded(fields['bytes_stored'])}")
+    lines.append(f"  parent       {fields['parent'] or 'none'}")
+    for number, disk in enumerate(fields["disks"]):
+        sectors = f"{disk['logical_sector']}/{disk['physical_sector']}"
+        lines.append(
+            f"  disk {number}       {disk['name']}: {rounded(disk['size'])} ({disk['size']} bytes), "
+            f"{disk['format']} {disk['kind']}, sectors {sectors}, id {disk['disk_id'] or 'none'}"
+        )
+        lines.append(f"               root {disk['root'] or 'none (all zeros)'}")
+    lines += [f"  file         {f['name']} ({f['role']}, {rounded(f['size'])})" for f in fields["files"]]
+    check = fields["evidence"].get("hold_check")
+    if check:
+        lines.append(f"  hold check   {check['files']} files stood still while they were read")
+    return lines
+
+
+def _row(point: Any) -> dict[str, Any]:
+    from vmkeep.repository.manifest import format_time
+
+    return {
+        "id": point.id,
+        "vm": point.vm.name,
+        "vm_id": point.vm.id,
+        "time": format_time(point.time),
+        "consistency": point.consistency.got.value,
+        "method": point.method,
+        "disks": [{"name": disk.name, "size": disk.size} for disk in point.disks],
+        "bytes_read": point.bytes_read,
+        "bytes_stored": point.bytes_stored,
+        "parent": point.parent,
+    }

@@ -1,0 +1,318 @@
+"""`vmkeep repo`: make, look at and examine repositories, and manage their keys."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vmkeep.cli.frame import (
+    AsJson,
+    PasswordCommand,
+    PasswordFile,
+    RepositoryArgument,
+    answer,
+    open_password,
+    open_repository,
+    open_store_of,
+    progress,
+    rounded,
+    settings,
+    warn,
+)
+from vmkeep.errors import ExitCode, UsageError
+from vmkeep.secrets import Secret, read_password
+
+app = typer.Typer(help="Make, look at and examine repositories.", no_args_is_help=True, rich_markup_mode=None)
+keys = typer.Typer(
+    help="Manage the passwords that open a repository.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(keys, name="key")
+
+
+@app.command("init")
+def init(
+    repo: RepositoryArgument,
+    no_recovery_key: Annotated[
+        bool,
+        typer.Option("--no-recovery-key", help="Make no second key; a lost password then means lost data."),
+    ] = False,
+    recovery_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--recovery-key-file", metavar="FILE", help="Write the recovery key into this new file."
+        ),
+    ] = None,
+    chunk_size: Annotated[
+        int,
+        typer.Option(
+            "--chunk-size", metavar="BYTES", help="Unit of deduplication: a power of two, 16384 to 1048576."
+        ),
+    ] = 64 << 10,
+    password_file: PasswordFile = None,
+    password_command: PasswordCommand = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an empty repository, with a password and a recovery key.
+
+    Exit codes: 0 made; 1 something is there already or the place cannot be written;
+    11 the store is unsuitable.
+    """
+    from vmkeep.clock import SystemClock
+    from vmkeep.objectstore.address import open_store
+    from vmkeep.repository.keys import new_recovery_key
+    from vmkeep.repository.repository import Repository
+
+    if chunk_size not in (1 << n for n in range(14, 21)):
+        raise UsageError("--chunk-size is a power of two from 16384 to 1048576.")
+    if no_recovery_key and recovery_key_file is not None:
+        raise UsageError("--no-recovery-key and --recovery-key-file contradict each other.")
+    passwords = {"password": open_password(password_file, password_command, new=True)}
+    interactive = sys.stdin.isatty() and sys.stderr.isatty()
+    if not no_recovery_key and (recovery_key_file is not None or interactive):
+        passwords["recovery"] = new_recovery_key()
+        _hand_over(passwords["recovery"], recovery_key_file)
+    elif not no_recovery_key:
+        warn("no recovery key was made: add one with `vmkeep repo key add --recovery-key-file FILE`.")
+    store = open_store(repo, create=True)
+    parameters = Repository.create(
+        store, passwords, SystemClock(), chunk_size=chunk_size, repository_id=os.urandom(16)
+    )
+    document = {
+        "message_type": "initialized",
+        "id": parameters.repository.hex(),
+        "repository": repo,
+        "recovery_key": "recovery" in passwords,
+    }
+    answer(
+        document,
+        [] if settings.quiet else [f"made the repository {parameters.repository.hex()[:12]} at {repo}"],
+    )
+
+
+def _hand_over(key: Secret, file: Path | None) -> None:
+    """Give the recovery key to the user: into a file only they can read, or onto the terminal once."""
+    if file is not None:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as out:
+            out.write(key.reveal() + b"\n")
+        return
+    sys.stderr.write("\nRecovery key, shown this once. Write it down and keep it away from this machine:\n")
+    sys.stderr.write(f"\n  {key.reveal().decode()}\n\n")
+    typed = typer.prompt("Type its last four characters", err=True)
+    if typed.strip().upper() != key.reveal().decode()[-4:]:
+        raise UsageError("these are not the last four characters; no repository was made.")
+
+
+@app.command("info")
+def info(
+    repo: RepositoryArgument,
+    password_file: PasswordFile = None,
+    password_command: PasswordCommand = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a repository is and how much it holds; with a password also how many restore points.
+
+    Exit codes: 0 shown; 10 no repository; 12 wrong password; 14 damaged.
+    """
+    from vmkeep.cli.frame import PASSWORD_VARIABLE, state_folder
+    from vmkeep.clock import SystemClock
+    from vmkeep.repository.keys import key_infos
+    from vmkeep.repository.repository import Repository, read_parameters
+
+    store = open_store_of(repo)
+    parameters = read_parameters(store)
+    sizes = {prefix: [o.size for o in store.list(prefix)] for prefix in ("packs/", "maps/")}
+    document: dict[str, Any] = {
+        "id": parameters.repository.hex(),
+        "repository": repo,
+        "version": 1,
+        "created": parameters.created,
+        "chunk_size": parameters.chunk_size,
+        "put_if_absent": parameters.put_if_absent,
+        "packs": len(sizes["packs/"]),
+        "map_packs": len(sizes["maps/"]),
+        "bytes_stored": sum(sizes["packs/"]) + sum(sizes["maps/"]),
+        "keys": [vars(key) for key in key_infos(store)],
+    }
+    password = read_password(
+        file=password_file, command=password_command, environment=os.environ, variable=PASSWORD_VARIABLE
+    )
+    if password is not None:
+        with Repository.open(store, password, SystemClock(), state_folder()) as repository:
+            listing = repository.listing()
+        document["points"] = len(listing.points)
+        document["vms"] = len({sealed.point.vm.id for sealed in listing.points})
+        document["protected_bytes"] = sum(
+            disk.size for sealed in listing.points for disk in sealed.point.disks
+        )
+    lines = [
+        f"repository {document['id']}",
+        f"  at        {repo}, format version 1, created {document['created']}",
+        f"  chunks    {rounded(parameters.chunk_size)}",
+        f"  packs     {document['packs']} of data, {document['map_packs']} of maps, "
+        f"{rounded(document['bytes_stored'])}",
+        f"  keys      {', '.join(key['kind'] + ' ' + key['id'][:12] for key in document['keys'])}",
+    ]
+    if password is not None:
+        lines.append(f"  points    {document['points']} of {document['vms']} VMs")
+    answer(document, lines)
+
+
+@app.command("check")
+def check(
+    repo: RepositoryArgument,
+    read_data: Annotated[
+        str | None,
+        typer.Option(
+            "--read-data", metavar="N%|all", help="Also read and verify this share of the stored data."
+        ),
+    ] = None,
+    keyless: Annotated[
+        bool,
+        typer.Option("--keyless", help="Without the password: only presence and checksums of the packs."),
+    ] = False,
+    password_file: PasswordFile = None,
+    password_command: PasswordCommand = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a repository: every restore point complete, every object authentic.
+
+    --read-data also reads the stored data and verifies it.
+    `check` examines the repository; `verify` (a later version) proves that a VM boots.
+    Exit codes: 0 all is well; 10 no repository; 12 wrong password; 14 something is damaged or missing.
+    """
+    from vmkeep.repository.check import check as check_repository
+    from vmkeep.repository.check import check_keyless
+    from vmkeep.repository.repository import read_parameters
+
+    share = _share(read_data)
+    if keyless:
+        if read_data is not None:
+            raise UsageError("--keyless reads all packs anyway; leave --read-data away.")
+        store = open_store_of(repo)
+        report = check_keyless(store, read_parameters(store), progress())
+    else:
+        with open_repository(repo, password_file, password_command) as repository:
+            report = check_repository(repository, share, progress())
+    document = {
+        "message_type": "summary",
+        "ok": report.ok,
+        "points": report.points,
+        "packs": report.packs,
+        "bytes_read": report.bytes_read,
+        "problems": [vars(problem) for problem in report.problems],
+    }
+    lines = [f"{'note' if problem.harmless else 'PROBLEM'}  {problem.message}" for problem in report.problems]
+    covered = (
+        f"{report.packs} packs" if keyless else f"{report.points} restore points in {report.packs} packs"
+    )
+    lines.append(
+        f"{'no errors' if report.ok else 'ERRORS'}: {covered}, {rounded(report.bytes_read)} of data read"
+    )
+    answer(document, lines)
+    if not report.ok:
+        raise typer.Exit(ExitCode.MISMATCH)
+
+
+def _share(text: str | None) -> float:
+    if text is None:
+        return 0.0
+    if text == "all":
+        return 1.0
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UsageError(f"--read-data takes a percentage such as 5%, or all; not {text!r}.")
+    return share
+
+
+@keys.command("list")
+def key_list(repo: RepositoryArgument, as_json: AsJson = False) -> None:
+    """List the keys that open a repository.
+
+    Exit codes: 0 listed; 10 no repository; 14 a key object is damaged.
+    """
+    from vmkeep.repository.keys import key_infos
+
+    found = [vars(key) for key in key_infos(open_store_of(repo))]
+    answer(found, [f"{key['id']}  {key['kind']:9} {key['created']}" for key in found])
+
+
+@keys.command("add")
+def key_add(
+    repo: RepositoryArgument,
+    new_password_file: Annotated[
+        Path | None,
+        typer.Option("--new-password-file", metavar="FILE", help="Read the new password from a file."),
+    ] = None,
+    recovery_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--recovery-key-file", metavar="FILE", help="Make a recovery key and write it into this new file."
+        ),
+    ] = None,
+    password_file: PasswordFile = None,
+    password_command: PasswordCommand = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a password or a recovery key; the present password is needed too.
+
+    Exit codes: 0 added; 10 no repository; 12 wrong password.
+    """
+    from vmkeep.clock import SystemClock
+    from vmkeep.repository.keys import PREFIX, new_recovery_key
+    from vmkeep.repository.manifest import format_time
+
+    with open_repository(repo, password_file, password_command) as repository:
+        if recovery_key_file is not None:
+            secret = new_recovery_key()
+            _hand_over(secret, recovery_key_file)
+        elif new_password_file is not None:
+            secret = open_password(new_password_file, None)
+        elif sys.stdin.isatty():
+            secret = Secret(
+                str(typer.prompt("New password", hide_input=True, confirmation_prompt=True, err=True))
+            )
+        else:
+            raise UsageError("give --new-password-file or --recovery-key-file.")
+        kind = "recovery" if recovery_key_file is not None else "password"
+        created = format_time(SystemClock().now())
+        key_id, stored = repository.ring.wrap(
+            repository.parameters, secret, "recovery" if kind == "recovery" else "password", created
+        )
+        repository.store.put(PREFIX + key_id, stored)
+    answer({"message_type": "key_added", "id": key_id, "kind": kind}, [f"added the {kind} key {key_id}"])
+
+
+@keys.command("remove")
+def key_remove(
+    repo: RepositoryArgument,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id, or a unique prefix of it.")],
+    password_file: PasswordFile = None,
+    password_command: PasswordCommand = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a key other than the one you open with.
+
+    It does not lock out whoever copied the repository before.
+    Exit codes: 0 removed; 1 no such key, or it is the one in use; 10 no repository; 12 wrong password.
+    """
+    from vmkeep.repository.errors import KeyRefused
+    from vmkeep.repository.keys import PREFIX, key_infos
+
+    with open_repository(repo, password_file, password_command) as repository:
+        found = [info.id for info in key_infos(repository.store) if info.id.startswith(key)]
+        if len(found) != 1:
+            raise UsageError(
+                f"{key!r} means {len(found)} keys.", hint="`vmkeep repo key list` shows their ids."
+            )
+        if found[0] == repository.key_id:
+            raise KeyRefused(
+                "this is the key you opened the repository with.", hint="Open it with another one."
+            )
+        repository.store.delete(PREFIX + found[0])
+    answer({"message_type": "key_removed", "id": found[0]}, [f"removed the key {found[0]}"])

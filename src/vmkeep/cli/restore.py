@@ -1,0 +1,81 @@
+"""`vmkeep restore`: bring disks and files back."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vmkeep.cli.frame import (
+    AcceptRollback,
+    AsJson,
+    PasswordCommand,
+    PasswordFile,
+    RepositoryOption,
+    answer,
+    open_repository,
+    progress,
+    rounded,
+    settings,
+)
+from vmkeep.errors import UsageError
+
+
+class DiskFormat(StrEnum):
+    """The disk file formats that can be written."""
+
+    vhdx = "vhdx"
+    vhd = "vhd"
+    raw = "raw"
+
+
+def restore(
+    point: Annotated[
+        str, typer.Argument(metavar="POINT", help="Id, prefix of one, latest, VM, VM@latest or VM@TIME.")
+    ],
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="DIR|FILE|-", help="A folder, a file, or - for standard output (raw)."),
+    ],
+    repo: RepositoryOption = "",
+    format: Annotated[
+        DiskFormat | None, typer.Option("--format", help="Disk file format; default: as the source was.")
+    ] = None,
+    disk: Annotated[
+        str | None, typer.Option("--disk", metavar="N", help="Only this disk, by number (from 0) or name.")
+    ] = None,
+    accept_rollback: AcceptRollback = False,
+    password_file: PasswordFile = None,
+    password_command: PasswordCommand = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a restore point's disks into new files; every byte is verified on the way.
+
+    Existing files are never overwritten, and no file has its name before it is complete.
+    Exit codes: 0 restored; 1 failed; 10 no repository; 12 wrong password; 14 stored data is damaged.
+    """
+    from vmkeep.restore.errors import OneDiskNeeded
+    from vmkeep.restore.files import choose_disks, restore_point, stream_disk
+
+    with open_repository(repo, password_file, password_command) as repository:
+        chosen = repository.listing(accept_rollback=accept_rollback).find(point).point
+        if to == "-":
+            if format not in (None, DiskFormat.raw) or as_json:
+                raise UsageError("standard output takes one raw disk, and nothing else.")
+            disks = choose_disks(chosen, disk)
+            if len(disks) != 1:
+                raise OneDiskNeeded(f"the restore point has {len(disks)} disks; standard output takes one.")
+            stream_disk(repository, disks[0], sys.stdout.buffer, progress())
+            return
+        written = restore_point(
+            repository, chosen, Path(to), format.value if format else None, disk, progress()
+        )
+    document = {
+        "message_type": "summary",
+        "point": chosen.id,
+        "vm": chosen.vm.name,
+        "files": [vars(w) for w in written],
+    }
+    lines = [f"{file.path}  ({file.format}, {rounded(file.size)})" for file in written]
+    answer(document, [] if settings.quiet else lines)

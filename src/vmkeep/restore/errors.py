@@ -1,0 +1,31 @@
+"""Why something could not be brought back."""
+
+from vmkeep.errors import Retry, VmkeepError
+
+
+class RestoreError(VmkeepError):
+    """Something about bringing data back."""
+
+    code = "RS000"
+
+
+class NoSuchDisk(RestoreError):
+    """The restore point holds no such disk."""
+
+    code = "RS001"
+    default_hint = "`vmkeep show POINT` lists its disks by number and name."
+
+
+class OneDiskNeeded(RestoreError):
+    """A single file or stream can take one disk only."""
+
+    code = "RS002"
+    default_hint = "Choose one with --disk N, or give a folder to restore all of them."
+
+
+class TargetRefused(RestoreError):
+    """The place to restore to cannot be used."""
+
+    code = "RS003"
+    retry = Retry.AFTER_CURE
+    default_hint = "Choose another place; existing files are never overwritten."
