@@ -180,7 +180,7 @@ class Writer:
             pack = self._open[kind] = PackWriter(self._store, self._ring, kind)
         slot = pack.append(content_id, data, codec, plain)
         self._index.add(pack.ref, slot, content_id)
-        if pack.size >= self._parameters.pack_size:
+        if pack.is_full(self._parameters.pack_size):
             self._close_pack(kind)
 
     def _close_pack(self, kind: Kind) -> None:
