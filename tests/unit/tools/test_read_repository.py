@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from tests.generators.repository_bytes import (
     CHEAP_KDF,
     PACK_OF_CHUNKS,

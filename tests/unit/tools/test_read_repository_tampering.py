@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import zstandard
+
 from tests.generators.repository_bytes import (
     PACK_OF_CHUNKS,
     PACK_OF_NODES,

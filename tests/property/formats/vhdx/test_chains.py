@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.generators import vhdx_bytes as gen
 
+from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.disk import Disk
 from vmkeep.formats.parents import ParentReference
 from vmkeep.formats.source import BytesSource

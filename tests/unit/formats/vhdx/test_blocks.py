@@ -6,8 +6,8 @@ import tracemalloc
 from collections.abc import Iterator
 
 import pytest
-from tests.generators import vhdx_bytes as gen
 
+from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
 from vmkeep.formats.parents import no_parents
 from vmkeep.formats.source import BytesSource

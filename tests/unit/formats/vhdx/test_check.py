@@ -3,8 +3,8 @@
 from uuid import UUID
 
 import pytest
-from tests.generators import vhdx_bytes as gen
 
+from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.disk import Disk
 from vmkeep.formats.parents import ParentReference
 from vmkeep.formats.source import BytesSource
