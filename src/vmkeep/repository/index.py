@@ -239,9 +239,12 @@ class _SortedRun:
 
 def _merge(runs: Sequence[_SortedRun], dropped: set[int]) -> Iterator[tuple[bytes, int]]:
     """Merge runs, oldest first; of equal keys the newest stays."""
-    tagged = [((key, -age, value) for key, value in run) for age, run in enumerate(runs)]
+
+    def tagged(age: int, run: _SortedRun) -> Iterator[tuple[bytes, int, int]]:
+        return ((key, -age, value) for key, value in run)
+
     last = b""
-    for key, _, value in heapq.merge(*tagged):
+    for key, _, value in heapq.merge(*(tagged(age, run) for age, run in enumerate(runs))):
         if key != last and value >> 32 not in dropped:
             yield key, value
             last = key

@@ -245,8 +245,12 @@ def read_footer(store: Store, name: str, size: int | None = None) -> tuple[int, 
         size = info.size if info else len(store.get(name))
     if size < HEADER_BYTES + TAG_BYTES + FOOTER_BYTES:
         raise Tampered(f"the pack {name} is cut off.", object=name)
-    trailer, slots, zeros, checksum, end = _FOOTER.unpack(store.get_range(name, size - FOOTER_BYTES, FOOTER_BYTES))
-    plausible = end == _END and not any(zeros) and slots <= MAX_SLOTS and trailer == slots * _SLOT.size + TAG_BYTES
+    trailer, slots, zeros, checksum, end = _FOOTER.unpack(
+        store.get_range(name, size - FOOTER_BYTES, FOOTER_BYTES)
+    )
+    plausible = (
+        end == _END and not any(zeros) and slots <= MAX_SLOTS and trailer == slots * _SLOT.size + TAG_BYTES
+    )
     if not plausible or trailer > size - HEADER_BYTES - FOOTER_BYTES:
         raise Tampered(f"the pack {name} is cut off or damaged at its end.", object=name)
     return size, Footer(trailer, slots, checksum)
