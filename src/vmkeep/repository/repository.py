@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from blake3 import blake3
 
 from vmkeep.clock import Clock
 from vmkeep.model.plan import VmRef
-from vmkeep.objectstore.errors import ObjectMissing, StoreMissing
-from vmkeep.objectstore.probe import probe
+from vmkeep.objectstore.errors import ObjectMissing, StoreMissing, StoreUnsupported
+from vmkeep.objectstore.probe import PROBE_PREFIX, probe
 from vmkeep.objectstore.store import Store
 from vmkeep.progress import Progress
 from vmkeep.repository import index as index_objects
@@ -28,6 +28,9 @@ from vmkeep.repository.publish import condemned_packs
 from vmkeep.repository.reader import DiskMap, Reader, stored_packs
 from vmkeep.repository.writer import Writer
 from vmkeep.secrets import Secret
+
+# What an attempt that died may leave before there is a repository.
+_UNFINISHED: Final = (KEYS, parameter_object.SPECIFICATION_NAME, PROBE_PREFIX)
 
 
 class Repository:
@@ -73,9 +76,11 @@ class Repository:
         """
         if store.head(parameter_object.NAME) is not None:
             raise RepositoryExists(f"there is a repository at {store.address} already.")
-        if next(iter(store.list("")), None) is not None:
+        if any(not info.name.startswith(_UNFINISHED) for info in store.list("")):
             raise RepositoryExists(f"{store.address} is not empty.")
         found = probe(store)
+        if not (found.read_after_write and found.list_after_write):
+            raise StoreUnsupported(f"{store.address} does not show at once what was stored or removed.")
         created = format_time(clock.now())
         specification = specification_text()
         parameters = Parameters(
@@ -94,7 +99,8 @@ class Repository:
                 )
                 store.put(KEYS + key_id, stored)
         store.put(parameter_object.SPECIFICATION_NAME, specification)
-        # Last: without it there is no repository, and a second try may start over.
+        # Last: without it there is no repository, and a second try may start over. (Key
+        # objects of the first try belong to other parameters; nothing opens with them.)
         if not store.put_if_absent(parameter_object.NAME, parameters.encode()):
             raise RepositoryExists(f"somebody else made a repository at {store.address} just now.")
         return parameters
@@ -126,7 +132,7 @@ class Repository:
         if self._heads is not None:
             if not accept_rollback:
                 self._heads.check(listing)
-            self._heads.remember(listing)
+            self._heads.remember(listing, accept_rollback=accept_rollback)
         return listing
 
     @property
