@@ -8,9 +8,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from tests.generators.vhd_bytes import DIFFERENCING, Block, Sparse, apply, fixed, full_block
 from typer.testing import CliRunner, Result
 
+from tests.generators.vhd_bytes import DIFFERENCING, Block, Sparse, apply, fixed, full_block
 from vmkeep.cli.disk import app, disk_check, disk_compare, disk_convert, disk_info, visible
 from vmkeep.errors import UsageError, VmkeepError
 from vmkeep.formats.errors import (
