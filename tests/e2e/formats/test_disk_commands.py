@@ -8,9 +8,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from tests.generators.vhd_bytes import DIFFERENCING, Block, Sparse, apply, fixed, full_block
 from typer.testing import CliRunner, Result
 
+from tests.generators.vhd_bytes import DIFFERENCING, Block, Sparse, apply, fixed, full_block
 from vmkeep.cli.disk import app, disk_check, disk_compare, disk_convert, disk_info, visible
 from vmkeep.errors import UsageError, VmkeepError
 from vmkeep.formats.errors import (
@@ -144,6 +144,12 @@ def test_what_is_no_disk_is_an_error_and_no_finding(
         with pytest.raises(error) as caught:
             command(path)
         assert caught.value.exit_code == 1
+
+
+def test_a_file_that_cannot_be_read_does_not_hide_the_others(vhd: Path) -> None:
+    result = invoke("check", vhd.parent / "none.vhd", vhd)
+    assert isinstance(result.exception, SourceUnreadable)
+    assert f"{vhd}: ok" in result.stdout
 
 
 def test_a_chain_without_its_parent_cannot_be_checked(chain: Path) -> None:
