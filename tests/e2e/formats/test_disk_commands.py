@@ -146,6 +146,12 @@ def test_what_is_no_disk_is_an_error_and_no_finding(
         assert caught.value.exit_code == 1
 
 
+def test_a_file_that_cannot_be_read_does_not_hide_the_others(vhd: Path) -> None:
+    result = invoke("check", vhd.parent / "none.vhd", vhd)
+    assert isinstance(result.exception, SourceUnreadable)
+    assert f"{vhd}: ok" in result.stdout
+
+
 def test_a_chain_without_its_parent_cannot_be_checked(chain: Path) -> None:
     (chain.parent / "base.vhd").rename(chain.parent / "other.vhd")
     with pytest.raises(ParentMissing):
