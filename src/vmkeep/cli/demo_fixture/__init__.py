@@ -32,7 +32,7 @@ class Part:
 
 @dataclass(frozen=True)
 class FileContent:
-    """A disk file, or what changes in one: everything that no part covers stays as it is (at first: zeros)."""
+    """A disk file, or what changes in one; what no part covers stays as it is, in a new file zeros."""
 
     path: PurePosixPath
     size: int
