@@ -144,7 +144,7 @@ class RepositoryBytes:
             "pack_size": 67108864,
             "put_if_absent": True,
             "specification": {"name": "spec.md", "blake3": blake3(specification).hexdigest()},
-            "generation": 0,
+            "generation": 1,
         }
         self.objects["format"] = json.dumps(self.parameters, indent=1).encode()
 

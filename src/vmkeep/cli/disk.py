@@ -201,10 +201,20 @@ def info_command(files: Files, as_json: AsJson = False) -> None:
 def check_command(files: Files, as_json: AsJson = False) -> None:
     """Examine all structures of each disk file and of its parents.
 
-    Exit code 14 when one of them is damaged.
+    Exit code 14 when one of them is damaged. A file that cannot be examined
+    does not keep the others from being examined.
     """
-    results = [disk_check(path) for path in files]
-    _show(results, as_json, _check_lines)
+    results: list[dict[str, Any]] = []
+    failures: list[FormatError] = []
+    for path in files:
+        try:
+            results.append(disk_check(path))
+        except FormatError as error:
+            failures.append(error)
+    if results:
+        _show(results, as_json, _check_lines)
+    if failures:
+        raise failures[0]
     if any(not result["ok"] for result in results):
         raise typer.Exit(ExitCode.MISMATCH)
 
