@@ -127,8 +127,20 @@ def hold(address: SourceAddress) -> FolderHold:
         left_out=tuple(left_out),
         layers=tuple(layers),
         has_memory=any(file.role == "memory" for file in files),
+        damage=_damage([disk.disk for disk in disks]),
     )
     return FolderHold(disks, files, facts)
+
+
+def _damage(disks: Sequence[Disk]) -> tuple[str, ...]:
+    """Return what is wrong in the structures of the disk files; reads return the guest's bytes all the same."""
+    return tuple(
+        f"{finding.file}: {finding.message}"
+        for disk in disks
+        for layer in disk.chain()
+        for finding in layer.check()
+        if finding.severity == "error"
+    )
 
 
 def vm_id_of_export(address: SourceAddress) -> UUID | None:
