@@ -133,7 +133,7 @@ def hold(address: SourceAddress) -> FolderHold:
 
 
 def _damage(disks: Sequence[Disk]) -> tuple[str, ...]:
-    """Return what is wrong in the structures of the disk files; reads return the guest's bytes all the same."""
+    """Return what is wrong in the structures of the disk files; reads give the guest's bytes anyway."""
     return tuple(
         f"{finding.file}: {finding.message}"
         for disk in disks

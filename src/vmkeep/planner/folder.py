@@ -36,7 +36,8 @@ def decide_folder(
         reasons.append(
             Reason(
                 "disk-file-damaged",
-                f"The structures of the disk files hold {len(facts.damage)} errors; the first: {facts.damage[0]}",
+                f"The structures of the disk files hold {len(facts.damage)} errors; "
+                f"the first: {facts.damage[0]}",
                 "The point holds what a guest reads from these files now, which may be wrong already.",
                 "Look at `vmkeep disk check FILE`, and keep the points taken before the damage.",
             )

@@ -8,8 +8,8 @@ from itertools import islice
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.generators import vhdx_bytes as gen
 
+from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.disk import Disk
 from vmkeep.formats.errors import FormatError
 from vmkeep.formats.parents import ParentReference, no_parents
