@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from vmkeep.cli.frame import AsJson, answer, progress, rounded, settings, visible
+from vmkeep.cli.frame import AsJson, answer, progress, settings
+from vmkeep.cli.text import rounded, visible
 from vmkeep.errors import ExitCode, UsageError, VmkeepError
 
 if TYPE_CHECKING:
