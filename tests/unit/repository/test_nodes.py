@@ -19,8 +19,8 @@ def _children(level: int, seed: int) -> list[Entry]:
     kinds: list[Entry] = [Child.ZERO, b""]
     if level == 0:
         kinds.append(Child.EXCLUDED)
-    picked = [rng.choice(kinds) for _ in range(fanout(level))]
-    return [rng.randbytes(32) if child == b"" else child for child in picked]
+    picked: list[Entry] = [rng.choice(kinds) for _ in range(fanout(level))]
+    return [child if isinstance(child, Child) else rng.randbytes(32) for child in picked]
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 5])
