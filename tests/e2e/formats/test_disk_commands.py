@@ -1,17 +1,20 @@
 """`vmkeep disk info|check|convert|compare`, as a person and as a program use them."""
 
+import contextlib
+import io
 import json
 import random
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
-from tests.generators.vhd_bytes import DIFFERENCING, Block, Sparse, apply, fixed, full_block
-from typer.testing import CliRunner, Result
 
-from vmkeep.cli.disk import app, disk_check, disk_compare, disk_convert, disk_info, visible
+from tests.generators.vhd_bytes import DIFFERENCING, Block, Sparse, apply, fixed, full_block
+from vmkeep.cli import main
+from vmkeep.cli.disk import disk_check, disk_compare, disk_convert, disk_info
+from vmkeep.cli.text import visible
 from vmkeep.errors import UsageError, VmkeepError
 from vmkeep.formats.errors import (
     NotADisk,
@@ -29,8 +32,17 @@ ID = UUID("12345678-9abc-def0-1122-334455667788")
 BASE_ID = UUID("00112233-4455-6677-8899-aabbccddeeff")
 
 
+class Result(NamedTuple):
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
 def invoke(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["disk", *(str(word) for word in words)])
+    return Result(code, out.getvalue(), err.getvalue())
 
 
 def document(*words: str | Path) -> Any:
@@ -146,6 +158,13 @@ def test_what_is_no_disk_is_an_error_and_no_finding(
         assert caught.value.exit_code == 1
 
 
+def test_a_file_that_cannot_be_read_does_not_hide_the_others(vhd: Path) -> None:
+    result = invoke("check", vhd.parent / "none.vhd", vhd)
+    assert result.exit_code == 1
+    assert "none.vhd" in result.stderr
+    assert f"{vhd}: ok" in result.stdout
+
+
 def test_a_chain_without_its_parent_cannot_be_checked(chain: Path) -> None:
     (chain.parent / "base.vhd").rename(chain.parent / "other.vhd")
     with pytest.raises(ParentMissing):
@@ -207,7 +226,7 @@ def test_convert_refuses_a_name_that_contradicts_the_format(vhd: Path) -> None:
         disk_convert(vhd, vhd.parent / "copy.vhdx", "raw")
     with pytest.raises(UsageError, match="tells no format"):
         disk_convert(vhd, vhd.parent / "copy", None)
-    assert isinstance(invoke("convert", vhd, vhd.parent / "copy", "--format", "vmdk").exception, UsageError)
+    assert invoke("convert", vhd, vhd.parent / "copy", "--format", "vmdk").exit_code == 2
     assert [path.name for path in vhd.parent.iterdir()] == ["disk.vhd"]
 
 

@@ -6,8 +6,8 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.generators.vhd_bytes import Sparse, fixed, full_block
 
+from tests.generators.vhd_bytes import Sparse, fixed, full_block
 from vmkeep.formats.comparing import Difference, compare
 from vmkeep.formats.disk import Disk
 from vmkeep.formats.opening import open_disk

@@ -6,8 +6,8 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from tests.generators.vhd_bytes import DIFFERENCING, Block, Sparse, apply, fixed, full_block
 
+from tests.generators.vhd_bytes import DIFFERENCING, Block, Sparse, apply, fixed, full_block
 from vmkeep.formats.creating import create_disk
 from vmkeep.formats.disk import DiskProfile, Format
 from vmkeep.formats.errors import (

@@ -4,9 +4,9 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+
 from tests.generators.vhd_bytes import fixed
 from tests.generators.vhdx_bytes import FULL, MIB, PARTIAL, Block, make_vhdx
-
 from vmkeep.formats.errors import CorruptDisk, NotADisk, ParentMismatch, ParentMissing, UnsupportedDisk
 from vmkeep.formats.opening import open_path
 

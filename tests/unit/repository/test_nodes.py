@@ -33,7 +33,7 @@ def test_what_goes_in_comes_out(level: int) -> None:
 
 
 def test_bytes_of_a_leaf() -> None:
-    children: list[Entry] = [ONE, Child.ZERO, Child.EXCLUDED, TWO] + [Child.ZERO] * 60
+    children: list[Entry] = [ONE, Child.ZERO, Child.EXCLUDED, TWO, *[Child.ZERO] * 60]
     states = bytes([0b01_10_00_01]) + bytes(15)
     assert encode_node(0, children) == struct.pack("<BBHI", 0, 0, 64, 2) + states + ONE + TWO
 

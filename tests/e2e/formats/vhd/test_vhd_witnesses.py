@@ -12,8 +12,8 @@ from uuid import UUID
 
 import pytest
 import pyvhdi
-from tests.generators.vhd_bytes import DIFFERENCING, Block, Sparse, apply, fixed, full_block, resum
 
+from tests.generators.vhd_bytes import DIFFERENCING, Block, Sparse, apply, fixed, full_block, resum
 from vmkeep.formats.creating import create_disk
 from vmkeep.formats.disk import DiskProfile, Kind
 from vmkeep.formats.opening import open_path

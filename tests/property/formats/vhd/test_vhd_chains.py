@@ -6,8 +6,8 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.generators.vhd_bytes import DIFFERENCING, DYNAMIC, Block, Sparse, apply, fixed
 
+from tests.generators.vhd_bytes import DIFFERENCING, DYNAMIC, Block, Sparse, apply, fixed
 from vmkeep.formats.disk import Disk
 from vmkeep.formats.errors import CorruptDisk
 from vmkeep.formats.parents import FindParent, ParentReference

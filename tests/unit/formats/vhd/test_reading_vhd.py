@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+
 from tests.generators.vhd_bytes import (
     ABSENT,
     DIFFERENCING,
@@ -18,7 +19,6 @@ from tests.generators.vhd_bytes import (
     full_block,
     resum,
 )
-
 from vmkeep.formats.disk import Disk, Finding
 from vmkeep.formats.errors import (
     CorruptDisk,

@@ -5,8 +5,8 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from tests.generators.vhd_bytes import ones_complement
 
+from tests.generators.vhd_bytes import ones_complement
 from vmkeep.formats.creating import create_disk
 from vmkeep.formats.disk import DiskProfile
 from vmkeep.formats.errors import TargetUnwritable, UnsupportedDisk
