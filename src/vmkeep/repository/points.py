@@ -24,6 +24,7 @@ POINTS: Final = "points/"
 SEALS: Final = "seals/"
 FORGOTTEN: Final = "forgotten/"
 _VERSION: Final = 1
+_SHORTEST_SURE_PREFIX: Final = 4
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,16 @@ class Listing:
             )
         if text == "latest":
             return self.points[-1]
-        by_id = [s for s in self.points if s.point.id.startswith(text.lower())] if len(text) >= 4 else []
+        by_id = [s for s in self.points if s.point.id.startswith(text.lower())] if text else []
         exact = [s for s in by_id if s.point.id == text.lower()]
         if exact:
             return exact[0]
         vm, _, when = text.rpartition("@") if "@" in text else (text, "", "latest")
         named = self._of_vm_named(vm)
+        if named and len(text) < _SHORTEST_SURE_PREFIX:
+            by_id = []  # a VM called "db" or "c1" shall not become ambiguous by chance
         found = by_id + ([named[-1]] if when == "latest" and named else [])
-        if when != "latest":
+        if when and when != "latest":
             found += [s for s in named if format_time(s.point.time).startswith(_comparable(when))]
         if not found:
             raise PointNotFound(f"no restore point is called {text!r}.")
