@@ -24,6 +24,7 @@ POINTS: Final = "points/"
 SEALS: Final = "seals/"
 FORGOTTEN: Final = "forgotten/"
 _VERSION: Final = 1
+_SHORTEST_SURE_PREFIX: Final = 4
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Listing:
             )
         if text == "latest":
             return self.points[-1]
-        by_id = [s for s in self.points if s.point.id.startswith(text.lower())] if len(text) >= 4 else []
+        by_id = [s for s in self.points if s.point.id.startswith(text.lower())] if text else []
         exact = [s for s in by_id if s.point.id == text.lower()]
         if exact:
             return exact[0]
@@ -90,12 +91,14 @@ class Listing:
         if not named and "@" in text:
             vm, _, when = text.rpartition("@")
             named = self._of_vm_named(vm)
+        if named and len(text) < _SHORTEST_SURE_PREFIX:
+            by_id = []  # a VM called "db" or "c1" shall not become ambiguous by chance
         if when == "latest":
             # By number: the clock may have gone back.
             newest = self.newest(named[0].point.vm.id) if named else None
             found = by_id + [s for s in (newest,) if s is not None and s not in by_id]
         else:
-            found = by_id + [s for s in named if format_time(s.point.time).startswith(_comparable(when))]
+            found = [s for s in named if when and format_time(s.point.time).startswith(_comparable(when))]
         if not found:
             raise PointNotFound(f"no restore point is called {text!r}.")
         if len(found) > 1:

@@ -8,12 +8,8 @@ from uuid import UUID
 import google_crc32c
 import pytest
 
-<<<<<<< HEAD
 from tests.generators import vhdx_bytes as gen
-from vmkeep.formats.disk import DiskProfile
-=======
 from vmkeep.formats.disk import DiskProfile, DiskWriter
->>>>>>> vhdx
 from vmkeep.formats.errors import FormatError, NotADisk, TargetUnwritable, UnsupportedDisk
 from vmkeep.formats.parents import no_parents
 from vmkeep.formats.source import BytesSource, FileSource
