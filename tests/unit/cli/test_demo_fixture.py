@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +20,7 @@ FIXTURE: Final = Path(vmkeep.cli.__file__).parent / "demo_fixture"
 LARGEST: Final = 200 * 1024
 TOOLS: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 WEB, DATABASE = machines()
+RawDisks = dict[tuple[str, bool], Path]
 
 
 def run_tool(*command: str | Path) -> bytes:
@@ -63,10 +63,18 @@ def raw_by_libvhdi(files: list[Path], target: Path) -> Path:
     return target
 
 
-def raw_disk(machine: Machine, folder: Path, *, later: bool) -> Path:
-    files = unpacked(machine, folder / f"files-{later}", later=later)
-    target = folder / f"{machine.name}-{later}.raw"
-    return raw_by_libvhdi(files, target) if machine is WEB else raw_by_qemu(files[0], target)
+@pytest.fixture(scope="module")
+def raw_disks(tmp_path_factory: pytest.TempPathFactory) -> RawDisks:
+    """Each machine's disk before and after the guest wrote on, as other programs read it."""
+    folder = tmp_path_factory.mktemp("raw")
+    disks: RawDisks = {}
+    for machine in (WEB, DATABASE):
+        for later in (False, True):
+            files = unpacked(machine, folder / f"files-{later}", later=later)
+            target = folder / f"{machine.name}-{later}.raw"
+            read = raw_by_libvhdi(files, target) if machine is WEB else raw_by_qemu(files[0], target)
+            disks[machine.name, later] = read
+    return disks
 
 
 def test_stays_small() -> None:
@@ -77,9 +85,8 @@ def test_stays_small() -> None:
 
 @pytest.mark.qemu
 @pytest.mark.parametrize("machine", [WEB, DATABASE], ids=lambda machine: machine.name)
-def test_other_programs_read_what_the_truth_says(machine: Machine, tmp_path: Path) -> None:
-    before = raw_disk(machine, tmp_path, later=False)
-    after = raw_disk(machine, tmp_path, later=True)
+def test_other_programs_read_what_the_truth_says(machine: Machine, raw_disks: RawDisks) -> None:
+    before, after = raw_disks[machine.name, False], raw_disks[machine.name, True]
     assert before.stat().st_size == after.stat().st_size == machine.size
     assert (sha256(before), sha256(after)) == machine.sha256
     changed = joined(differing(before, after, 4096), 4096, machine.size)
@@ -94,11 +101,11 @@ def test_the_base_of_the_chain_is_a_disk_qemu_reads(tmp_path: Path) -> None:
     run_tool("qemu-img", "check", files[0])
 
 
-def test_ntfs_holds_real_files(tmp_path: Path) -> None:
+@pytest.mark.qemu
+def test_ntfs_holds_real_files(raw_disks: RawDisks, tmp_path: Path) -> None:
     for later, words in ((False, b"Open now"), (True, b"Ten percent off")):
-        disk = raw_disk(WEB, tmp_path, later=later)
         # One partition, from 1 MiB to 1 MiB before the end; GPT at both ends.
-        data = disk.read_bytes()
+        data = raw_disks[WEB.name, later].read_bytes()
         assert data[512:520] == data[-512:-504] == b"EFI PART"
         partition = tmp_path / "partition"
         partition.write_bytes(data[1 << 20 : -1 << 20])
@@ -110,9 +117,9 @@ def test_ntfs_holds_real_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.qemu
-def test_ext4_is_sound_and_holds_real_files(tmp_path: Path) -> None:
+def test_ext4_is_sound_and_holds_real_files(raw_disks: RawDisks) -> None:
     for later in (False, True):
-        disk = raw_disk(DATABASE, tmp_path, later=later)
+        disk = raw_disks[DATABASE.name, later]
         run_tool("e2fsck", "-f", "-n", disk)
         assert run_tool("debugfs", "-R", "cat orders-2025.tbl", disk).startswith(b"order 00000001 |")
         assert (b"order 00016001 |" in run_tool("debugfs", "-R", "cat orders-2026.tbl", disk)) is later
@@ -160,9 +167,9 @@ def test_the_judge_wants_every_byte(tmp_path: Path, seed: int) -> None:
 @pytest.mark.quick
 def test_the_judge_wants_the_disk_and_nothing_else(tmp_path: Path) -> None:
     assert not judge(tmp_path, taken(b"")).identical
-    (tmp_path / "other.raw").write_bytes(b"")
+    (tmp_path / "other.raw").touch()
     assert not judge(tmp_path, taken(b"")).identical
-    shutil.copy(tmp_path / "other.raw", tmp_path / "data.raw")
+    (tmp_path / "data.raw").touch()
     assert not judge(tmp_path, taken(b"")).identical
     (tmp_path / "other.raw").unlink()
     assert judge(tmp_path, taken(b"")).identical
