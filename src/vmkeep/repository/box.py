@@ -8,6 +8,7 @@ import os
 from typing import Final
 
 import zstandard
+from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -16,6 +17,7 @@ from vmkeep.repository.keys import KeyRing
 
 _MAGIC: Final = b"VMKBOX01"
 _HEADER_BYTES: Final = 32
+_CHECKSUM_BYTES: Final = 32
 _STORED, _ZSTD = 0, 1
 _NONCE: Final = bytes(12)  # the key is used once: each box has a salt of its own
 MAX_PLAIN_BYTES: Final = 256 << 20
@@ -28,15 +30,15 @@ def close_box(ring: KeyRing, name: str, content: bytes, *, compress: bool = True
     salt = os.urandom(16)
     start = _MAGIC + bytes([codec]) + bytes(7)
     sealed = AESGCM(ring.box_key(salt)).encrypt(_NONCE, plain, _associated(ring, start, name))
-    return start + salt + sealed
+    stored = start + salt + sealed
+    return stored + blake3(stored).digest()
 
 
 def open_box(ring: KeyRing, name: str, stored: bytes) -> bytes:
     """Return the content of the box stored under ``name``, or raise :class:`Tampered`."""
-    start, salt, sealed = stored[:16], stored[16:_HEADER_BYTES], stored[_HEADER_BYTES:]
-    codec = start[8] if len(stored) > _HEADER_BYTES else -1
-    if start[:8] != _MAGIC or codec not in (_STORED, _ZSTD):
-        raise Tampered(f"the object {name} is not a box of this repository.", object=name)
+    verify_box(name, stored)
+    start, salt, sealed = stored[:16], stored[16:_HEADER_BYTES], stored[_HEADER_BYTES:-_CHECKSUM_BYTES]
+    codec = start[8]
     try:
         plain = AESGCM(ring.box_key(salt)).decrypt(_NONCE, sealed, _associated(ring, start, name))
     except InvalidTag as error:
@@ -51,12 +53,25 @@ def open_box(ring: KeyRing, name: str, stored: bytes) -> bytes:
         raise Tampered(f"the object {name} does not decompress.", object=name) from error
 
 
+def verify_box(name: str, stored: bytes) -> None:
+    """Check a box without keys; Tampered when it is not as its writer left it, as far as chance goes."""
+    intact = (
+        len(stored) > _HEADER_BYTES + _CHECKSUM_BYTES
+        and stored[:8] == _MAGIC
+        and stored[8] in (_STORED, _ZSTD)
+        and not any(stored[9:16])
+        and blake3(stored[:-_CHECKSUM_BYTES]).digest() == stored[-_CHECKSUM_BYTES:]
+    )
+    if not intact:
+        raise Tampered(f"the object {name} is damaged.", object=name)
+
+
 def decompress(frame: bytes, limit: int) -> bytes:
-    """Decompress one zstd frame of at most ``limit`` bytes; ZstdError otherwise."""
+    """Decompress exactly one zstd frame of at most ``limit`` bytes; ZstdError otherwise."""
     announced = zstandard.frame_content_size(frame)
     if not 0 <= announced <= limit:
         raise zstandard.ZstdError("the frame announces no size or one above the limit")
-    return zstandard.ZstdDecompressor().decompress(frame, max_output_size=limit)
+    return zstandard.ZstdDecompressor().decompress(frame, max_output_size=limit, allow_extra_data=False)
 
 
 def _associated(ring: KeyRing, start: bytes, name: str) -> bytes:

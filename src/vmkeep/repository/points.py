@@ -5,18 +5,18 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from blake3 import blake3
 
 from vmkeep.model.point import RestorePoint
-from vmkeep.objectstore.errors import ObjectMissing
+from vmkeep.objectstore.errors import ObjectMissing, StoreUnavailable
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.box import close_box, open_box
-from vmkeep.repository.errors import PointAmbiguous, PointNotFound, RepositoryError, Tampered
+from vmkeep.repository.errors import PointAmbiguous, PointNotFound, PublishRefused, RepositoryError, Tampered
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.manifest import decode_manifest, encode_manifest, format_time, parse_time
 
@@ -25,6 +25,7 @@ SEALS: Final = "seals/"
 FORGOTTEN: Final = "forgotten/"
 _VERSION: Final = 1
 _SHORTEST_SURE_PREFIX: Final = 4
+_STAMP: Final = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,50 @@ class SealedPoint:
 
 
 @dataclass(frozen=True)
+class Tombstone:
+    """What remains of a restore point that was forgotten on purpose."""
+
+    name: str
+    vm_id: str
+    number: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class _Damaged:
+    """What the name of an unreadable restore point tells about it."""
+
+    folder: str
+    stamp: str
+    id: str
+    problem: RepositoryError
+
+    @property
+    def time(self) -> str:
+        try:
+            return format_time(parse_time(self.stamp)).partition(".")[0]
+        except ValueError:
+            return ""
+
+
+@dataclass(frozen=True)
 class Listing:
-    """All restore points, oldest first, and what could not be read."""
+    """All restore points, oldest first, what was forgotten, and what could not be read."""
 
     points: tuple[SealedPoint, ...]
-    forgotten: frozenset[bytes]
+    forgotten: tuple[Tombstone, ...]
     problems: tuple[RepositoryError, ...]
+
+    @property
+    def digests(self) -> set[bytes]:
+        """Return what is known: the digests of all points, forgotten ones too."""
+        return {sealed.digest for sealed in self.points} | {stone.digest for stone in self.forgotten}
+
+    def head(self, vm_id: str) -> tuple[int, str, bytes] | None:
+        """Return number, object name and digest of the VM's last point, even if it was forgotten since."""
+        points = [(s.point.number, s.name, s.digest) for s in self.of_vm(vm_id)]
+        stones = [(t.number, t.name, t.digest) for t in self.forgotten if t.vm_id == vm_id]
+        return max(points + stones, default=None)
 
     def of_vm(self, vm_id: str) -> list[SealedPoint]:
         return [sealed for sealed in self.points if sealed.point.vm.id == vm_id]
@@ -54,30 +93,67 @@ class Listing:
     def find(self, text: str) -> SealedPoint:
         """Return the one point ``text`` means: an id, a prefix of one, ``latest``, VM, VM@latest, VM@TIME.
 
-        Raises PointNotFound or PointAmbiguous.
+        A damaged point is never passed over in favour of another one: where it
+        is meant, or might be, Tampered names it. Raises PointNotFound or
+        PointAmbiguous otherwise.
         """
-        if not self.points:
+        damaged = self._damaged()
+        if not self.points and not damaged:
             raise PointNotFound(
                 "the repository holds no restore point.", hint="Make one with `vmkeep backup`."
             )
-        if text == "latest":
-            return self.points[-1]
+        if text == "latest" and self.points:
+            newest = self.points[-1]
+            _refuse_damaged(text, [d for d in damaged if d.stamp >= _stamp(newest.point.time)])
+            return newest
         by_id = [s for s in self.points if s.point.id.startswith(text.lower())] if text else []
         exact = [s for s in by_id if s.point.id == text.lower()]
         if exact:
             return exact[0]
-        vm, _, when = text.rpartition("@") if "@" in text else (text, "", "latest")
-        named = self._of_vm_named(vm)
+        if len(text) >= _SHORTEST_SURE_PREFIX:
+            _refuse_damaged(text, [d for d in damaged if d.id.startswith(text.lower())])
+        named, when = self._of_vm_named(text), "latest"
+        if not named and "@" in text:
+            vm, _, when = text.rpartition("@")
+            named = self._of_vm_named(vm)
         if named and len(text) < _SHORTEST_SURE_PREFIX:
             by_id = []  # a VM called "db" or "c1" shall not become ambiguous by chance
-        found = by_id + ([named[-1]] if when == "latest" and named else [])
-        if when and when != "latest":
-            found += [s for s in named if format_time(s.point.time).startswith(_comparable(when))]
+        found = by_id + [s for s in self._of_time(named, when, text, damaged) if s not in by_id]
         if not found:
+            _refuse_damaged(text, damaged)  # its name stands in the manifest that cannot be read
             raise PointNotFound(f"no restore point is called {text!r}.")
         if len(found) > 1:
             raise PointAmbiguous(f"{text!r} means {len(found)} restore points.")
         return found[0]
+
+    def _of_time(
+        self, named: list[SealedPoint], when: str, text: str, damaged: "list[_Damaged]"
+    ) -> list[SealedPoint]:
+        """Return those of one VM's points that ``when`` means. Raises Tampered."""
+        if not named or not when:
+            return []
+        folder = named[0].name.rpartition("/")[0]
+        suspects = [d for d in damaged if d.folder == folder]
+        if when == "latest":
+            # By number: the clock may have gone back.
+            newest = max(named, key=lambda s: (s.point.number, s.point.time))
+            _refuse_damaged(text, [d for d in suspects if d.stamp >= _stamp(newest.point.time)])
+            return [newest]
+        wanted = _comparable(when)
+        # A name tells the time to the second only.
+        _refuse_damaged(text, [d for d in suspects if d.time.startswith(wanted[: len(d.time)])])
+        return [s for s in named if format_time(s.point.time).startswith(wanted)]
+
+    def _damaged(self) -> "list[_Damaged]":
+        """Return the points that were not listed because their manifest or seal does not verify."""
+        found = []
+        for problem in self.problems:
+            name = str(problem.context.get("object", ""))
+            stem = name.removeprefix(SEALS).removeprefix(POINTS)
+            stamp, separator, point_id = stem.rpartition("/")[2].partition("-")
+            if name.startswith((POINTS, SEALS)) and separator:
+                found.append(_Damaged(POINTS + stem.rpartition("/")[0], stamp, point_id, problem))
+        return found
 
     def _of_vm_named(self, vm: str) -> list[SealedPoint]:
         named = [s for s in self.points if vm in (s.point.vm.name, s.point.vm.id)]
@@ -97,14 +173,25 @@ class Points:
 
     def put(self, point: RestorePoint) -> tuple[str, bytes]:
         """Make the manifest visible; from here on it protects its chunks. Return name and digest."""
-        stem = f"{self._ring.vm_key(point.vm.id)}/{point.time.strftime('%Y%m%dT%H%M%SZ')}-{point.id}"
+        stem = f"{self._ring.vm_key(point.vm.id)}/{_stamp(point.time)}-{point.id}"
         name = POINTS + stem
-        stored = close_box(self._ring, name, encode_manifest(point))
+        content = encode_manifest(point)
+        try:
+            decode_manifest(name, content)
+        except Tampered as error:
+            # Linux allows a backslash in a file name: better no point than one that no reader takes.
+            raise PublishRefused(
+                f"no reader would take this restore point: {error.message}", hint="Rename what it names."
+            ) from error
+        stored = close_box(self._ring, name, content)
         self._store.put(name, stored)
         return name, blake3(stored).digest()
 
     def seal(self, name: str, digest: bytes, now: datetime) -> bool:
-        """Decide that the point exists; False when it was decided otherwise. Safe to repeat."""
+        """Decide that the point exists; False when it was decided otherwise. Safe to repeat.
+
+        Raises a store error only when the decision could not be read back either.
+        """
         seal = seal_name(name)
         fields = {
             "version": _VERSION,
@@ -113,10 +200,20 @@ class Points:
             "digest": digest.hex(),
             "time": format_time(now),
         }
-        if self._store.put_if_absent(seal, self._box(seal, fields)):
-            return True
-        # A lost reply of our own first try, or somebody's decision: read which.
-        return self.seal_state(name, digest) == "sealed"
+        unanswered: StoreUnavailable | None = None
+        try:
+            if self._store.put_if_absent(seal, self._box(seal, fields)):
+                return True
+        except StoreUnavailable as error:
+            unanswered = error
+        # A lost reply of our own try, or somebody's decision: read which.
+        try:
+            state = self.seal_state(name, digest)
+        except Tampered:
+            return False  # junk of somebody without keys counts as void, for collectors too
+        if state == "absent" and unanswered is not None:
+            raise unanswered
+        return state == "sealed"
 
     def seal_state(self, name: str, digest: bytes | None) -> Literal["sealed", "void", "absent"]:
         """Return what was decided about a manifest. Raises Tampered when the seal does not verify."""
@@ -139,13 +236,18 @@ class Points:
         """Read all restore points (of one VM); what does not verify is reported, not returned."""
         folder = f"{self._ring.vm_key(vm_id)}/" if vm_id is not None else ""
         problems: list[RepositoryError] = []
+        forgotten = self._tombstones(folder, problems)
+        gone = {stone.name for stone in forgotten}
         sealed_names = {info.name.removeprefix(SEALS) for info in self._store.list(SEALS + folder)}
-        found = []
+        found: list[SealedPoint] = []
         manifests = set()
         for info in self._store.list(POINTS + folder):
             manifests.add(info.name.removeprefix(POINTS))
             if info.name.removeprefix(POINTS) not in sealed_names:
                 continue  # unfinished: invisible
+            if info.name in gone:
+                # Half forgotten, or put back by somebody: its packs may be gone.
+                continue
             try:
                 sealed = self.load(info.name)
             except (Tampered, ObjectMissing) as error:
@@ -154,9 +256,8 @@ class Points:
             if sealed is not None:
                 found.append(sealed)
         problems += self._lost(sealed_names - manifests)
-        forgotten = self._tombstones(folder, problems)
         found.sort(key=lambda s: (s.point.time, s.point.number, s.point.id))
-        return Listing(tuple(found), forgotten, tuple(problems))
+        return Listing(tuple(found), tuple(forgotten), tuple(problems))
 
     def load(self, name: str) -> SealedPoint | None:
         """Return a sealed point; None when it was voided. Raises Tampered or ObjectMissing."""
@@ -180,16 +281,25 @@ class Points:
                 problems.append(error)
         return problems
 
-    def _tombstones(self, folder: str, problems: list[RepositoryError]) -> frozenset[bytes]:
-        digests = set()
+    def _tombstones(self, folder: str, problems: list[RepositoryError]) -> list[Tombstone]:
+        found = []
         for info in self._store.list(FORGOTTEN + folder):
             try:
-                digests.add(bytes.fromhex(self._open(info.name)["digest"]))
+                fields = self._open(info.name)
+                stone = Tombstone(
+                    POINTS + info.name.removeprefix(FORGOTTEN),
+                    str(fields["vm"]),
+                    int(fields["number"]),
+                    bytes.fromhex(fields["digest"]),
+                )
+                if fields["point"] != stone.name:
+                    raise ValueError("another point's")
+                found.append(stone)
             except (Tampered, ObjectMissing, KeyError, ValueError, TypeError):
                 problems.append(
                     Tampered(f"the tombstone {info.name} is damaged or forged.", object=info.name)
                 )
-        return frozenset(digests)
+        return found
 
     def attach(self, kind: Literal["tracking", "evidence"], name: str, fields: Mapping[str, Any]) -> None:
         """Add what was learned after the seal; never changes what is there."""
@@ -210,11 +320,26 @@ class Points:
         content = open_box(self._ring, name, self._store.get(name))
         try:
             fields = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Tampered(f"the object {name} cannot be understood.", object=name) from error
-        if not isinstance(fields, dict):
+        if not isinstance(fields, dict) or fields.get("version") != _VERSION:
             raise Tampered(f"the object {name} cannot be understood.", object=name)
         return fields
+
+
+def _stamp(time: datetime) -> str:
+    """Return a time as it stands in the names of points."""
+    return time.astimezone(UTC).strftime(_STAMP)
+
+
+def _refuse_damaged(text: str, damaged: Sequence[_Damaged]) -> None:
+    """Raise the damage of a point that ``text`` means or may mean."""
+    for one in damaged:
+        raise Tampered(
+            f"{one.problem.message.rstrip('.')}, and {text!r} may mean it.",
+            hint="Name an intact restore point by its id (`vmkeep points`), and run `vmkeep repo check`.",
+            **one.problem.context,
+        )
 
 
 def seal_name(name: str) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from tests.unit.tools.read_repository_run import PASSWORD, Read, Said, said
 from tools.read_repository import main
 

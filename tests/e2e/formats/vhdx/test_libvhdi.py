@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import pyvhdi
-from tests.generators import vhdx_bytes as gen
 
+from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.disk import DiskProfile, Kind
 from vmkeep.formats.parents import ParentReference, no_parents
 from vmkeep.formats.source import FileSource

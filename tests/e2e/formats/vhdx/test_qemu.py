@@ -8,8 +8,8 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from tests.generators import vhdx_bytes as gen
 
+from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.disk import DiskProfile, Kind
 from vmkeep.formats.parents import no_parents
 from vmkeep.formats.source import FileSource

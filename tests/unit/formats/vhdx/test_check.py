@@ -3,8 +3,8 @@
 from uuid import UUID
 
 import pytest
-from tests.generators import vhdx_bytes as gen
 
+from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.disk import Disk
 from vmkeep.formats.parents import ParentReference
 from vmkeep.formats.source import BytesSource
@@ -117,6 +117,14 @@ def test_a_bitmap_nobody_needs() -> None:
     plain.put(len(plain.data), bytes(gen.MIB))
     plain.set_u64(plain.bitmap_entry_at(0), (len(plain.data) - gen.MIB) | 6)
     assert findings(plain) == [("warning", plain.bitmap_entry_at(0))]
+
+
+def test_a_reserved_bitmap_state_among_zero_blocks_is_noticed() -> None:
+    # The neighbours have the same raw value.
+    zeros = {n: gen.Block(gen.ZERO) for n in (*range(4090, 4100), 4200)}
+    made = gen.make_vhdx(disk_size=5000 * gen.MIB, blocks=zeros)
+    made.set_u64(made.bitmap_entry_at(0), gen.ZERO)
+    assert findings(made) == [("warning", made.bitmap_entry_at(0))]
 
 
 def test_two_bitmaps_in_one_place() -> None:

@@ -3,8 +3,8 @@
 from uuid import UUID
 
 import pytest
-from tests.generators import vhdx_bytes as gen
 
+from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.errors import CorruptDisk, NotADisk, TruncatedDisk, UnsupportedDisk
 from vmkeep.formats.parents import no_parents
 from vmkeep.formats.source import BytesSource

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from uuid import UUID
 
 import pytest
-from tests.generators import vhdx_bytes as gen
 
+from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
 from vmkeep.formats.parents import no_parents
 from vmkeep.formats.source import BytesSource

@@ -4,8 +4,8 @@ import struct
 from uuid import UUID
 
 import pytest
-from tests.generators import vhdx_bytes as gen
 
+from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.disk import DiskProfile
 from vmkeep.formats.errors import CorruptDisk, UnsupportedDisk
 from vmkeep.formats.parents import no_parents

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
-from tests.generators import vhdx_bytes as gen
 
+from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.disk import Disk, DiskProfile, Finding
 from vmkeep.formats.errors import CorruptDisk, ParentMismatch, ParentMissing, TruncatedDisk, UnsupportedDisk
 from vmkeep.formats.parents import FindParent, ParentReference, no_parents

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from tests.generators import vhdx_bytes as gen
 
+from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.errors import CorruptDisk, TruncatedDisk, UnsupportedDisk
 from vmkeep.formats.parents import no_parents
 from vmkeep.formats.source import BytesSource

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import google_crc32c
 import pytest
-from tests.generators import vhdx_bytes as gen
 
+from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.disk import DiskProfile
 from vmkeep.formats.errors import FormatError, NotADisk, TargetUnwritable, UnsupportedDisk
 from vmkeep.formats.parents import no_parents
