@@ -148,7 +148,7 @@ def vm_id_of_export(address: SourceAddress) -> UUID | None:
 
     Hyper-V names a VM's configuration file after its id.
     """
-    if address.kind != "folder":
+    if address.kind != "folder" or not address.path.is_dir():
         return None
     found = set()
     for path in _walk(address.path):

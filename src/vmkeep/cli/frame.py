@@ -113,8 +113,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
         return int(result) if isinstance(result, int) else ExitCode.OK
     except typer.Exit as end:
         return end.exit_code
-    except typer.Abort:
-        return _interrupted(ExitCode.INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):  # the parser turns the one into the other
+        return _interrupted(ExitCode.TERMINATED if received else ExitCode.INTERRUPTED)
     except typer.TyperException as error:
         text = error.format_message() if isinstance(error, _ParseError) else str(error)
         context = getattr(error, "ctx", None)
@@ -122,8 +122,6 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
         return _fail(UsageError(text.rstrip(".") + ".", hint=f"See `{command} --help`."))
     except VmkeepError as error:
         return _fail(error)
-    except KeyboardInterrupt:
-        return _interrupted(ExitCode.TERMINATED if received else ExitCode.INTERRUPTED)
     except BrokenPipeError:
         return int(ExitCode.FAILED)  # whoever read our output has gone; there is nobody left to tell
     except OSError as error:
