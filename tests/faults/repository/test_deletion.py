@@ -42,6 +42,7 @@ from vmkeep.repository.index import decode_index, encode_index
 from vmkeep.repository.packs import Kind, PackRef, Slot
 from vmkeep.repository.points import POINTS, SealedPoint, seal_name
 from vmkeep.repository.publish import publish
+from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
 
 _T = TypeVar("_T")
@@ -535,7 +536,7 @@ def test_condemned_packs_of_the_parent_do_not_cost_a_second_reading(fake_clock: 
             counted,
             len(disk),
             [ByteRange(0, 2 * CHUNK)],
-            base=fresh.disk_map(old.root, old.size),
+            base=DiskMap(fresh.reader, old.root, old.size),
             inherit=True,
         )
         writer.flush()

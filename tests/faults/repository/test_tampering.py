@@ -103,7 +103,8 @@ def _forget_one(repository: Repository, original: Original, number: int) -> None
     stone = "forgotten/" + doomed.name.removeprefix(POINTS)
     content = (
         f'{{"version": 1, "point": "{doomed.name}", "vm": "{OTHER_VM.id}", "number": {doomed.point.number}, '
-        f'"digest": "{doomed.digest.hex()}", "why": "test {number}"}}'
+        f'"digest": "{doomed.digest.hex()}", "previous": null, '
+        f'"why": "test {number}"}}'
     )
     store = original.store
     store.put(stone, close_box(repository.ring, stone, content.encode()))

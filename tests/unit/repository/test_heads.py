@@ -44,7 +44,8 @@ class World:
         name = sealed.name.replace("points/", "forgotten/", 1)
         content = (
             f'{{"version": 1, "point": "{sealed.name}", "vm": "{sealed.point.vm.id}", '
-            f'"number": {sealed.point.number}, "digest": "{sealed.digest.hex()}"}}'
+            f'"number": {sealed.point.number}, "digest": "{sealed.digest.hex()}", '
+            '"previous": null}'
         )
         self.store.put(name, close_box(self.repository.ring, name, content.encode()))
 
