@@ -27,10 +27,11 @@ from vmkeep.repository.inventory import decode_inventory
 from vmkeep.repository.journal import PREFIX as RUNS
 from vmkeep.repository.journal import SESSIONS, read_record
 from vmkeep.repository.keys import KeyRing, key_infos
+from vmkeep.repository.listing import POINTS, SEALS, Listing, SealedPoint
 from vmkeep.repository.nodes import Child
 from vmkeep.repository.packs import Kind, Pack, PackRef, verify_stored
 from vmkeep.repository.parameters import SPECIFICATION_NAME, Parameters
-from vmkeep.repository.points import FORGOTTEN, POINTS, SEALS, Listing, SealedPoint
+from vmkeep.repository.points import FORGOTTEN
 from vmkeep.repository.publish import CONDEMNED
 from vmkeep.repository.reader import Reader, map_of
 from vmkeep.repository.repository import Repository

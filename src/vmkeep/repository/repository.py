@@ -22,9 +22,10 @@ from vmkeep.repository.index import Index
 from vmkeep.repository.journal import Journal
 from vmkeep.repository.keys import PREFIX as KEYS
 from vmkeep.repository.keys import KeyRing, new_master, unlock
+from vmkeep.repository.listing import Listing, SealedPoint
 from vmkeep.repository.manifest import format_time
 from vmkeep.repository.parameters import Parameters, specification_text
-from vmkeep.repository.points import Listing, Points, SealedPoint
+from vmkeep.repository.points import Points
 from vmkeep.repository.publish import condemned_packs
 from vmkeep.repository.reader import DiskMap, Reader, map_of, stored_packs
 from vmkeep.repository.writer import Writer

@@ -39,8 +39,9 @@ from vmkeep.repository.errors import RolledBack
 from vmkeep.repository.inventory import decode_inventory
 from vmkeep.repository.journal import read_runs
 from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.listing import POINTS, SealedPoint
 from vmkeep.repository.packs import Kind, PackRef
-from vmkeep.repository.points import POINTS, SealedPoint, seal_name
+from vmkeep.repository.points import seal_name
 from vmkeep.repository.repository import Repository, read_parameters
 from vmkeep.secrets import Secret
 
