@@ -29,7 +29,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "progress": frozenset({"errors"}),
     "secrets": frozenset({"errors"}),
     "model": TIMELESS_GROUND,
-    "formats": TIMELESS_GROUND,
+    "formats": TIMELESS_GROUND | {"clock"},  # a VHD carries the time it was made
     "objectstore": GROUND,
     "guestfs": GROUND | {"formats"},
     "repository": MODEL | {"objectstore"},
@@ -176,7 +176,7 @@ def test_no_package_beside_the_two() -> None:
     ("module", "source", "complaint"),
     [
         ("vmkeep.formats.raw", "import vmkeep.repository", "formats may not import repository"),
-        ("vmkeep.formats.raw", "from vmkeep import clock", "formats may not import clock"),
+        ("vmkeep.formats.raw", "from vmkeep import secrets", "formats may not import secrets"),
         ("vmkeep.formats", "from vmkeep.model import Disk", "formats may not import model"),
         (
             "vmkeep.capture.hold",

@@ -50,6 +50,7 @@ REFUSED: Final = (
 QUOTATIONS: Final = (
     r"Msvm_\w+",  # WMI classes: Msvm_VirtualSystemSnapshotService
     r"(?:Create|Destroy|Apply|Convert|Resulting)Snapshot(?:Tree)?|Snapshot(?:Type|Settings)",  # their members
+    r"(?<=[\"'/\\])[Ss]napshots(?=[\"'/\\])",  # the folder of an exported VM that holds its checkpoints
     r"VSS_\w+|IVss\w+|SnapshotSet(?:ID)?",  # names of the VSS interface
     r"child-vm-snapshot|child VM snapshot|CHILD_VM_SNAPSHOT",  # the older host VSS writer's own word
     r"Azure Blob(?: Storage)?",  # the product's name
@@ -134,6 +135,8 @@ def test_the_search_bites(line: str) -> None:
     [
         "Msvm_VirtualSystemSnapshotService.DestroySnapshot",
         "SnapshotType 32768",
+        '{"virtual machines", "snapshots"}',
+        r"C:\VMs\a\Snapshots\a.avhdx",
         "method child-vm-snapshot",
         "repeat the backup",
         "Backup and recovery for Microsoft Hyper-V",

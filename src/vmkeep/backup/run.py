@@ -62,15 +62,17 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
     listing = repository.listing(accept_rollback=request.accept_rollback)
     parent = listing.find(request.parent) if request.parent is not None else None
     vm = identify(request.source, request.name, parent)
-    previous = listing.newest(vm.id)
+    newest = listing.newest(vm.id)
     journal = repository.journal(vm, os.urandom(16).hex())
     # Files are not changed by a run: of one that died here nothing is left but its journal.
     for dead in journal.begin({"source": str(request.source)}):
         journal.bury(dead)
     try:
         with hold(request.source) as held:
-            plan = _decide(request, held, parent or previous)
-            taking = _Taking(request, repository, clock, progress, journal, vm, previous, parent or previous)
+            plan = _decide(request, held, parent or newest)
+            taking = _Taking(
+                request, repository, clock, progress, journal, vm, listing.head(vm.id), parent or newest
+            )
             sealed = taking.take(held, plan)
     except BaseException as error:
         _note_failure(journal, error)
@@ -120,7 +122,7 @@ class _Taking:
     progress: Progress
     journal: Journal
     vm: VmRef
-    previous: SealedPoint | None
+    head: tuple[int, str, bytes] | None
     base: SealedPoint | None
 
     def take(self, held: FolderHold, plan: Plan) -> SealedPoint:
@@ -150,8 +152,8 @@ class _Taking:
                     id=point_id,
                     run=self.journal.run,
                     vm=self.vm,
-                    number=self.previous.point.number + 1 if self.previous else 1,
-                    previous=(self.previous.name, self.previous.digest) if self.previous else None,
+                    number=self.head[0] + 1 if self.head else 1,
+                    previous=self.head[1:] if self.head else None,
                     parent=self.base.point.id if self.base else None,
                     time=at_rest,
                     finished=self.clock.now(),

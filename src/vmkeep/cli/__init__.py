@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; return the process's exit code."""
+    from vmkeep.cli.app import app
     from vmkeep.cli.frame import run_app
 
-    return run_app(sys.argv[1:] if arguments is None else list(arguments))
+    return run_app(app, sys.argv[1:] if arguments is None else list(arguments))

@@ -1,7 +1,7 @@
 """`vmkeep backup`: take a restore point."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,10 +14,13 @@ from vmkeep.cli.frame import (
     answer,
     open_repository,
     progress,
-    rounded,
     settings,
 )
+from vmkeep.cli.text import rounded
 from vmkeep.errors import UsageError
+
+if TYPE_CHECKING:
+    from vmkeep.backup.run import Outcome
 
 
 def backup(
@@ -63,7 +66,6 @@ def backup(
     from vmkeep.capture.source import SourceAddress
     from vmkeep.clock import SystemClock
     from vmkeep.model.consistency import Policy
-    from vmkeep.repository.manifest import format_time
 
     try:
         policy = Policy.parse(consistency, allow_interruption=allow_interruption)
@@ -81,6 +83,13 @@ def backup(
     )
     with open_repository(repo, password_file, password_command) as repository:
         outcome = run(request, repository, SystemClock(), progress())
+    answer(*_summary(outcome))
+    raise typer.Exit(outcome.exit_code)
+
+
+def _summary(outcome: "Outcome") -> tuple[dict[str, Any], list[str]]:
+    from vmkeep.repository.manifest import format_time
+
     point = outcome.sealed.point
     document = {
         "message_type": "summary",
@@ -107,5 +116,4 @@ def backup(
         if settings.verbose
         else []
     )
-    answer(document, [] if settings.quiet else lines)
-    raise typer.Exit(outcome.exit_code)
+    return document, [] if settings.quiet else lines

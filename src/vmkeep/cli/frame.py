@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import traceback
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from vmkeep.cli.progress import TerminalProgress
+from vmkeep.cli.text import visible
 from vmkeep.clock import SystemClock
 from vmkeep.errors import ExitCode, UsageError, VmkeepError
 from vmkeep.objectstore.address import open_store
@@ -97,10 +97,8 @@ AcceptRollback = Annotated[
 ]
 
 
-def run_app(arguments: Sequence[str]) -> int:
+def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the application and turn whatever happens into an exit code and one clear sentence."""
-    from vmkeep.cli.app import app
-
     rest = _take_settings(arguments)
     received: list[int] = []
 
@@ -193,22 +191,6 @@ def warn(line: str) -> None:
         print(f"vmkeep: warning: {visible(line)}", file=sys.stderr)
 
 
-def visible(text: str) -> str:
-    """Return the text with everything that could steer a terminal or hide itself written out."""
-    if text.isascii() and text.isprintable():
-        return text
-    out = []
-    for character in text:
-        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-            code = ord(character)
-            out.append(
-                f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-            )
-        else:
-            out.append(character)
-    return "".join(out)
-
-
 def progress() -> Progress:
     """Return a progress bar on standard error, if somebody looks at it."""
     if settings.quiet or settings.json or not sys.stderr.isatty():
@@ -262,13 +244,3 @@ def state_folder() -> Path | None:
         return Path(base) / "vmkeep"
     home = os.environ.get("HOME")
     return Path(home) / ".local" / "state" / "vmkeep" if home else None
-
-
-def rounded(size: int) -> str:
-    """Return a size as people read it: 1.5 GiB."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return ""

@@ -12,9 +12,9 @@ from vmkeep.cli.frame import (
     RepositoryOption,
     answer,
     open_repository,
-    rounded,
     warn,
 )
+from vmkeep.cli.text import rounded
 from vmkeep.errors import ExitCode
 
 

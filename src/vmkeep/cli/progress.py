@@ -2,6 +2,7 @@
 
 from typing import Final, TextIO
 
+from vmkeep.cli.text import rounded, visible
 from vmkeep.clock import Clock
 
 _REDRAW_S: Final = 0.2
@@ -38,8 +39,6 @@ class TerminalProgress:
         self._out.flush()
 
     def _line(self, now: float) -> str:
-        from vmkeep.cli.frame import rounded, visible
-
         rate = self._done / max(now - self._started, 1e-6)
         text = f"{rounded(self._done)}  {rounded(int(rate))}/s"
         if not self._total:

@@ -17,10 +17,10 @@ from vmkeep.cli.frame import (
     open_repository,
     open_store_of,
     progress,
-    rounded,
     settings,
     warn,
 )
+from vmkeep.cli.text import rounded
 from vmkeep.errors import ExitCode, UsageError
 from vmkeep.secrets import Secret, read_password
 

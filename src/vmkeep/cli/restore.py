@@ -16,9 +16,9 @@ from vmkeep.cli.frame import (
     answer,
     open_repository,
     progress,
-    rounded,
     settings,
 )
+from vmkeep.cli.text import rounded
 from vmkeep.errors import UsageError
 
 

@@ -8,6 +8,7 @@ import os
 from typing import Final
 
 import zstandard
+from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -16,6 +17,7 @@ from vmkeep.repository.keys import KeyRing
 
 _MAGIC: Final = b"VMKBOX01"
 _HEADER_BYTES: Final = 32
+_CHECKSUM_BYTES: Final = 32
 _STORED, _ZSTD = 0, 1
 _NONCE: Final = bytes(12)  # the key is used once: each box has a salt of its own
 MAX_PLAIN_BYTES: Final = 256 << 20
@@ -28,15 +30,15 @@ def close_box(ring: KeyRing, name: str, content: bytes, *, compress: bool = True
     salt = os.urandom(16)
     start = _MAGIC + bytes([codec]) + bytes(7)
     sealed = AESGCM(ring.box_key(salt)).encrypt(_NONCE, plain, _associated(ring, start, name))
-    return start + salt + sealed
+    stored = start + salt + sealed
+    return stored + blake3(stored).digest()
 
 
 def open_box(ring: KeyRing, name: str, stored: bytes) -> bytes:
     """Return the content of the box stored under ``name``, or raise :class:`Tampered`."""
-    start, salt, sealed = stored[:16], stored[16:_HEADER_BYTES], stored[_HEADER_BYTES:]
-    codec = start[8] if len(stored) > _HEADER_BYTES else -1
-    if start[:8] != _MAGIC or codec not in (_STORED, _ZSTD):
-        raise Tampered(f"the object {name} is not a box of this repository.", object=name)
+    verify_box(name, stored)
+    start, salt, sealed = stored[:16], stored[16:_HEADER_BYTES], stored[_HEADER_BYTES:-_CHECKSUM_BYTES]
+    codec = start[8]
     try:
         plain = AESGCM(ring.box_key(salt)).decrypt(_NONCE, sealed, _associated(ring, start, name))
     except InvalidTag as error:
@@ -49,6 +51,18 @@ def open_box(ring: KeyRing, name: str, stored: bytes) -> bytes:
         return decompress(plain, MAX_PLAIN_BYTES)
     except zstandard.ZstdError as error:
         raise Tampered(f"the object {name} does not decompress.", object=name) from error
+
+
+def verify_box(name: str, stored: bytes) -> None:
+    """Check a box without keys; Tampered when it is not as its writer left it, as far as chance goes."""
+    intact = (
+        len(stored) > _HEADER_BYTES + _CHECKSUM_BYTES
+        and stored[:8] == _MAGIC
+        and stored[8] in (_STORED, _ZSTD)
+        and blake3(stored[:-_CHECKSUM_BYTES]).digest() == stored[-_CHECKSUM_BYTES:]
+    )
+    if not intact:
+        raise Tampered(f"the object {name} is damaged.", object=name)
 
 
 def decompress(frame: bytes, limit: int) -> bytes:

@@ -17,14 +17,14 @@ from vmkeep.errors import VmkeepError
 from vmkeep.objectstore.errors import ObjectMissing
 from vmkeep.objectstore.store import ObjectInfo, Store
 from vmkeep.progress import Progress
-from vmkeep.repository.box import open_box
+from vmkeep.repository.box import open_box, verify_box
 from vmkeep.repository.errors import ObjectLost, RepositoryError, Tampered
 from vmkeep.repository.index import PREFIX as INDEX
 from vmkeep.repository.index import Index, decode_index
 from vmkeep.repository.inventory import PREFIX as INVENTORY
 from vmkeep.repository.inventory import decode_inventory
 from vmkeep.repository.journal import PREFIX as RUNS
-from vmkeep.repository.journal import SESSIONS
+from vmkeep.repository.journal import SESSIONS, read_runs
 from vmkeep.repository.keys import KeyRing, key_infos
 from vmkeep.repository.packs import Kind, Pack, PackRef, verify_stored
 from vmkeep.repository.parameters import SPECIFICATION_NAME, Parameters
@@ -92,6 +92,7 @@ def check(repository: Repository, share: float, progress: Progress, seed: int | 
         report.add(str(problem.context.get("object", "")), problem)
     report.points = len(listing.points)
     _check_chains(listing, report)
+    _check_promises(store, ring, listing, report)
     visited: set[bytes] = set()
     for sealed in listing.points:
         _check_point(reader, sealed, visited, report)
@@ -107,6 +108,7 @@ def check_keyless(store: Store, parameters: Parameters, progress: Progress) -> R
     """Examine what can be examined without keys: presence and checksums of all packs."""
     report = Report()
     _check_plain_objects(store, parameters, report)
+    _check_boxes_keyless(store, report)
     present = list(_packs(store))
     expected = _check_inventories(store, parameters, None, {info.name for info in present}, report)
     progress.begin("checksums", sum(info.size for info in present))
@@ -175,7 +177,7 @@ def _read_slot_tables(store: Store, ring: KeyRing, parameters: Parameters, repor
 
 def _check_chains(listing: Listing, report: Report) -> None:
     """See that every point's predecessor is there or was forgotten on purpose."""
-    known = {sealed.digest for sealed in listing.points} | listing.forgotten
+    known = listing.digests
     reported = {problem.object for problem in report.problems}
     for sealed in listing.points:
         previous = sealed.point.previous
@@ -185,6 +187,24 @@ def _check_chains(listing: Listing, report: Report) -> None:
                 f"the restore point {previous[0]} vanished: its successor {sealed.point.id[:12]} names it, "
                 "and it was not forgotten.",
             )
+
+
+def _check_promises(store: Store, ring: KeyRing, listing: Listing, report: Report) -> None:
+    """See that what finished runs and manifests speak of is there."""
+    known = {sealed.name for sealed in listing.points} | {stone.name for stone in listing.forgotten}
+    reported = {problem.object for problem in report.problems}
+    for vm_id in {sealed.point.vm.id for sealed in listing.points}:
+        try:
+            runs = read_runs(store, ring, vm_id)
+        except (Tampered, ObjectMissing):
+            continue  # every box is examined by itself, and named there
+        for records in runs:
+            name = str(records[-1].detail.get("point", ""))
+            if records[-1].detail.get("outcome") == "sealed" and name not in known | reported:
+                report.add(name, f"the restore point {name} vanished: run {records[-1].run[:12]} sealed it.")
+    for sealed in listing.points:
+        if store.head(sealed.point.inventory) is None:
+            report.add(sealed.point.inventory, f"the inventory {sealed.point.inventory} is missing.")
 
 
 def _check_point(reader: Reader, sealed: SealedPoint, visited: set[bytes], report: Report) -> None:
@@ -221,6 +241,7 @@ def _check_inventories(
 ) -> dict[str, bytes]:
     """Compare what runs wrote with what is there; return the checksums by name."""
     expected: dict[str, bytes] = {}
+    needed: set[str] = set()
     removed: set[str] = set()
     for info in store.list(INVENTORY):
         try:
@@ -229,8 +250,9 @@ def _check_inventories(
             report.add(info.name, error)
             continue
         expected |= {name: checksum for name, _, checksum in inventory.added}
+        needed |= {name for name, _, _ in inventory.added} | set(inventory.relied)
         removed |= set(inventory.removed)
-    for name in sorted(expected.keys() - removed - present):
+    for name in sorted(needed - removed - present):
         report.add(name, f"the pack {name} is missing.")
     return expected
 
@@ -242,6 +264,23 @@ def _check_boxes(store: Store, ring: KeyRing, report: Report) -> None:
                 open_box(ring, info.name, store.get(info.name))
             except (Tampered, ObjectMissing) as error:
                 report.add(info.name, error)
+
+
+def _check_boxes_keyless(store: Store, report: Report) -> None:
+    """Find rot in every box, and seals whose manifest is gone."""
+    manifests = {info.name.removeprefix(POINTS) for info in store.list(POINTS)}
+    for info in store.list(SEALS):
+        if info.name.removeprefix(SEALS) not in manifests:
+            name = POINTS + info.name.removeprefix(SEALS)
+            report.add(
+                name, f"the manifest {name} is missing, or was voided: only a key can tell.", harmless=False
+            )
+    for prefix in (*_BOXES, POINTS, SEALS, INDEX):
+        for info in store.list(prefix):
+            try:
+                verify_box(info.name, store.get(info.name))
+            except (Tampered, ObjectMissing) as error:
+                report.add(info.name, error, harmless=prefix == INDEX)
 
 
 def _check_index(store: Store, ring: KeyRing, packs: dict[PackRef, int], report: Report) -> None:

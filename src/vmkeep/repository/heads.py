@@ -21,7 +21,7 @@ class Heads:
 
     def check(self, listing: Listing) -> None:
         """Raise RolledBack when a point this machine has seen is neither there nor forgotten."""
-        present = {sealed.digest for sealed in listing.points} | listing.forgotten
+        present = listing.digests
         damaged = {str(problem.context.get("object")) for problem in listing.problems}
         for vm_id, (number, digest, name) in self._read().items():
             if digest not in present and name not in damaged:

@@ -1,6 +1,5 @@
 """Tell parties without keys which packs must be there. `docs/format.md` section 10."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,17 +19,19 @@ def inventory_name(run: str, number: int) -> str:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What one run added and removed: (name, size, checksum) and names."""
+    """What one run added (name, size, checksum), what it relied on of others, and what it removed."""
 
     added: tuple[tuple[str, int, bytes], ...]
+    relied: tuple[str, ...]
     removed: tuple[str, ...]
 
 
-def encode_inventory(ring: KeyRing, added: Sequence[tuple[str, int, bytes]], removed: Sequence[str]) -> bytes:
-    """Return the text of an inventory object."""
-    lines = [f"{_TITLE} {ring.repository.hex()}"]
-    lines += [f"+ {name} {size} {checksum.hex()}" for name, size, checksum in added]
-    lines += [f"- {name}" for name in removed]
+def encode_inventory(ring: KeyRing, name: str, inventory: Inventory) -> bytes:
+    """Return the text of the inventory object ``name``."""
+    lines = [f"{_TITLE} {ring.repository.hex()} {name}"]
+    lines += [f"+ {name} {size} {checksum.hex()}" for name, size, checksum in inventory.added]
+    lines += [f"= {name}" for name in inventory.relied]
+    lines += [f"- {name}" for name in inventory.removed]
     text = "\n".join(lines) + "\n"
     text += f"mac {blake3(text.encode(), key=ring.inventory_key).hexdigest()}\n"
     return (text + f"sum {blake3(text.encode()).hexdigest()}\n").encode()
@@ -45,20 +46,22 @@ def decode_inventory(name: str, stored: bytes, repository: bytes, ring: KeyRing 
         below_mac, below_sum = f"{body}\n".encode(), f"{body}\n{mac}\n".encode()
         if end or total != f"sum {blake3(below_sum).hexdigest()}":
             raise ValueError("wrong sum")
-        if title != f"{_TITLE} {repository.hex()}":
-            raise ValueError("another repository's")
+        if title != f"{_TITLE} {repository.hex()} {name}":
+            raise ValueError("another run's or repository's")
         if ring is not None and mac != f"mac {blake3(below_mac, key=ring.inventory_key).hexdigest()}":
             raise ValueError("wrong mac")
-        added, removed = [], []
+        added, relied, removed = [], [], []
         for line in lines:
             mark, *fields = line.split(" ")
             if mark == "+":
                 pack, size, checksum = fields
                 added.append((pack, int(size), bytes.fromhex(checksum)))
+            elif mark == "=":
+                relied += fields
             elif mark == "-":
                 removed += fields
             else:
                 raise ValueError("unknown line")
     except ValueError as error:
         raise Tampered(f"the inventory {name} is damaged or forged.", object=name) from error
-    return Inventory(tuple(added), tuple(removed))
+    return Inventory(tuple(added), tuple(relied), tuple(removed))

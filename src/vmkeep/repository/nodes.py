@@ -61,10 +61,12 @@ def decode_node(level: int, node: bytes, name: str = "a map node") -> list[Entry
             if state == _STORED:
                 children.append(node[at : at + _ID_BYTES])
                 at += _ID_BYTES
-            elif state == 3:
+            elif state == 3 or (state == Child.EXCLUDED and level):
                 raise Tampered(f"{name} holds a child of unknown state.")
             else:
                 children.append(Child(state))
+    if not any(node[_HEADER.size : _HEADER.size + width // 4]):
+        raise Tampered(f"{name} is empty; such a node is never stored.")
     if at != len(node):
         raise Tampered(f"{name} has another number of children than it says.")
     return children

@@ -120,7 +120,9 @@ class PackWriter:
     def finish(self) -> FinishedPack:
         """Write the trailer and make the object appear."""
         table = b"".join(_SLOT.pack(*slot) for slot in self._slots)
-        associated = _ASSOCIATED.pack(self._repository, self.ref.id, _TRAILER_NONCE, 0, bytes(ID_BYTES))
+        associated = _ASSOCIATED.pack(
+            self._repository, self.ref.id, _TRAILER_NONCE, self.ref.kind, bytes(ID_BYTES)
+        )
         trailer = self._aead.encrypt(_TRAILER_NONCE.to_bytes(12, "big"), table, associated)
         self._write(trailer + struct.pack("<II16x", len(trailer), len(self._slots)))
         checksum = self._sum.digest()
@@ -155,7 +157,9 @@ class Pack:
         size, footer = read_footer(self._store, name)
         trailer_at = size - FOOTER_BYTES - footer.trailer
         trailer = self._store.get_range(name, trailer_at, footer.trailer)
-        associated = _ASSOCIATED.pack(self._repository, self.ref.id, _TRAILER_NONCE, 0, bytes(ID_BYTES))
+        associated = _ASSOCIATED.pack(
+            self._repository, self.ref.id, _TRAILER_NONCE, self.ref.kind, bytes(ID_BYTES)
+        )
         try:
             table = self._aead.decrypt(_TRAILER_NONCE.to_bytes(12, "big"), trailer, associated)
         except InvalidTag as error:
@@ -169,7 +173,7 @@ class Pack:
         )
         at = HEADER_BYTES
         for slot in slots:
-            fits = slot.offset == at and slot.stored >= TAG_BYTES and slot.plain <= self._max_plain
+            fits = slot.offset == at and slot.stored > TAG_BYTES and 0 < slot.plain <= self._max_plain
             if not fits or slot.codec not in (STORED, ZSTD):
                 raise Tampered(f"the slot table of {name} is implausible.", object=name)
             at += slot.stored

@@ -36,12 +36,33 @@ class SealedPoint:
 
 
 @dataclass(frozen=True)
+class Tombstone:
+    """What remains of a restore point that was forgotten on purpose."""
+
+    name: str
+    vm_id: str
+    number: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
 class Listing:
-    """All restore points, oldest first, and what could not be read."""
+    """All restore points, oldest first, what was forgotten, and what could not be read."""
 
     points: tuple[SealedPoint, ...]
-    forgotten: frozenset[bytes]
+    forgotten: tuple[Tombstone, ...]
     problems: tuple[RepositoryError, ...]
+
+    @property
+    def digests(self) -> set[bytes]:
+        """Return what is known: the digests of all points, forgotten ones too."""
+        return {sealed.digest for sealed in self.points} | {stone.digest for stone in self.forgotten}
+
+    def head(self, vm_id: str) -> tuple[int, str, bytes] | None:
+        """Return number, object name and digest of the VM's last point, even if it was forgotten since."""
+        points = [(s.point.number, s.name, s.digest) for s in self.of_vm(vm_id)]
+        stones = [(t.number, t.name, t.digest) for t in self.forgotten if t.vm_id == vm_id]
+        return max(points + stones, default=None)
 
     def of_vm(self, vm_id: str) -> list[SealedPoint]:
         return [sealed for sealed in self.points if sealed.point.vm.id == vm_id]
@@ -136,13 +157,18 @@ class Points:
         """Read all restore points (of one VM); what does not verify is reported, not returned."""
         folder = f"{self._ring.vm_key(vm_id)}/" if vm_id is not None else ""
         problems: list[RepositoryError] = []
+        forgotten = self._tombstones(folder, problems)
+        gone = {stone.name for stone in forgotten}
         sealed_names = {info.name.removeprefix(SEALS) for info in self._store.list(SEALS + folder)}
-        found = []
+        found: list[SealedPoint] = []
         manifests = set()
         for info in self._store.list(POINTS + folder):
             manifests.add(info.name.removeprefix(POINTS))
             if info.name.removeprefix(POINTS) not in sealed_names:
                 continue  # unfinished: invisible
+            if info.name in gone:
+                # Half forgotten, or put back by somebody: its packs may be gone.
+                continue
             try:
                 sealed = self.load(info.name)
             except (Tampered, ObjectMissing) as error:
@@ -151,9 +177,8 @@ class Points:
             if sealed is not None:
                 found.append(sealed)
         problems += self._lost(sealed_names - manifests)
-        forgotten = self._tombstones(folder, problems)
         found.sort(key=lambda s: (s.point.time, s.point.number, s.point.id))
-        return Listing(tuple(found), forgotten, tuple(problems))
+        return Listing(tuple(found), tuple(forgotten), tuple(problems))
 
     def load(self, name: str) -> SealedPoint | None:
         """Return a sealed point; None when it was voided. Raises Tampered or ObjectMissing."""
@@ -177,16 +202,25 @@ class Points:
                 problems.append(error)
         return problems
 
-    def _tombstones(self, folder: str, problems: list[RepositoryError]) -> frozenset[bytes]:
-        digests = set()
+    def _tombstones(self, folder: str, problems: list[RepositoryError]) -> list[Tombstone]:
+        found = []
         for info in self._store.list(FORGOTTEN + folder):
             try:
-                digests.add(bytes.fromhex(self._open(info.name)["digest"]))
+                fields = self._open(info.name)
+                stone = Tombstone(
+                    POINTS + info.name.removeprefix(FORGOTTEN),
+                    str(fields["vm"]),
+                    int(fields["number"]),
+                    bytes.fromhex(fields["digest"]),
+                )
+                if fields["point"] != stone.name:
+                    raise ValueError("another point's")
+                found.append(stone)
             except (Tampered, ObjectMissing, KeyError, ValueError, TypeError):
                 problems.append(
                     Tampered(f"the tombstone {info.name} is damaged or forged.", object=info.name)
                 )
-        return frozenset(digests)
+        return found
 
     def attach(self, kind: Literal["tracking", "evidence"], name: str, fields: Mapping[str, Any]) -> None:
         """Add what was learned after the seal; never changes what is there."""
@@ -209,7 +243,7 @@ class Points:
             fields = json.loads(content)
         except ValueError as error:
             raise Tampered(f"the object {name} cannot be understood.", object=name) from error
-        if not isinstance(fields, dict):
+        if not isinstance(fields, dict) or fields.get("version") != _VERSION:
             raise Tampered(f"the object {name} cannot be understood.", object=name)
         return fields
 

@@ -22,7 +22,7 @@ from vmkeep.repository.box import close_box
 from vmkeep.repository.errors import ObjectLost
 from vmkeep.repository.index import PREFIX as INDEX_PREFIX
 from vmkeep.repository.index import Index, encode_index
-from vmkeep.repository.inventory import encode_inventory, inventory_name
+from vmkeep.repository.inventory import Inventory, encode_inventory, inventory_name
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.leaves import Leaf, LeafReader, ReadInto, split_by_leaf
 from vmkeep.repository.nodes import Child, Entry
@@ -209,8 +209,10 @@ class Writer:
 
     def _write_inventory(self) -> str:
         name = inventory_name(self.run, self._inventories)
-        added = [(pack.ref.name, pack.size, pack.checksum) for pack in self._finished]
-        self._store.put(name, encode_inventory(self._ring, added, []))
+        added = tuple((pack.ref.name, pack.size, pack.checksum) for pack in self._finished)
+        own = {pack.ref for pack in self._finished}
+        relied = tuple(sorted(ref.name for ref in self._relied - own))
+        self._store.put(name, encode_inventory(self._ring, name, Inventory(added, relied, ())))
         self._inventories += 1
         return name
 

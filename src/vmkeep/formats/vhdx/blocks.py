@@ -28,7 +28,8 @@ _TABLE_PAGES_KEPT: Final = 16
 _BITMAP_PAGE: Final = 64 * layout.KIB
 _BITMAP_PAGES_KEPT: Final = 32
 
-_SOMETHING: Final = re.compile(rb"[^\0]")
+_SOMETHING: Final = re.compile(rb"[^\x00]")
+_ZERO_ENTRIES: Final = re.compile(rb"(?:\x02\x00{7})+")
 
 
 class BlockState(IntEnum):
@@ -136,7 +137,11 @@ class BlockTable:
         return self._pages.page(self.region.offset + start, min(_TABLE_PAGE, self.region.length - start))
 
     def entries(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """Yield ``(index, count, value)`` for the raw entries of ``[start, stop)``; runs only of zeros."""
+        """Yield ``(index, count, value)`` for the raw entries of ``[start, stop)``.
+
+        Only empty entries and neighbouring ZERO entries of payload blocks come
+        in runs; a run of empty ones may run over entries of bitmaps.
+        """
         per_page = _TABLE_PAGE // layout.BAT_ENTRY.size
         while start < stop:
             number = start // per_page
@@ -146,8 +151,25 @@ class BlockTable:
             if self._pages.is_empty(page):
                 yield start, high - low, 0
             else:
-                yield from _page_entries(page, base, low, high)
+                yield from self._page_entries(page, base, low, high)
             start = base + high
+
+    def _page_entries(self, page: bytes, base: int, low: int, high: int) -> Iterator[tuple[int, int, int]]:
+        width = layout.BAT_ENTRY.size
+        unpack = layout.BAT_ENTRY.unpack_from
+        until_bitmap = self._ratio + 1
+        while low < high:
+            value = unpack(page, low * width)[0]
+            stop = low + 1
+            if value == 0:
+                found = _SOMETHING.search(page, low * width, high * width)
+                stop = found.start() // width if found else high
+            elif value == BlockState.ZERO and (position := (base + low) % until_bitmap) < self._ratio:
+                same = _ZERO_ENTRIES.match(page, low * width, high * width)
+                assert same is not None
+                stop = min(same.end() // width, low + self._ratio - position)
+            yield base + low, stop - low, value
+            low = stop
 
     def spans(self, start: int, end: int) -> Iterator[Span]:
         """Yield who holds ``[start, end)``, ascending, without gaps, neighbours joined.
@@ -270,21 +292,6 @@ def bit_runs(bits: bytes) -> list[tuple[int, int, bool]]:
         runs.append((at, edge, is_set))
         at, is_set = edge, not is_set
     return runs
-
-
-def _page_entries(page: bytes, base: int, low: int, high: int) -> Iterator[tuple[int, int, int]]:
-    width = layout.BAT_ENTRY.size
-    unpack = layout.BAT_ENTRY.unpack_from
-    while low < high:
-        value = unpack(page, low * width)[0]
-        if value:
-            yield base + low, 1, value
-            low += 1
-            continue
-        found = _SOMETHING.search(page, low * width, high * width)
-        stop = found.start() // width if found else high
-        yield base + low, stop - low, 0
-        low = stop
 
 
 def _join(left: Span, right: Span) -> Span | None:

@@ -1,6 +1,7 @@
 """The arithmetic of blocks, chunks and table entries: [MS-VHDX] 2.5."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from vmkeep.formats.vhdx import layout
 
@@ -21,27 +22,27 @@ class Geometry:
     sector: int
     has_parent: bool
 
-    @property
+    @cached_property
     def chunk_ratio(self) -> int:
         """Payload blocks per chunk; a power of two."""
         return _SECTORS_PER_CHUNK * self.sector // self.block_size
 
-    @property
+    @cached_property
     def payload_count(self) -> int:
         return -(-self.disk_size // self.block_size)
 
-    @property
+    @cached_property
     def chunk_count(self) -> int:
         return -(-self.payload_count // self.chunk_ratio)
 
-    @property
+    @cached_property
     def entry_count(self) -> int:
         """Entries the table must have at least: [MS-VHDX] 2.5, "number of BAT entries"."""
         if self.has_parent:
             return self.chunk_count * (self.chunk_ratio + 1)
         return self.payload_count + (self.payload_count - 1) // self.chunk_ratio
 
-    @property
+    @cached_property
     def bitmap_bytes_per_block(self) -> int:
         """Bytes of bitmap that belong to one payload block; a power of two of at least 32."""
         return self.block_size // self.sector // 8

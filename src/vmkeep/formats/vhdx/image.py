@@ -121,6 +121,7 @@ class ReplayedImage:
         yield from self._physical_ranges(at, end)
 
     def _physical_ranges(self, start: int, end: int) -> Iterator[ByteRange]:
+        end = min(end, self._physical)
         if start < end:
             yield from self._source.data_ranges(start, end)
 

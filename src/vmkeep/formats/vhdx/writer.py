@@ -2,6 +2,7 @@
 
 import sys
 from array import array
+from bisect import bisect_left
 from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
@@ -24,7 +25,7 @@ _CREATOR: Final = "vmkeep"
 _LOG: Final = ByteRange(layout.MIB, layout.MIB)
 _METADATA: Final = ByteRange(2 * layout.MIB, layout.MIB)
 _TABLE_OFFSET: Final = 3 * layout.MIB
-# Entries written to the file at once.
+# Entries written to the file at once, at least.
 _TABLE_PAGE: Final = 1 << 16
 
 
@@ -153,22 +154,33 @@ class VhdxWriter:
             self._target.write_at(offset, pack_header(header))
 
     def _write_table(self) -> None:
-        for start in range(0, self._geometry.entry_count, _TABLE_PAGE):
-            stop = min(start + _TABLE_PAGE, self._geometry.entry_count)
-            page = array("Q", (self._entry(index) for index in range(start, stop)))
-            if sys.byteorder == "big":
-                page.byteswap()
-            self._target.write_at(self._table.offset + start * page.itemsize, page.tobytes())
-
-    def _entry(self, index: int) -> int:
         geometry = self._geometry
-        if index % (geometry.chunk_ratio + 1) == geometry.chunk_ratio:
-            return 0  # disks without a parent have no bitmaps
-        block = geometry.payload_blocks_before(index)
-        if self._metadata.leave_allocated or block in self._places:
-            return self._place(block) | BlockState.FULLY_PRESENT
+        placed = sorted(self._places)
+        page = array("Q")
+        at = self._table.offset
+        for first in range(0, geometry.payload_count, geometry.chunk_ratio):
+            stop = min(first + geometry.chunk_ratio, geometry.payload_count)
+            page.extend(self._chunk_entries(first, stop, placed))
+            if stop < geometry.payload_count:
+                page.append(0)  # the entry of a bitmap, which disks without a parent do not have
+            if len(page) >= _TABLE_PAGE or stop == geometry.payload_count:
+                if sys.byteorder == "big":
+                    page.byteswap()
+                self._target.write_at(at, page.tobytes())
+                at += len(page) * page.itemsize
+                page = array("Q")
+
+    def _chunk_entries(self, first: int, stop: int, placed: list[int]) -> "array[int]":
+        """Return the entries of the blocks ``[first, stop)``; ``placed`` are the written ones, ascending."""
+        block_size = self._metadata.block_size
+        if self._metadata.leave_allocated:
+            start = self._place(first) | BlockState.FULLY_PRESENT
+            return array("Q", range(start, start + (stop - first) * block_size, block_size))
         # A block that is not present reads as undefined, one that is ZERO reads as zeros.
-        return BlockState.ZERO
+        entries = array("Q", [BlockState.ZERO]) * (stop - first)
+        for block in placed[bisect_left(placed, first) : bisect_left(placed, stop)]:
+            entries[block - first] = self._places[block] | BlockState.FULLY_PRESENT
+        return entries
 
     def abort(self) -> None:
         """Remove the unfinished file; safe to repeat, and after ``finish`` a no-op."""
