@@ -2,7 +2,7 @@
 """Read a vmkeep repository without vmkeep: this file, a password, and the page `spec.md` of the repository.
 
 Written from that page (docs/format.md, version 1) alone and laid out in its order; "section 6" points into
-it. Reads a repository in a local directory, writes nothing there and never looks at `index/`: where a chunk
+it. Reads a repository in a local directory, writes nothing there and never relies on `index/`: where a chunk
 lies is learned from the packs. Needs Python 3.11 or later and the packages blake3, cryptography, zstandard.
 
     read_repository.py REPO list                                     restore points, one JSON object a line
@@ -13,8 +13,8 @@ lies is learned from the packs. Needs Python 3.11 or later and the packages blak
 
 POINT is an id or the beginning of one. The password comes from VMKEEP_PASSWORD or --password-file (one line
 end at its end is dropped). Results go to standard output, problems and notes to standard error, one line each
-with the object's name first. Exit code 0: fine; 1: a problem was found; 2: wrong usage.
-"Assumed" marks what the page leaves open.
+with the object's name first. Exit code 0: fine; 1: a problem; 2: wrong usage. "Assumed" marks what the page
+leaves open.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import re
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -34,11 +34,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from zstandard import CONTENTSIZE_UNKNOWN, ZstdDecompressor, ZstdError, get_frame_parameters
+from zstandard import ZstdDecompressor, ZstdError, get_frame_parameters
 
-SMALL, LARGE = 65536, 256 << 20  # bytes of `format` (section 3) and of a box (section 8)
+SMALL, LARGE = 65536, 256 << 20  # bytes of `format` and a key (sections 3, 4) and of what is in a box (8)
 T = TypeVar("T")
-MAX_DISK = 1 << 50  # assumed: the page sets no bound; a VHDX ends at 64 TiB
 COUNT = range(1, 1 << 53)  # assumed: the integers on which all JSON readers agree
 
 
@@ -53,16 +52,20 @@ def require(truth: object, name: str, why: str) -> None:
 
 
 class Report:
-    """Tell what is wrong, and count it."""
+    """Tell what is wrong, each thing once."""
 
-    problems = 0
+    def __init__(self) -> None:
+        self.problems: set[str] = set()
 
     def problem(self, error: object) -> None:
-        self.problems += 1
-        print(f"problem: {error}", file=sys.stderr)
+        """Say what must not be; it decides the exit code."""
+        if str(error) not in self.problems:
+            self.problems.add(str(error))
+            self.say(f"problem: {error}")
 
-    def note(self, fact: str) -> None:
-        print(f"note: {fact}", file=sys.stderr)
+    def say(self, text: str) -> None:
+        # A name found in the store must not be able to break a line or to steer a terminal.
+        print("".join(one if one.isprintable() else ascii(one)[1:-1] for one in text), file=sys.stderr)
 
     def attempt(self, call: Callable[..., T], *arguments: Any) -> T | None:
         """Call; what is refused becomes a problem, so that one bad object does not hide the next."""
@@ -73,7 +76,7 @@ class Report:
             return None
 
 
-# Section 2: objects ---------------------------------------------------------------------------------------
+# Sections 2 to 4: objects, format and keys ----------------------------------------------------------------
 
 ID, PLACE = "[0-9a-f]{32}", "[0-9a-f]{32}/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{32}"
 PACK = re.compile(r"(packs|maps)/([0-9a-f]{2})/(\2[0-9a-f]{30})")
@@ -81,7 +84,8 @@ BOX = re.compile(
     rf"(points|seals|forgotten)/{PLACE}|(tracking|evidence)/{PLACE}/{ID}"
     rf"|runs/{ID}/{ID}/[0-9]{{6}}|(sessions|condemned|index)/{ID}"
 )
-OTHER = re.compile(rf"format|spec\.md|(keys|inventory)/{ID}|(probe|tmp)/.*")
+NAME = re.compile(r"(?!\.\.?(/|\Z))[^/\\\0]+(/(?!\.\.?(/|\Z))[^/\\\0]+)*")  # of a file or disk, section 8
+OTHER = re.compile(rf"format|spec\.md|keys/{ID}|inventory/{ID}(\.[1-9][0-9]*)?|(probe|tmp)/.*")
 
 
 def beside(name: str, prefix: str) -> str:
@@ -97,9 +101,9 @@ class Store:
 
     def names(self, prefix: str = "") -> list[str]:
         walk = os.walk(self.root / prefix)
-        return sorted(
-            (Path(at) / file).relative_to(self.root).as_posix() for at, _, files in walk for file in files
-        )
+        paths = ((Path(at) / file).relative_to(self.root) for at, _, files in walk for file in files)
+        # What starts with a dot is no object, but the file system's or a program's own.
+        return sorted(path.as_posix() for path in paths if not re.search(r"(^|/)\.", path.as_posix()))
 
     def size(self, name: str) -> int:
         require((self.root / name).is_file(), name, "is missing")
@@ -137,9 +141,16 @@ def parse_json(name: str, data: bytes) -> dict[str, Any]:
     return dict(value)
 
 
-def canonical(record: dict[str, Any], without: str) -> bytes:
+def canonical(name: str, record: dict[str, Any], without: str) -> bytes:
     """Write the one form of a JSON object that is hashed, without one of its keys."""
+
+    def plain(value: Any) -> bool:
+        if isinstance(value, dict):
+            return all(plain(item) for pair in value.items() for item in pair)
+        return value.isascii() if isinstance(value, str) else value is None or isinstance(value, int)
+
     rest = {key: value for key, value in record.items() if key != without}
+    require(plain(rest), name, "is hashed, but holds more than ASCII, integers, booleans, null and objects")
     return json.dumps(rest, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
@@ -155,9 +166,6 @@ def take(name: str, record: Any, key: str, shape: Any) -> Any:
     else:
         require(isinstance(value, shape), name, f"`{key}` is missing or of another type")
     return value
-
-
-# Section 3: format ----------------------------------------------------------------------------------------
 
 
 class Format(NamedTuple):
@@ -180,17 +188,14 @@ def read_format(store: Store) -> Format:
     take(name, record, "leaf_chunks", range(64, 65))
     take(name, record, "fanout", range(1024, 1025))
     specification = take(name, take(name, record, "specification", dict), "blake3", 32)
-    digest = blake3(canonical(record, without="generation")).digest()
+    digest = blake3(canonical(name, record, without="generation")).digest()
     return Format(take(name, record, "repository", 16), chunk_size, specification, digest)
-
-
-# Section 4: keys ------------------------------------------------------------------------------------------
 
 
 def read_key(store: Store, name: str) -> dict[str, Any]:
     """Read a key object and see that it is undamaged; needs no password."""
-    record = parse_json(name, store.read_all(name, SMALL))  # assumed bound
-    checksum = blake3(canonical(record, without="checksum")).digest()
+    record = parse_json(name, store.read_all(name, SMALL))
+    checksum = blake3(canonical(name, record, without="checksum")).digest()
     require(take(name, record, "checksum", 32) == checksum, name, "is damaged: its checksum differs")
     take(name, record, "version", range(1, 2))
     require(name == "keys/" + take(name, record, "id", 16).hex(), name, "has another id than its name")
@@ -199,17 +204,16 @@ def read_key(store: Store, name: str) -> dict[str, Any]:
 
 def unwrap(name: str, record: dict[str, Any], form: Format, password: bytes) -> bytes | None:
     """Give the master key, or None when this is not the key object's password."""
-    matches = take(name, record, "format", 32) == form.digest
-    require(matches, name, "names another format hash: `format` or this key was altered")
+    altered = take(name, record, "format", 32) != form.digest
+    require(not altered, name, "names another format hash: `format` or this key was altered")
     kdf = take(name, record, "kdf", dict)
     require(kdf.get("name") == "argon2id", name, "uses an unknown key derivation")
-    lanes = take(name, kdf, "lanes", range(1, 17))
-    iterations = take(name, kdf, "iterations", range(1, 11))
+    lanes, rounds = take(name, kdf, "lanes", range(1, 17)), take(name, kdf, "iterations", range(1, 11))
     memory = take(name, kdf, "memory_kib", range(8 * lanes, 1048577))  # the least of RFC 9106
     salt = take(name, kdf, "salt", 16)
     nonce, wrapped = take(name, record, "nonce", 12), take(name, record, "wrapped", 48)
     aad = b"vmkeep key v1" + form.repository + form.digest + bytes.fromhex(record["id"])
-    derivation = Argon2id(salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory)
+    derivation = Argon2id(salt=salt, length=32, iterations=rounds, lanes=lanes, memory_cost=memory)
     try:
         return AESGCM(derivation.derive(password)).decrypt(nonce, wrapped, aad)
     except InvalidTag:
@@ -218,16 +222,17 @@ def unwrap(name: str, record: dict[str, Any], form: Format, password: bytes) -> 
 
 def unlock(store: Store, form: Format, password: bytes, report: Report) -> bytes:
     """Find the key object that this password opens; a bad one does not hide a good one."""
-    for name in store.names("keys"):
+    for name in store.names("keys")[:64]:
         record = report.attempt(read_key, store, name)
         if record and (master := report.attempt(unwrap, name, record, form, password)):
             return master
     raise RefusedError("keys/: wrong password, no key object can be opened with it")
 
 
-# Section 6: packs, as far as they can be read without a key -----------------------------------------------
+# Sections 6 to 8: packs, boxes, nodes and lists, as far as they can be read without a key ------------------
 
 CHUNK, NODE = 1, 2  # kind of a pack
+ZEROS, STORED, EXCLUDED, REFUSED, LOST = range(5)  # states; LOST is ours: stored, but cannot be read
 
 
 @dataclass
@@ -241,7 +246,7 @@ class Pack:
     slots: int
     trailer: int  # offset
     checksum: bytes
-    cipher: Any = None
+    key: bytes = b""
 
 
 class Slot(NamedTuple):
@@ -258,14 +263,13 @@ class Slot(NamedTuple):
 
 def read_ends(store: Store, name: str) -> Pack:
     """Read header and footer; no number is believed that the object's size does not bear out."""
-    match, size = PACK.fullmatch(name), store.size(name)
-    require(match and size >= 32 + 16 + 64, name, "has no name of a pack, or is too short for one")
+    size = store.size(name)
+    good = PACK.fullmatch(name) and 32 + 16 + 64 <= size < 1 << 32
+    require(good, name, "has no name of a pack, or is too short or long for one")
     magic, pack_id, kind, zeros = struct.unpack("<8s16sB7s", store.read(name, 0, 32))
     require(magic == b"VMKPACK1" and not any(zeros), name, "has no pack header")
     require(name.endswith("/" + pack_id.hex()), name, f"is pack {pack_id.hex()} under a wrong name")
-    require(
-        kind == (CHUNK if name.startswith("packs/") else NODE), name, "is of the other kind than its prefix"
-    )
+    require({CHUNK: "p", NODE: "m"}.get(kind) == name[0], name, "is of the other kind than its prefix")
     length, count, zeros, checksum, magic = struct.unpack("<II16s32s8s", store.read(name, size - 64, 64))
     require(magic == b"VMKEND01" and not any(zeros), name, "has no pack footer: cut or overwritten")
     possible = count <= 1_000_000 and length == count * 48 + 16 and length <= size - 32 - 64
@@ -273,23 +277,39 @@ def read_ends(store: Store, name: str) -> Pack:
     return Pack(name, pack_id, kind, size, count, size - 64 - length, checksum)
 
 
-def decode(name: str, codec: int, data: bytes, limit: int) -> bytes:
-    """Undo the codec; never make more than ``limit`` bytes, whatever the zstd frame claims."""
-    try:
-        if codec == 1:
-            claimed = get_frame_parameters(data).content_size
-            fits = claimed == CONTENTSIZE_UNKNOWN or claimed <= limit
-            require(fits, name, f"claims to become {claimed} bytes, it may be {limit}")
-            data = ZstdDecompressor().decompress(data, max_output_size=limit, allow_extra_data=False)
-    except ZstdError as error:
-        raise RefusedError(f"{name}: does not become at most {limit} bytes: {error}") from error
-    require(len(data) <= limit and codec < 2, name, f"is longer than {limit} bytes, or of an unknown codec")
+def read_box(store: Store, name: str) -> bytes:
+    """Read a box and see that it is undamaged; needs no password."""
+    data = store.read_all(name, LARGE + (LARGE >> 7))  # assumed: what zstd may add to content that resists it
+    good = len(data) >= 32 + 16 + 32 and data[:8] == b"VMKBOX01" and data[8] < 2 and not any(data[9:16])
+    require(good and BOX.fullmatch(name), name, "is not a box, or has no name of one")
+    require(blake3(data[:-32]).digest() == data[-32:], name, "is damaged: its checksum differs")
     return data
 
 
-# Section 7: one node of a map -----------------------------------------------------------------------------
+def decrypt(name: str, key: bytes, nonce: int, sealed: bytes, aad: bytes) -> bytes:
+    """Open what AES-256-GCM sealed."""
+    try:
+        return AESGCM(key).decrypt(nonce.to_bytes(12, "big"), sealed, aad)
+    except InvalidTag:
+        raise RefusedError(f"{name}: is not authentic: altered, or moved here from elsewhere") from None
 
-ZEROS, STORED, EXCLUDED, REFUSED, LOST = range(5)  # states; LOST is ours: stored, but cannot be read
+
+def decode(name: str, codec: int, data: bytes, lengths: range) -> bytes:
+    """Undo the codec; what a zstd frame announces is checked before anything is made of it."""
+    if codec == 1:
+        try:
+            head = get_frame_parameters(data)
+            good = head.content_size in lengths and not head.dict_id
+            require(
+                good,
+                name,
+                f"announces {head.content_size} bytes, it may be {lengths[-1]}, or asks for a dictionary",
+            )
+            data = ZstdDecompressor().decompress(data, allow_extra_data=False)
+        except ZstdError as error:
+            raise RefusedError(f"{name}: is not one zstd frame: {error}") from error
+    require(len(data) in lengths and codec < 2, name, "has another length than promised, or another codec")
+    return data
 
 
 class Extent(NamedTuple):
@@ -310,6 +330,7 @@ def parse_node(name: str, data: bytes, level: int) -> list[tuple[int, bytes]]:
     require(good, name, f"is not a node of level {level}")
     states = [data[8 + child // 4] >> 2 * (child % 4) & 3 for child in range(fanout)]
     require(REFUSED not in states, name, "has a child in state 3")
+    require(level == 0 or EXCLUDED not in states, name, "excludes a child above level 0")
     require(any(states), name, "has no stored or excluded child, so should not be stored")
     stored = states.count(STORED)
     good = struct.unpack_from("<I", data, 4) == (stored,) and len(data) == first + 32 * stored
@@ -318,55 +339,48 @@ def parse_node(name: str, data: bytes, level: int) -> list[tuple[int, bytes]]:
     return [(state, next(ids) if state == STORED else b"") for state in states]
 
 
-# Section 8: what a manifest lists -------------------------------------------------------------------------
-
-
 class Image(NamedTuple):
     """A disk, or a file that is mapped like one."""
 
     name: str
     size: int
     root: bytes | None
-    excluded: list[tuple[int, int]]  # from, to; ascending, not touching
+    excluded: list[tuple[int, int, str]]  # offset, length, reason
 
-    def excludes(self, extent: Extent) -> bool:
-        """Tell whether the manifest lists each byte of an extent as left out on purpose."""
-        end = extent.offset + extent.length
-        return any(start <= extent.offset and end <= stop for start, stop in self.excluded)
+    def excludes(self, start: int, end: int) -> bool:
+        """Tell whether these bytes lie in one range that the manifest lists as left out on purpose."""
+        return any(offset <= start and end <= offset + length for offset, length, _ in self.excluded)
 
 
-@dataclass
-class Point:
-    """A restore point, as its manifest describes it."""
+class Point(NamedTuple):
+    """A restore point as its manifest describes it; of a forgotten one, its place in the history."""
 
     name: str
-    digest: bytes
     record: dict[str, Any]
-    vm: tuple[str, str]
+    vm_id: str
     number: int
-    images: dict[str, list[Image]] = field(default_factory=dict)
+    digest: bytes
+    previous: tuple[str, bytes] | None
+    images: dict[str, list[Image]]
 
 
 def parse_image(name: str, record: Any) -> Image:
     """Read one entry of `disks` or `files`."""
-    size = take(name, record, "size", range(MAX_DISK + 1))
+    size = take(name, record, "size", range(1 << 63))
     root = None if record.get("root", 0) is None else take(name, record, "root", 32)
-    entries, excluded = take(name, {"excluded": []} | record, "excluded", list), list[tuple[int, int]]()
-    for entry in entries:
+    excluded = take(name, {"excluded": []} | record, "excluded", list)
+    for entry in excluded:
         good = isinstance(entry, list) and [type(value) for value in entry] == [int, int, str]
         require(good and 0 <= entry[0] < entry[0] + entry[1] <= size, name, "excludes an impossible range")
-    for start, length, _ in sorted(entries):
-        end = start + length
-        if excluded and start <= excluded[-1][1]:
-            start, end = excluded[-1][0], max(end, excluded.pop()[1])
-        excluded.append((start, end))
     return Image(take(name, record, "name", str), size, root, excluded)
 
 
-def is_safe(path: str) -> bool:
-    """Tell whether a path stays in its folder and means the same on each system; the rule is assumed."""
-    bad = r'|.*[\x00-\x1f\x7f\\:*?"<>|].*|.*[. ]|(con|prn|aux|nul|(com|lpt)[0-9])(\..*)?'
-    return not any(re.fullmatch(bad, one, re.I | re.S) or len(one.encode()) > 255 for one in path.split("/"))
+def local_name(path: str, *, windows: bool) -> str:
+    """Make a name safe for this system; on Windows some characters and words mean something else."""
+    if not windows:
+        return path
+    path = re.sub(r'[\x00-\x1f:*?"<>|]|[. ](?=/|$)', "_", path)
+    return re.sub(r"(^|/)(?=(con|prn|aux|nul|(com|lpt)[0-9])(\.|/|$))", r"\1_", path, flags=re.I)
 
 
 # Sections 5 to 9: all that needs the master key -----------------------------------------------------------
@@ -389,17 +403,13 @@ class Repository:
     def slots(self, pack: Pack) -> list[Slot]:
         """Open the slot table of a pack, section 6."""
         name, sealed = pack.name, self.store.read(pack.name, pack.trailer, pack.slots * 48 + 16)
-        pack.cipher = AESGCM(self.key("pack", salt=pack.id))
-        aad = self.form.repository + pack.id + struct.pack("<QB", 1 << 32, 0) + bytes(32)
-        try:
-            table = pack.cipher.decrypt((1 << 32).to_bytes(12, "big"), sealed, aad)
-        except InvalidTag:
-            raise RefusedError(f"{name}: its trailer is not authentic") from None
+        pack.key = self.key("pack", salt=pack.id)
+        aad = self.form.repository + pack.id + struct.pack("<QB", 1 << 32, pack.kind) + bytes(32)
+        table = decrypt(f"{name}: trailer", pack.key, 1 << 32, sealed, aad)
         slots: list[Slot] = []
         end, limit = 32, self.form.chunk_size if pack.kind == CHUNK else 65536
         for *fields, zeros in struct.iter_unpack("<32sIIIB3s", table):
-            slot = Slot(pack, len(slots), *fields)
-            # Assumed: a frame is at most twice as long as its limit, which no compression exceeds.
+            slot = Slot(pack, len(slots), *fields)  # assumed: no compression makes a frame twice as long
             good = slot.offset == end and 16 < slot.stored <= 2 * limit + 16 and not any(zeros)
             require(good, name, f"slot {slot.number} has an impossible place")
             good = 0 < slot.plain <= limit and slot.codec < 2
@@ -422,110 +432,105 @@ class Repository:
         pack, name = slot.pack, f"{slot.pack.name}: slot {slot.number}"
         sealed = self.store.read(pack.name, slot.offset, slot.stored)
         aad = self.form.repository + pack.id + struct.pack("<QB", slot.number, pack.kind) + slot.id
-        try:
-            plain = pack.cipher.decrypt(slot.number.to_bytes(12, "big"), sealed, aad)
-        except InvalidTag:
-            raise RefusedError(f"{name}: is not authentic") from None
-        plain = decode(name, slot.codec, plain, slot.plain)
-        require(len(plain) == slot.plain, name, "has another length than promised")
+        plain = decrypt(name, pack.key, slot.number, sealed, aad)
+        plain = decode(name, slot.codec, plain, range(slot.plain, slot.plain + 1))
         found = blake3(plain, key=self.id_keys[pack.kind]).digest()
         require(found == slot.id, name, "has another content than its id promises")
         return plain
 
-    def fetch(self, kind: int, item: bytes, length: int | None = None) -> bytes:
+    def fetch(self, kind: int, item: bytes) -> bytes:
         """Give a chunk or node from the first of its copies that is good."""
         why = []
         for slot in self.places.get((kind, item), []):
             try:
-                data = self.open_frame(slot)
-                require(
-                    length in (None, len(data)), slot.pack.name, f"slot {slot.number} is too long or short"
-                )
-                return data
+                return self.open_frame(slot)
             except RefusedError as error:
                 why.append(str(error))
-        raise RefusedError(
-            f"{'chunk' if kind == CHUNK else 'node'} {item.hex()}: {'; '.join(why) or 'is missing'}"
-        )
+        what = "chunk" if kind == CHUNK else "node"
+        raise RefusedError(f"{what} {item.hex()}: {'; '.join(why) or 'is missing'}")
 
     def extents(self, image: Image) -> Iterator[Extent]:
-        """Walk a map in order and without gaps, section 7. What cannot be read comes as LOST."""
+        """Walk a map in order and without gaps, section 7. What must not be used comes as LOST."""
         leaves, level = -(-image.size // (64 * self.form.chunk_size)), 1
         while leaves > 1024**level:
             level += 1
         if image.root:
-            yield from self.children(image.size, image.root, level, 0)
+            yield from self.children(image, image.root, level, 0)
         elif image.size:
             yield Extent(0, image.size, ZEROS)
 
-    def children(self, size: int, node: bytes, level: int, start: int) -> Iterator[Extent]:
-        """Walk one node. Assumed: a leaf is 64 chunks of any size, "4 MiB" is that of the default."""
+    def children(self, image: Image, node: bytes, level: int, start: int) -> Iterator[Extent]:
+        """Walk one node."""
         span, name = self.form.chunk_size * (64 * 1024 ** (level - 1) if level else 1), f"node {node.hex()}"
         try:
             found = parse_node(name, self.fetch(NODE, node), level)
-            require(
-                not any(state for state, _ in found[-(-(size - start) // span) :]), name, "exceeds the disk"
-            )
+            # The page speaks of stored children; an excluded one is in no disk's map either.
+            beyond = found[-(-(image.size - start) // span) :]
+            require(not any(state for state, _ in beyond), name, "exceeds the disk")
         except RefusedError as error:
-            reach = min((1024 if level else 64) * span, size - start)
+            reach = min((1024 if level else 64) * span, image.size - start)
             yield Extent(start, reach, LOST, node, str(error))
             return
-        for offset, (state, item) in zip(range(start, size, span), found, strict=False):
+        for offset, (state, item) in zip(range(start, image.size, span), found, strict=False):
+            end = min(offset + span, image.size)
             if state == STORED and level:
-                yield from self.children(size, item, level - 1, offset)
+                yield from self.children(image, item, level - 1, offset)
+            elif state == EXCLUDED and not image.excludes(offset, end):
+                yield Extent(offset, end - offset, LOST, why="is excluded, which the manifest does not list")
             else:
-                yield Extent(offset, min(span, size - offset), state, item)
+                yield Extent(offset, end - offset, state, item)
 
     def open_box(self, name: str) -> tuple[dict[str, Any], bytes]:
         """Open a box, section 8, and give what it says and its digest. It opens under its own name only."""
-        data = self.store.read_all(name, LARGE + (LARGE >> 7))
-        good = len(data) >= 48 and data[:8] == b"VMKBOX01" and data[8] < 2 and not any(data[9:16])
-        require(good and BOX.fullmatch(name), name, "is not a box, or has no name of one")
-        cipher = AESGCM(self.key("box", salt=data[16:32]))
-        try:
-            plain = cipher.decrypt(bytes(12), data[32:], self.form.repository + data[:16] + name.encode())
-        except InvalidTag:
-            raise RefusedError(f"{name}: is not authentic: altered, or moved here from elsewhere") from None
-        record = parse_json(name, decode(name, data[8], plain, LARGE))
-        take(name, record, "version", COUNT)
+        data = read_box(self.store, name)
+        aad = self.form.repository + data[:16] + name.encode()
+        plain = decrypt(name, self.key("box", salt=data[16:32]), 0, data[32:-32], aad)
+        record = parse_json(name, decode(name, data[8], plain, range(1, LARGE + 1)))
+        take(name, record, "version", range(1, 2))
         return record, blake3(data).digest()
 
-    def read_manifest(self, name: str) -> Point:
-        """Read a manifest; assumed: it must agree with the name it is stored under."""
+    def read_point(self, name: str) -> Point:
+        """Read a manifest or a tombstone, which must agree with the name it is stored under."""
         record, digest = self.open_box(name)
-        vm, _ = take(name, record, "vm", dict), take(name, record, "version", range(1, 2))
-        vm_id, number = take(name, vm, "id", str), take(name, record, "number", COUNT)
-        vm_key = blake3(vm_id.encode(), key=self.key("vm name")).digest()[:16].hex()
-        good = name.startswith(f"points/{vm_key}/") and name.endswith(
-            "-" + take(name, record, "point", 16).hex()
-        )
-        require(good, name, "is the manifest of another VM or point")
-        take(name, record, "time", str)
-        if record.get("previous") is not None:
+        prefix, vm_key, place = name.split("/")
+        if prefix == "points":
+            vm, time = take(name, record, "vm", dict), take(name, record, "time", str)
+            right = place == f"{re.sub('[-:]|[.][0-9]+', '', time)}-{take(name, record, 'point', 16).hex()}"
+            vm_id, _ = take(name, vm, "id", str), take(name, vm, "name", str)
+            lists = {key: take(name, record, key, list) for key in ("disks", "files")}
+            images = {key: [parse_image(name, entry) for entry in lists[key]] for key in lists}
+        else:
+            right, images = record.get("point") == f"points/{vm_key}/{place}", {}
+            vm_id, digest = take(name, record, "vm", str), take(name, record, "digest", 32)
+        key = blake3(vm_id.encode(), key=self.key("vm name")).digest()[:16].hex()
+        require(right and key == vm_key, name, "is of another VM, point or time than its name says")
+        number, before = take(name, record, "number", COUNT), None
+        if record.get("previous", 0) is not None:
             previous = take(name, record, "previous", dict)
-            take(name, previous, "digest", 32)
-            good = take(name, previous, "name", str).startswith(f"points/{vm_key}/")
-            require(good, name, "follows a point of another VM")
-        point = Point(name, digest, record, (vm_id, take(name, vm, "name", str)), number)
-        for key in ("disks", "files"):
-            point.images[key] = [parse_image(name, entry) for entry in take(name, record, key, list)]
-        return point
+            before = take(name, previous, "name", str), take(name, previous, "digest", 32)
+            require(before[0].startswith(f"points/{vm_key}/"), name, "follows a point of another VM")
+        return Point(beside(name, "points"), record, vm_id, number, digest, before, images)
 
     def read_seal(self, name: str) -> Point | None:
         """Give the point that a seal makes exist, section 9, or None when it is void."""
         seal, _ = self.open_box(name)
-        good = seal["version"] == 1 and seal.get("point") == beside(name, "points")
-        require(good and seal.get("state") in ("sealed", "void"), name, "is not a seal of its point")
+        good = seal.get("point") == beside(name, "points") and seal.get("state") in ("sealed", "void")
+        require(good, name, "is not a seal of its point")
         if seal["state"] == "void":
             return None
-        point, digest = self.read_manifest(seal["point"]), take(name, seal, "digest", 32)
+        point, digest = self.read_point(seal["point"]), take(name, seal, "digest", 32)
         require(digest == point.digest, point.name, "is not the manifest that was sealed")
         return point
 
-    def read_points(self) -> list[Point]:
-        """Give the points that exist; what should make one exist and does not verify is reported."""
-        found = [self.report.attempt(self.read_seal, name) for name in self.store.names("seals")]
-        return sorted(filter(None, found), key=lambda point: (point.vm, point.number, point.name))
+    def read_points(self) -> tuple[list[Point], list[Point]]:
+        """Give the points that exist and the forgotten ones; what does not verify is reported."""
+        # Assumed: a tombstone that does not verify buries nothing, or junk could hide a point.
+        graves = [self.report.attempt(self.read_point, name) for name in self.store.names("forgotten")]
+        forgotten = {grave.name: grave for grave in graves if grave}
+        seals = [name for name in self.store.names("seals") if beside(name, "points") not in forgotten]
+        found = filter(None, [self.report.attempt(self.read_seal, name) for name in seals])
+        points = sorted(found, key=lambda point: (point.vm_id, point.number, point.name))
+        return points, list(forgotten.values())
 
 
 # Sections 6, 9 and 10: what must be there -----------------------------------------------------------------
@@ -533,17 +538,17 @@ class Repository:
 
 def read_inventory(store: Store, name: str, repository: bytes, key: bytes | None) -> list[list[str]]:
     """Give the lines of an inventory, split; with the inventory key its mac is checked too."""
-    lines = store.read_all(name, LARGE).removesuffix(b"\n").split(b"\n")  # assumed bound
-    require(len(lines) > 2, name, "is too short")
-    *lines, mac, checksum = lines
+    lines = store.read_all(name, LARGE).split(b"\n")  # assumed bound
+    require(len(lines) > 3 and not lines[-1], name, "is too short, or does not end with a line end")
+    *lines, mac, checksum, _ = lines
     before_mac = b"".join(line + b"\n" for line in lines)
     found = blake3(before_mac + mac + b"\n").hexdigest().encode()
     require(checksum == b"sum " + found, name, "is damaged: its sum differs")
     right = key is None or mac == b"mac " + blake3(before_mac, key=key).hexdigest().encode()
     require(right, name, "is not authentic: its mac differs")
-    first = f"vmkeep inventory 1 {repository.hex()}".encode()
-    require(lines[0] == first, name, "is not an inventory of this repository")
-    form = rf"\+ {PACK.pattern} [0-9]{{1,12}} [0-9a-f]{{64}}|- (?:packs|maps)/[0-9a-f]{{2}}/{ID}".encode()
+    first = f"vmkeep inventory 1 {repository.hex()} {name}".encode()
+    require(lines[0] == first, name, "is not this inventory of this repository")
+    form = rf"\+ {PACK.pattern} [0-9]{{1,12}} [0-9a-f]{{64}}|[-=] (?:packs|maps)/[0-9a-f]{{2}}/{ID}".encode()
     require(all(re.fullmatch(form, line) for line in lines[1:]), name, "has a line of unknown form")
     return [line.decode().split(" ") for line in lines[1:]]
 
@@ -554,123 +559,130 @@ def scrub_pack(store: Store, name: str, listed: list[str]) -> None:
     for offset in range(0, left, 1 << 20):
         digest.update(store.read(name, offset, min(1 << 20, left - offset)))
     require(digest.digest() == pack.checksum, name, "is damaged: its checksum differs")
-    require(
-        listed in ([], [str(pack.size), pack.checksum.hex()]), name, "is not the pack its inventory lists"
-    )
+    good = listed in ([], [str(pack.size), pack.checksum.hex()])
+    require(good, name, "is not the pack its inventory lists")
 
 
-def scrub(store: Store, report: Report, inventory_key: bytes | None = None) -> None:
-    """Report rot and loss, as far as it can be seen without a password."""
-    form = read_format(store)
-    text = report.attempt(store.read_all, "spec.md", LARGE)
-    if text is not None and blake3(text).digest() != form.specification:
-        report.problem("spec.md: is not the text that `format` names")
-    for name in store.names("keys"):
-        report.attempt(read_key, store, name)
+def scrub_packs(store: Store, form: Format, report: Report, inventory_key: bytes | None) -> None:
+    """Report packs that are damaged or missing."""
     listed: dict[str, list[str]] = {}
     deleted = set()
     for name in store.names("inventory"):
-        for sign, pack, *facts in (
-            report.attempt(read_inventory, store, name, form.repository, inventory_key) or []
-        ):
+        lines = report.attempt(read_inventory, store, name, form.repository, inventory_key)
+        for sign, pack, *facts in lines or []:
             if sign == "-":
                 deleted.add(pack)
-            elif listed.setdefault(pack, facts) != facts:
+            elif facts and listed.get(pack, []) not in ([], facts):
                 report.problem(f"{name}: lists {pack} in another way than another inventory")
+            else:
+                listed[pack] = facts or listed.get(pack, [])
     present = store.names("packs") + store.names("maps")
     for name in present:
         report.attempt(scrub_pack, store, name, listed.get(name, []))
         if name not in listed:
-            report.note(f"{name}: is in no inventory: of a run that goes on or did not finish")
+            report.say(f"note: {name}: is in no inventory: of a run that goes on or did not finish")
     for name in sorted(listed.keys() - deleted - set(present)):
         report.problem(f"{name}: is missing, and no inventory says that it was deleted")
-    for name in store.names():
-        if not (PACK.fullmatch(name) or BOX.fullmatch(name) or OTHER.fullmatch(name)):
-            report.note(f"{name}: is no object of a repository")
 
 
-def check_history(points: list[Point], tombstones: dict[str, dict[str, Any]], report: Report) -> None:
-    """Report each point that vanished without a tombstone, section 9."""
-    history = {name: (tombstone["digest"], tombstone["number"]) for name, tombstone in tombstones.items()}
-    history |= {point.name: (point.digest.hex(), point.number) for point in points}
-    for point in points:
-        if previous := point.record.get("previous"):
-            if previous["name"] not in history:
-                report.problem(f"{previous['name']}: vanished, without a tombstone; {point.name} follows it")
-            elif history[previous["name"]] != (previous["digest"], point.number - 1):
-                report.problem(f"{point.name}: follows another {previous['name']} than the one here")
-        elif point.number != 1:
-            report.problem(f"{point.name}: is number {point.number} but follows no point")
-    for vm in sorted({name.split("/")[1] for name in history}):
-        numbers = sorted(number for name, (_, number) in history.items() if name.split("/")[1] == vm)
-        for before, after in zip([0, *numbers], numbers, strict=False):
-            if after != before + 1:
-                what = (
-                    f"two points have number {after}"
-                    if after == before
-                    else f"{before + 1} to {after - 1} missing"
-                )
-                report.problem(f"points/{vm}: numbers are not without gap: {what}")
+def scrub(store: Store, report: Report, inventory_key: bytes | None = None) -> None:
+    """Report rot and loss, as far as it can be seen without a password."""
+    form, names = read_format(store), dict.fromkeys(store.names())
+    text = report.attempt(store.read_all, "spec.md", LARGE)
+    if text is not None and blake3(text).digest() != form.specification:
+        report.problem("spec.md: is not the text that `format` names")
+    if len(store.names("keys")) > 64:
+        report.problem("keys/: has more than 64 objects")
+    for name in store.names("keys"):
+        report.attempt(read_key, store, name)
+    scrub_packs(store, form, report, inventory_key)
+    for name in names:
+        if BOX.fullmatch(name):
+            report.attempt(read_box, store, name)
+        elif not (PACK.fullmatch(name) or OTHER.fullmatch(name)):
+            report.say(f"note: {name}: is no object of a repository")
+        if name.startswith("seals/") and beside(name, "points") not in names:
+            report.problem(f"{beside(name, 'points')}: is missing, its seal is there")
 
 
-def check_image(
-    repo: Repository, where: str, image: Image, lengths: dict[bytes, int], report: Report
-) -> None:
+def check_history(history: dict[str, Point], report: Report) -> None:
+    """Report each point that vanished without a tombstone, and each that follows another than it says."""
+    numbered: dict[tuple[str, int], str] = {}
+    for name, point in history.items():
+        if (other := numbered.setdefault((point.vm_id, point.number), name)) != name:
+            report.problem(f"{name}: has the number {point.number}, as {other} has")
+        if point.previous is None:
+            if point.number != 1:
+                report.problem(f"{name}: is number {point.number} but follows no point")
+        elif not (before := history.get(point.previous[0])):
+            report.problem(f"{point.previous[0]}: vanished, without a tombstone; {name} follows it")
+        elif (before.number, before.digest) != (point.number - 1, point.previous[1]):
+            report.problem(f"{name}: follows another {before.name} than the one here")
+
+
+def check_runs(repo: Repository, history: dict[str, Point]) -> None:
+    """Report each point that a finished run promises, section 11, and that is not known."""
+    last = {name.rpartition("/")[0]: name for name in repo.store.names("runs")}
+    for name in last.values():
+        record, _ = repo.report.attempt(repo.open_box, name) or ({}, b"")
+        detail = record.get("detail") if record.get("step") == "finished" else None
+        promised = isinstance(detail, dict) and detail.get("outcome") == "sealed" and detail.get("point")
+        if promised and str(promised) not in history:
+            repo.report.problem(f"{promised}: does not exist, and {name} says that it was sealed")
+
+
+def check_image(repo: Repository, where: str, image: Image, lengths: dict[bytes, int]) -> None:
     """Report what of a disk or file cannot be read back."""
     shown = 0
     for extent in repo.extents(image):
         why = extent.why
         if extent.state == STORED and lengths.get(extent.id) != extent.length:
             why = f"chunk {extent.id.hex()}: is missing, damaged or of another length"
-        elif extent.state == EXCLUDED and not image.excludes(extent):
-            why = "marked as excluded, which the manifest does not list"
         if why and (shown := shown + 1) <= 5:
-            report.problem(f"{where}: bytes {extent.offset} to {extent.offset + extent.length}: {why}")
+            repo.report.problem(f"{where}: bytes {extent.offset} to {extent.offset + extent.length}: {why}")
     if shown > 5:
-        report.problem(f"{where}: {shown - 5} more of these")
+        repo.report.problem(f"{where}: {shown - 5} more of these")
 
 
-def check(repo: Repository, report: Report) -> None:
+def check_point(repo: Repository, point: Point, lengths: dict[bytes, int]) -> None:
+    """Report what is wrong with one point."""
+    inventory = point.record.get("inventory")
+    if inventory not in repo.store.names("inventory"):
+        repo.report.problem(f"{point.name}: its inventory {inventory!r} is missing")
+    names = [image.name for images in point.images.values() for image in images]
+    for key, images in point.images.items():
+        for index, image in enumerate(images):
+            where = f"{point.name}: {key}[{index}] {image.name!r}"
+            if not NAME.fullmatch(image.name) or (key == "disks" and "/" in image.name):
+                repo.report.problem(f"{where}: is not a name of the form that section 8 asks for")
+            if names.count(image.name) > 1:
+                repo.report.problem(f"{where}: is not the only one of this name")
+            check_image(repo, where, image, lengths)
+
+
+def check(repo: Repository) -> None:
     """Read everything: each frame, each map, the history, every box."""
-    store, lengths, tombstones = repo.store, {}, {}
+    store, report, lengths = repo.store, repo.report, dict[bytes, int]()
     scrub(store, report, repo.key("inventory"))
     for slot in repo.read_trailers():
         data = report.attempt(repo.open_frame, slot)
-        if data is not None and slot.pack.kind == CHUNK:
+        if data and slot.pack.kind == CHUNK:
             lengths[slot.id] = len(data)
-    points = repo.read_points()
-    for name in sorted(
-        set(store.names("points")) - {beside(name, "points") for name in store.names("seals")}
-    ):
-        report.note(f"{name}: has no seal: of a run that goes on or did not finish")
-    for prefix in ("forgotten", "tracking", "evidence", "runs", "sessions", "condemned"):
-        for name in store.names(prefix):
-            if (box := report.attempt(repo.open_box, name)) and prefix == "forgotten":
-                tombstones[name] = box[0]
-    graves = (report.attempt(read_tombstone, name, record) for name, record in tombstones.items())
-    check_history(points, {grave["point"]: grave for grave in graves if grave}, report)
+            if data.count(0) == len(data):
+                report.problem(f"{slot.pack.name}: slot {slot.number} is a chunk of zeros")
+    points, forgotten = repo.read_points()
+    for name in filter(BOX.fullmatch, store.names()):
+        if not name.startswith("index/"):  # holds no JSON, and nothing relies on it
+            report.attempt(repo.open_box, name)
+    sealed = {beside(name, "points") for name in store.names("seals")}
+    for name in sorted(set(store.names("points")) - sealed):
+        report.say(f"note: {name}: has no seal: of a run that goes on or did not finish, or being forgotten")
+    history = {point.name: point for point in points + forgotten}
+    check_history(history, report)
+    check_runs(repo, history)
     for point in points:
-        inventory = point.record.get("inventory")
-        if inventory not in store.names("inventory"):
-            report.problem(f"{point.name}: its inventory {inventory!r} is missing")
-        for key, images in point.images.items():
-            for index, image in enumerate(images):
-                where = f"{point.name}: {key}[{index}] {image.name!r}"
-                if not is_safe(image.name) or (key == "disks" and "/" in image.name):
-                    report.problem(f"{where}: is not a safe name")
-                if [other.name for other in images].count(image.name) > 1:
-                    report.problem(f"{where}: is not the only one of this name")
-                check_image(repo, where, image, lengths, report)
-    print(f"{len(points)} restore points, {len(lengths)} different chunks, {report.problems} problems")
-
-
-def read_tombstone(name: str, record: dict[str, Any]) -> dict[str, Any]:
-    """See that a tombstone is that of the point it is named after."""
-    good = record["version"] == 1 and record.get("point") == beside(name, "points")
-    require(good, name, "is not the tombstone of its point")
-    take(name, record, "digest", 32)
-    take(name, record, "number", COUNT)
-    return record
+        check_point(repo, point, lengths)
+    print(f"{len(points)} restore points, {len(lengths)} different chunks, {len(report.problems)} problems")
 
 
 # Commands -------------------------------------------------------------------------------------------------
@@ -679,57 +691,58 @@ def read_tombstone(name: str, record: dict[str, Any]) -> dict[str, Any]:
 def write_image(repo: Repository, where: str, image: Image, out: BinaryIO, sparse: bool) -> None:
     """Write a disk or file; zeros become holes where the target can have them."""
     for extent in repo.extents(image):
-        require(
-            extent.state != LOST,
-            where,
-            f"{image.name!r} cannot be read from {extent.offset} on: {extent.why}",
-        )
-        if extent.state == STORED:
-            out.write(repo.fetch(CHUNK, extent.id, extent.length))
+        data = repo.fetch(CHUNK, extent.id) if extent.state == STORED else b""
+        if extent.state == LOST or len(data) not in (0, extent.length):
+            why = extent.why or f"chunk {extent.id.hex()}: is of another length"
+            raise RefusedError(f"{where}: {image.name!r} cannot be read from {extent.offset} on: {why}")
+        if data:
+            out.write(data)
         elif sparse:
             out.seek(extent.length, os.SEEK_CUR)
         else:
-            for at in range(0, extent.length, 1 << 20):
-                out.write(bytes(min(1 << 20, extent.length - at)))
+            out.writelines(bytes(min(1 << 20, extent.length - at)) for at in range(0, extent.length, 1 << 20))
     if sparse:
         out.truncate(image.size)
 
 
 def write_file(repo: Repository, where: str, image: Image, target: Path) -> None:
     """Write a file that has its name only when it is complete; an existing one is kept."""
-    partial = target.with_name(target.name + ".partial")
-    require(not target.exists(), str(target), "exists already")
-    with partial.open("xb") as out:
-        write_image(repo, where, image, out, sparse=True)
-    partial.rename(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        require(not target.exists(), where, f"{str(target)!r} exists already")
+        partial = target.with_name(".vmkeep-partial")
+        with partial.open("xb") as out:
+            write_image(repo, where, image, out, sparse=True)
+        partial.rename(target)
+    except OSError as error:
+        raise RefusedError(f"{where}: {str(target)!r} cannot be written: {error.strerror}") from error
 
 
 def restore(repo: Repository, point: Point, disk: str, to: str) -> None:
     """Restore one disk, by name or else by its place in the manifest."""
     disks = point.images["disks"]
     found = [image for image in disks if image.name == disk]
-    if not found and disk.isdecimal() and int(disk) < len(disks):
-        found = [disks[int(disk)]]
-    require(
-        len(found) == 1, point.name, f"has no disk {disk!r}, or two; it has {[image.name for image in disks]}"
-    )
+    found = found or [image for index, image in enumerate(disks) if str(index) == disk]
+    require(len(found) == 1, point.name, f"has no disk {disk!r}, or two")
     if to == "-":
         write_image(repo, point.name, found[0], sys.stdout.buffer, sparse=False)
     else:
         write_file(repo, point.name, found[0], Path(to))
 
 
-def restore_files(repo: Repository, point: Point, to: str, report: Report) -> None:
+def restore_files(repo: Repository, point: Point, to: str) -> None:
     """Restore all files whose names are safe, into a folder in which nothing can lead elsewhere."""
     folder = Path(to)
     folder.mkdir(parents=True, exist_ok=True)
     require(not any(folder.iterdir()), to, "is not an empty folder")
     for image in point.images["files"]:
-        if not is_safe(image.name):
-            report.problem(f"{point.name}: the file name {image.name!r} is not safe, not restored")
-            continue
-        (folder / image.name).parent.mkdir(parents=True, exist_ok=True)
-        report.attempt(write_file, repo, point.name, image, folder / image.name)
+        if NAME.fullmatch(image.name):
+            target = folder / local_name(image.name, windows=os.name == "nt")
+            repo.report.attempt(write_file, repo, point.name, image, target)
+        else:
+            repo.report.problem(
+                f"{point.name}: the file name {image.name!r} could lead elsewhere, not restored"
+            )
 
 
 def run(args: argparse.Namespace, report: Report) -> None:
@@ -742,8 +755,8 @@ def run(args: argparse.Namespace, report: Report) -> None:
         password = re.sub(rb"\r?\n\Z", b"", Path(args.password_file).read_bytes())
     repo = Repository(store, password, report)
     if args.command == "check":
-        return check(repo, report)
-    points = repo.read_points()
+        return check(repo)
+    points, _ = repo.read_points()
     if args.command == "list":
         for point in points:
             disks = [{"name": image.name, "size": image.size} for image in point.images["disks"]]
@@ -755,7 +768,7 @@ def run(args: argparse.Namespace, report: Report) -> None:
     list(repo.read_trailers())
     if args.command == "restore":
         return restore(repo, found[0], args.disk, args.to)
-    return restore_files(repo, found[0], args.to, report)
+    return restore_files(repo, found[0], args.to)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -83,8 +83,10 @@ class WrittenPoint:
 
     id: str
     place: str  # <vm key>/<time>-<point id>
+    vm: str
     number: int
     digest: str
+    previous: Mapping[str, str] | None
     disks: tuple[Content, ...]
     files: tuple[Content, ...]
     packs: tuple[str, ...]
@@ -118,7 +120,8 @@ class RepositoryBytes:
         self.id, self.master = self._random.randbytes(16), self._random.randbytes(32)
         self.chunk_id_key = self.derive(self.id, b"vmkeep chunk id v1")
         self.node_id_key = self.derive(self.id, b"vmkeep node id v1")
-        self._known: set[bytes] = set()
+        self._places: dict[bytes, str] = {}  # id -> pack
+        self._relied: set[str] = set()  # packs of other runs in which this run found something
         self._heads: dict[str, WrittenPoint] = {}
         self._minutes = 0
         self._write_format()
@@ -141,7 +144,7 @@ class RepositoryBytes:
             "pack_size": 67108864,
             "put_if_absent": True,
             "specification": {"name": "spec.md", "blake3": blake3(specification).hexdigest()},
-            "generation": 0,
+            "generation": 1,
         }
         self.objects["format"] = json.dumps(self.parameters, indent=1).encode()
 
@@ -213,7 +216,7 @@ class RepositoryBytes:
             table += frame.id + little(says["offset"], 4) + little(says["stored"], 4)
             table += little(says["plain"], 4) + bytes([says["codec"]]) + bytes(3)
             out += sealed
-        aad = self.id + pack_id + little(2**32, 8) + bytes([0]) + bytes(32)
+        aad = self.id + pack_id + little(2**32, 8) + bytes([kind]) + bytes(32)
         trailer = cipher.encrypt((2**32).to_bytes(12, "big"), bytes(table), aad)
         out += trailer + little(len(trailer), 4) + little(len(frames), 4) + bytes(16)
         prefix = {PACK_OF_CHUNKS: "packs", PACK_OF_NODES: "maps"}[kind]
@@ -222,8 +225,12 @@ class RepositoryBytes:
         return name
 
     def _packs(self, kind: int, frames: Sequence[Frame]) -> list[str]:
-        step = self.frames_per_pack
-        return [self.pack(kind, frames[at : at + step]) for at in range(0, len(frames), step)]
+        names = []
+        for at in range(0, len(frames), self.frames_per_pack):
+            some = frames[at : at + self.frames_per_pack]
+            names.append(self.pack(kind, some))
+            self._places.update((frame.id, names[-1]) for frame in some)
+        return names
 
     # Section 7
 
@@ -251,8 +258,9 @@ class RepositoryBytes:
         return level_children[0][1] if level_children else None
 
     def _store(self, frames: list[Frame], item: bytes, data: bytes) -> bytes:
-        if item not in self._known:
-            self._known.add(item)
+        if item in self._places:
+            self._relied.add(self._places[item])
+        elif all(item != frame.id for frame in frames):
             frames.append(Frame(item, data, self.codec))
         return item
 
@@ -277,7 +285,7 @@ class RepositoryBytes:
         sealed = AESGCM(self.derive(salt, b"vmkeep box v1")).encrypt(
             bytes(12), content, self.id + head + name.encode()
         )
-        self.objects[name] = head + salt + sealed
+        self.objects[name] = with_box_checksum(head + salt + sealed)
         return name
 
     def add_point(
@@ -300,12 +308,13 @@ class RepositoryBytes:
         place = f"{self.vm_key(vm[0])}/{time.replace('-', '').replace(':', '')}-{point}"
         chunks: list[Frame] = []
         nodes: list[Frame] = []
+        self._relied = set()
         listed = {
             "disks": [self._entry(disk, chunks, nodes) for disk in disks],
             "files": [self._entry(file, chunks, nodes) for file in files],
         }
         packs = self._packs(PACK_OF_CHUNKS, chunks) + self._packs(PACK_OF_NODES, nodes)
-        self.inventory(run, packs)
+        self.inventory(run, packs, relied=sorted(self._relied))
         head = self._heads.get(vm[0])
         record = {
             "version": 1,
@@ -335,8 +344,10 @@ class RepositoryBytes:
         written = WrittenPoint(
             point,
             place,
+            vm[0],
             record["number"],
             digest,
+            record["previous"],
             tuple(disks),
             tuple(files),
             tuple(packs),
@@ -376,23 +387,63 @@ class RepositoryBytes:
     def forget(self, point: WrittenPoint, *, tombstone: bool = True) -> None:
         """Drop a point; without a tombstone it is as if somebody had deleted it."""
         if tombstone:
-            record = {"version": 1, "point": point.manifest, "number": point.number, "digest": point.digest}
-            self.box(
-                "forgotten/" + point.place, {**record, "time": "2026-02-01T00:00:00Z", "why": "retention"}
-            )
+            self.tombstone(point)
         del self.objects[point.seal], self.objects[point.manifest]
+
+    def tombstone(self, point: WrittenPoint, /, **replaced: Any) -> str:
+        """Write the tombstone of a point; ``replaced`` bends single keys."""
+        record = {
+            "version": 1,
+            "point": point.manifest,
+            "vm": point.vm,
+            "number": point.number,
+            "digest": point.digest,
+            "previous": point.previous,
+            "time": "2026-02-01T00:00:00Z",
+            "why": "retention",
+        }
+        return self.box("forgotten/" + point.place, {**record, **replaced})
 
     # Section 10
 
-    def inventory(self, run: str, packs: Sequence[str], deleted: Sequence[str] = ()) -> str:
+    def inventory(
+        self, run: str, packs: Sequence[str], *, relied: Sequence[str] = (), deleted: Sequence[str] = ()
+    ) -> str:
         """Write an inventory that lists packs with their true sizes and checksums."""
-        text = f"vmkeep inventory 1 {self.id.hex()}\n"
+        text = f"vmkeep inventory 1 {self.id.hex()} inventory/{run}\n"
         for name in packs:
             text += f"+ {name} {len(self.objects[name])} {self.objects[name][-40:-8].hex()}\n"
+        text += "".join(f"= {name}\n" for name in relied)
         text += "".join(f"- {name}\n" for name in deleted)
-        mac = blake3(text.encode(), key=self.derive(self.id, b"vmkeep inventory v1")).hexdigest()
-        self.objects[f"inventory/{run}"] = with_sum(text + f"mac {mac}\n")
+        self.objects[f"inventory/{run}"] = self.with_mac(text)
         return f"inventory/{run}"
+
+    def with_mac(self, text: str) -> bytes:
+        """Finish an inventory with its last two lines."""
+        mac = blake3(text.encode(), key=self.derive(self.id, b"vmkeep inventory v1")).hexdigest()
+        return with_sum(text + f"mac {mac}\n")
+
+    # Section 11
+
+    def journal(self, point: WrittenPoint, *, steps: Sequence[str] = ("begun", "finished")) -> list[str]:
+        """Write the records of the run that made a point; the last one promises the point."""
+        run = point.inventory.removeprefix("inventory/")
+        names = []
+        for number, step in enumerate(steps):
+            record = {
+                "version": 1,
+                "run": run,
+                "vm": {"id": point.vm, "name": "server"},
+                "number": number,
+                "time": f"2026-01-02T10:00:{number:02}Z",
+                "step": step,
+                "lease": "2026-01-02T10:10:00Z",
+                "owner": {"host": "keeper", "boot": "1", "namespace": "1", "pid": 7, "start": "1"},
+                "detail": {"outcome": "sealed", "point": point.manifest} if step == "finished" else {},
+            }
+            vm_key = point.place.split("/")[0]
+            names.append(self.box(f"runs/{vm_key}/{run}/{number:06}", record))
+        return names
 
     # Section 2
 
@@ -425,9 +476,14 @@ def with_checksum(pack_without_last_40: bytes) -> bytes:
     return pack_without_last_40 + blake3(pack_without_last_40).digest() + b"VMKEND01"
 
 
+def with_box_checksum(box: bytes) -> bytes:
+    """Finish a box, or one that was bent on purpose, with the checksum anybody can compute."""
+    return box + blake3(box).digest()
+
+
 def with_sum(text: str) -> bytes:
-    """Finish an inventory with its last line; lines are separated, so none ends the last."""
-    return (text + f"sum {blake3(text.encode()).hexdigest()}").encode()
+    """Finish an inventory with its last line, which ends like the others."""
+    return (text + f"sum {blake3(text.encode()).hexdigest()}\n").encode()
 
 
 def node_bytes(level: int, children: Sequence[tuple[int, bytes]]) -> bytes:

@@ -98,7 +98,7 @@ def _decide(request: Request, held: FolderHold, base: SealedPoint | None) -> Pla
 
 def _refuse_own_repository(source: SourceAddress, repository: Repository) -> None:
     # A folder that holds its own repository would grow while it is read.
-    place, folder = Path(repository.store.address).absolute(), source.path.absolute()
+    place, folder = Path(repository.store.address).resolve(), source.path.resolve()
     if source.kind == "folder" and (place == folder or folder in place.parents):
         raise RepositoryInsideSource(f"the repository {str(place)!r} lies inside the folder to be protected.")
 

@@ -1,7 +1,5 @@
 """The `vmkeep disk` commands: look at disk files, check, convert and compare them."""
 
-import json
-import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -9,20 +7,22 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from vmkeep.cli.frame import AsJson, answer, warn
+from vmkeep.cli.text import rounded
 from vmkeep.errors import ExitCode, UsageError
 from vmkeep.formats.comparing import compare
-from vmkeep.formats.creating import create_disk
-from vmkeep.formats.disk import Disk, DiskProfile, DiskWriter, Finding, Format
-from vmkeep.formats.errors import FormatError, SourceChanged
+from vmkeep.formats.converting import convert
+from vmkeep.formats.disk import Disk, Finding, Format
+from vmkeep.formats.errors import FormatError
 from vmkeep.formats.opening import format_of_name, open_path
 
-app = typer.Typer(name="disk", help="Look at virtual disk files.", no_args_is_help=True)
+app = typer.Typer(
+    name="disk", help="Look at virtual disk files.", no_args_is_help=True, rich_markup_mode=None
+)
 
-_COPY_UNIT: Final = 4 << 20
 _MOST_LISTED: Final = 1000
 
-Files = Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="VHD, VHDX, AVHDX or raw disk files.")]
 
 
 def siblings_of(path: Path) -> list[Path]:
@@ -106,63 +106,16 @@ def disk_convert(source: Path, target: Path, format: Format | None) -> dict[str,
             hint="Let name and format agree: a file named wrongly would be refused later.",
         )
     with _open(source) as disk:
-        before = disk.identity()
-        profile = _profile_for(disk.profile, format or named or "raw")
-        writer = create_disk(target, profile)
-        try:
-            copied = _copy(disk, writer)
-            if disk.identity() != before:
-                raise SourceChanged(f"{str(source)!r} was written while it was being read.", file=str(source))
-            writer.finish()
-        except BaseException:
-            writer.abort()
-            raise
+        done = convert(disk, target, format or named or "raw")
         return {
             "source": str(source),
             "target": str(target),
-            "format": profile.format,
-            "kind": profile.kind,
-            "size": profile.size,
-            "bytes_copied": copied,
-            "lost": _lost(disk.profile, profile),
+            "format": done.profile.format,
+            "kind": done.profile.kind,
+            "size": done.profile.size,
+            "bytes_copied": done.bytes_copied,
+            "lost": list(done.lost),
         }
-
-
-def _profile_for(source: DiskProfile, format: Format) -> DiskProfile:
-    """Keep of the source's profile what the target format knows."""
-    if format == "raw":
-        return DiskProfile("raw", "fixed", source.size)
-    keeps_fixed = source.format != "raw" and source.kind == "fixed"
-    return DiskProfile(
-        format,
-        "fixed" if keeps_fixed else "dynamic",
-        source.size,
-        logical_sector=source.logical_sector,
-        physical_sector=source.physical_sector if format == "vhdx" else 512,
-        block_size=source.block_size if source.format == format else None,
-        disk_id=source.disk_id,
-    )
-
-
-def _lost(source: DiskProfile, target: DiskProfile) -> list[str]:
-    lost = [
-        name
-        for name in ("logical_sector", "physical_sector")
-        if getattr(source, name) != getattr(target, name)
-    ]
-    return lost + (["disk_id"] if source.disk_id and not target.disk_id else [])
-
-
-def _copy(disk: Disk, writer: DiskWriter) -> int:
-    buffer = bytearray(_COPY_UNIT)
-    copied = 0
-    for extent in disk.extents():
-        for at in range(extent.offset, extent.end, _COPY_UNIT):
-            view = memoryview(buffer)[: min(_COPY_UNIT, extent.end - at)]
-            disk.read_into(at, view)
-            writer.write_at(at, view)
-            copied += len(view)
-    return copied
 
 
 def disk_compare(left: Path, right: Path) -> dict[str, Any]:
@@ -193,45 +146,67 @@ def disk_compare(left: Path, right: Path) -> dict[str, Any]:
 
 @app.command("info")
 def info_command(files: Files, as_json: AsJson = False) -> None:
-    """Show what each disk file is."""
-    _show([disk_info(path) for path in files], as_json, _info_lines)
+    """Show what each disk file is: format, size, sectors, identifier, parents.
+
+    Exit codes: 0 shown; 1 cannot be read or is no disk; 14 damaged or its parent does not fit.
+    """
+    _show([disk_info(path) for path in files], _info_lines)
 
 
 @app.command("check")
 def check_command(files: Files, as_json: AsJson = False) -> None:
     """Examine all structures of each disk file and of its parents.
 
-    Exit code 14 when one of them is damaged.
+    A file that cannot be examined does not keep the others from being examined.
+    Exit codes: 0 no errors; 1 a file cannot be read or is no disk; 14 damaged.
     """
-    results = [disk_check(path) for path in files]
-    _show(results, as_json, _check_lines)
+    results: list[dict[str, Any]] = []
+    failures: list[FormatError] = []
+    for path in files:
+        try:
+            results.append(disk_check(path))
+        except FormatError as error:
+            failures.append(error)
+    if results:
+        _show(results, _check_lines)
+    if failures:
+        for other in failures[1:]:
+            warn(other.message)
+        raise failures[0]
     if any(not result["ok"] for result in results):
         raise typer.Exit(ExitCode.MISMATCH)
 
 
 @app.command("convert")
 def convert_command(
-    source: Annotated[Path, typer.Argument(metavar="SRC", show_default=False)],
-    target: Annotated[Path, typer.Argument(metavar="DST", show_default=False)],
-    format: Annotated[str | None, typer.Option("--format", help="raw, vhdx or vhd")] = None,
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="The disk to copy; parents are found beside it.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The new file; it must not exist.")],
+    format: Annotated[
+        str | None, typer.Option("--format", help="raw, vhdx or vhd; default: by the name of DST.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy a disk with its chain into a new file of another format."""
-    _show([disk_convert(source, target, _format(format))], as_json, _convert_lines)
+    """Copy a disk with its chain into a new file of another format.
+
+    Exit codes: 0 copied; 1 failed, no new file; 2 name and format contradict each other; 14 SRC is damaged.
+    """
+    _show([disk_convert(source, target, _format(format))], _convert_lines)
 
 
 @app.command("compare")
 def compare_command(
-    left: Annotated[Path, typer.Argument(metavar="A", show_default=False)],
-    right: Annotated[Path, typer.Argument(metavar="B", show_default=False)],
+    left: Annotated[Path, typer.Argument(metavar="A", help="One disk.")],
+    right: Annotated[Path, typer.Argument(metavar="B", help="The other disk.")],
     as_json: AsJson = False,
 ) -> None:
     """Compare what two disks hold, whatever their formats.
 
-    Exit code 0 when equal, 1 when they differ.
+    Exit codes: 0 equal; 1 they differ; 14 one is damaged.
     """
     result = disk_compare(left, right)
-    _show([result], as_json, _compare_lines)
+    _show([result], _compare_lines)
     if not result["equal"]:
         raise typer.Exit(ExitCode.FAILED)
 
@@ -244,42 +219,25 @@ def _format(name: str | None) -> Format | None:
             raise UsageError(f"there is no format {name!r}.", hint="Formats are raw, vhdx and vhd.")
 
 
-def _show(
-    results: list[dict[str, Any]], as_json: bool, lines: Callable[[dict[str, Any]], Iterator[str]]
-) -> None:
+def _show(results: list[dict[str, Any]], lines: Callable[[dict[str, Any]], Iterator[str]]) -> None:
     """Print one result as an object, several as a list; or as lines for people."""
-    if as_json:
-        typer.echo(json.dumps(results[0] if len(results) == 1 else results, indent=2))
-        return
-    for result in results:
-        for line in lines(result):
-            typer.echo(visible(line))
-
-
-def visible(text: str) -> str:
-    """Return ``text`` with every character that a terminal would obey written as its code."""
-    return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in _OBEYED else char
-        for char in text
+    answer(
+        results[0] if len(results) == 1 else results, [line for result in results for line in lines(result)]
     )
-
-
-# control, format (direction marks among them), surrogates, line and paragraph separators
-_OBEYED: Final = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
 def _info_lines(info: dict[str, Any]) -> Iterator[str]:
     yield str(info["file"])
     yield f"  format      {info['format']}, {info['kind']}"
-    yield f"  size        {info['size']} bytes ({_rounded(info['size'])})"
+    yield f"  size        {info['size']} bytes ({rounded(info['size'])})"
     yield f"  sectors     {info['logical_sector']} logical, {info['physical_sector']} physical"
     if info["block_size"]:
-        yield f"  blocks      {_rounded(info['block_size'])}"
+        yield f"  blocks      {rounded(info['block_size'])}"
     if info["disk_id"]:
         yield f"  disk id     {info['disk_id']}"
     for parent in info["chain"][1:]:
         yield f"  parent      {parent}"
-    yield f"  allocated   {info['allocated']} bytes ({_rounded(info['allocated'])})"
+    yield f"  allocated   {info['allocated']} bytes ({rounded(info['allocated'])})"
 
 
 def _check_lines(result: dict[str, Any]) -> Iterator[str]:
@@ -306,10 +264,3 @@ def _compare_lines(result: dict[str, Any]) -> Iterator[str]:
     if result["ranges"] > len(result["differences"]):
         yield f"and {result['ranges'] - len(result['differences'])} more ranges"
     yield f"The disks differ in {result['bytes_differing']} bytes."
-
-
-def _rounded(size: int) -> str:
-    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size} B"

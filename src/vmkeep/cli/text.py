@@ -1,22 +1,22 @@
 """Turn untrusted text and sizes into what may stand on a terminal."""
 
 import unicodedata
+from typing import Final
+
+# Control, format (direction marks among them), surrogates, line and paragraph separators.
+_OBEYED: Final = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
 def visible(text: str) -> str:
     """Return the text with everything that could steer a terminal or hide itself written out."""
     if text.isascii() and text.isprintable():
         return text
-    out = []
-    for character in text:
-        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-            code = ord(character)
-            out.append(
-                f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-            )
-        else:
-            out.append(character)
-    return "".join(out)
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in _OBEYED
+        else character
+        for character in text
+    )
 
 
 def rounded(size: int) -> str:

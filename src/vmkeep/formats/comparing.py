@@ -51,14 +51,11 @@ def _differing(left: Disk, right: Disk, size: int) -> Iterator[ByteRange]:
 
 def _windows(left: Disk, right: Disk, size: int) -> Iterator[ByteRange]:
     """Yield what must be read, in pieces of at most a window."""
-    held = join_sorted(heapq.merge(left.extents(0, size), right.extents(0, size)))
-    done = 0
-    for extent in held:
-        for whole in align_out([extent], _SECTOR, size):
-            low = max(whole.offset, done)
-            for at in range(low, whole.end, _WINDOW):
-                yield ByteRange(at, min(_WINDOW, whole.end - at))
-            done = max(done, whole.end)
+    held = heapq.merge(left.extents(0, size), right.extents(0, size))
+    whole_sectors = (whole for extent in held for whole in align_out([extent], _SECTOR, size))
+    for extent in join_sorted(whole_sectors):
+        for at in range(extent.offset, extent.end, _WINDOW):
+            yield ByteRange(at, min(_WINDOW, extent.end - at))
 
 
 def _closer(mine: bytes, other: bytes, offset: int) -> Iterator[ByteRange]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vmkeep.formats.disk import DiskProfile, DiskWriter
+from vmkeep.formats.disk import DiskProfile, DiskWriter, Format
 from vmkeep.formats.errors import UnsupportedDisk
 from vmkeep.formats.raw import create_raw
 from vmkeep.formats.vhd import create_vhd
@@ -28,3 +28,21 @@ def create_disk(path: Path, profile: DiskProfile) -> DiskWriter:
             return create_vhd(path, profile)
         case "raw":
             return create_raw(path, profile)
+
+
+def profile_in(source: DiskProfile, format: Format) -> DiskProfile:
+    """Return what a copy of a disk shall be in another format: as the source was, as far as it can be said.
+
+    A fixed disk stays fixed; a differencing one, copied with its chain, becomes dynamic.
+    """
+    if format == "raw":
+        return DiskProfile("raw", "fixed", source.size)
+    return DiskProfile(
+        format,
+        "fixed" if source.kind == "fixed" and source.format != "raw" else "dynamic",
+        source.size,
+        logical_sector=source.logical_sector,
+        physical_sector=source.physical_sector if format == "vhdx" else 512,
+        block_size=source.block_size if source.format == format else None,
+        disk_id=source.disk_id,
+    )

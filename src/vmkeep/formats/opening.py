@@ -4,6 +4,8 @@ A name and a content that contradict each other are refused: the guest decides
 what stands in a raw or fixed disk, and could make it look like another format.
 """
 
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -95,12 +97,12 @@ class _Opening:
 
     def __init__(self, siblings: Sequence[Path]) -> None:
         self._siblings = tuple(siblings)
-        self._trail: list[Path] = []
+        self._trail: list[str] = []
         self._opened = 0
 
     def open_file(self, path: Path, *, raw_allowed: bool) -> Disk:
         # Opening a pipe would wait for ever, and a device reports no size.
-        if path.exists() and not path.is_file():
+        if not _may_be_regular(path):
             raise SourceUnreadable(
                 f"{str(path)!r} is not a regular file.", file=str(path), hint="Give a disk file."
             )
@@ -113,7 +115,7 @@ class _Opening:
 
     def open_source(self, source: Source, *, raw_allowed: bool) -> Disk:
         self._opened += 1
-        self._trail.append(Path(source.name).resolve())
+        self._trail.append(os.path.realpath(source.name))
         try:
             match recognise(source, raw_allowed=raw_allowed):
                 case "vhdx":
@@ -129,15 +131,17 @@ class _Opening:
         named = self._named(reference)
         if not named:
             return None
-        fresh = [path for path in named if path.resolve() not in self._trail]
+        fresh = [path for path in named if os.path.realpath(path) not in self._trail]
         if not fresh:
             raise CorruptDisk(
                 f"{reference.child!r} names {named[0].name!r} as its parent, which is its child already.",
                 file=reference.child,
             )
         if len(self._trail) >= _DEEPEST_CHAIN or self._opened >= _MOST_OPENED:
+            deep = f"the chain of {reference.child!r} is longer than {_DEEPEST_CHAIN} files."
+            wide = f"the files around {reference.child!r} name too many parents."
             raise UnsupportedDisk(
-                f"the chain of {reference.child!r} is longer than {_DEEPEST_CHAIN} files.",
+                deep if len(self._trail) >= _DEEPEST_CHAIN else wide,
                 file=reference.child,
                 hint="Merge checkpoints on the host first.",
             )
@@ -177,6 +181,13 @@ class _Opening:
         if stranger is None:
             raise failures[0]
         return stranger
+
+
+def _may_be_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # opening it will say what is wrong
+        return True
 
 
 def _carries(disk: Disk, reference: ParentReference) -> bool:

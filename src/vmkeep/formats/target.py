@@ -20,6 +20,7 @@ class TargetFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._published = False
         if path.exists() or path.is_symlink():
             raise self._unwritable("it exists already", hint="Choose another name, or move the file away.")
         self._partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
@@ -61,10 +62,10 @@ class TargetFile:
     def publish(self) -> None:
         """Flush, then give the file its name; refuses to replace a file that appeared meanwhile."""
         self.flush()
-        os.close(self._fd)
-        self._fd = -1
+        self._close()
         try:
             self._rename_no_replace()
+            self._published = True
             sync_directory(self.path.parent)
         except OSError as error:
             raise self._refused(error) from error
@@ -88,10 +89,14 @@ class TargetFile:
 
     def abort(self) -> None:
         """Remove the unfinished file; safe to repeat, and a no-op once published."""
+        self._close()
+        if not self._published:
+            self._partial.unlink(missing_ok=True)
+
+    def _close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            self._partial.unlink(missing_ok=True)
 
     def _refused(self, error: OSError) -> TargetUnwritable:
         if error.errno == errno.ENOSPC:

@@ -59,6 +59,7 @@ def verify_box(name: str, stored: bytes) -> None:
         len(stored) > _HEADER_BYTES + _CHECKSUM_BYTES
         and stored[:8] == _MAGIC
         and stored[8] in (_STORED, _ZSTD)
+        and not any(stored[9:16])
         and blake3(stored[:-_CHECKSUM_BYTES]).digest() == stored[-_CHECKSUM_BYTES:]
     )
     if not intact:
@@ -66,11 +67,11 @@ def verify_box(name: str, stored: bytes) -> None:
 
 
 def decompress(frame: bytes, limit: int) -> bytes:
-    """Decompress one zstd frame of at most ``limit`` bytes; ZstdError otherwise."""
+    """Decompress exactly one zstd frame of at most ``limit`` bytes; ZstdError otherwise."""
     announced = zstandard.frame_content_size(frame)
     if not 0 <= announced <= limit:
         raise zstandard.ZstdError("the frame announces no size or one above the limit")
-    return zstandard.ZstdDecompressor().decompress(frame, max_output_size=limit)
+    return zstandard.ZstdDecompressor().decompress(frame, max_output_size=limit, allow_extra_data=False)
 
 
 def _associated(ring: KeyRing, start: bytes, name: str) -> bytes:

@@ -31,16 +31,23 @@ class Heads:
                     vm=vm_id,
                 )
 
-    def remember(self, listing: Listing) -> None:
-        """Take the newest sealed points as what must be there from now on."""
+    def remember(self, listing: Listing, *, accept_rollback: bool = False) -> None:
+        """Take the newest sealed points as what must be there from now on.
+
+        A point that cannot be read just now is not forgotten, unless
+        ``accept_rollback``: or its damage today would hide its loss tomorrow.
+        """
         newest: dict[str, SealedPoint] = {}
         for sealed in listing.points:
             known = newest.get(sealed.point.vm.id)
             if known is None or sealed.point.number >= known.point.number:
                 newest[sealed.point.vm.id] = sealed
-        heads = {vm: [s.point.number, s.digest.hex(), s.name] for vm, s in newest.items()}
-        if heads != {vm: [n, d.hex(), name] for vm, (n, d, name) in self._read().items()}:
-            self._write(json.dumps(heads))
+        seen = self._read()
+        heads = {vm: (s.point.number, s.digest, s.name) for vm, s in newest.items()}
+        if not accept_rollback:
+            heads |= {vm: head for vm, head in seen.items() if head[1] not in listing.digests}
+        if heads != seen:
+            self._write(json.dumps({vm: [n, digest.hex(), name] for vm, (n, digest, name) in heads.items()}))
 
     def _read(self) -> dict[str, tuple[int, bytes, str]]:
         try:

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -45,12 +45,26 @@ class Index:
     keyed 256-bit ids that does not happen.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """``folder``: where sorted runs may be written; the system's temporary folder by default."""
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        spill_entries: int = _SPILL_ENTRIES,
+        max_runs: int = _MAX_RUNS,
+    ) -> None:
+        """``folder``: where sorted runs may be written; the system's temporary folder by default.
+
+        More than ``spill_entries`` recent answers become a sorted run, more than
+        ``max_runs`` of these become one.
+        """
+        self._spill_entries = spill_entries
+        self._max_runs = max_runs
         self._recent: dict[bytes, int] = {}
         self._packs: list[PackRef] = []
         self._numbers: dict[PackRef, int] = {}
         self._dropped: set[int] = set()
+        self._avoided_ids: frozenset[bytes] = frozenset()
+        self._unusable: set[int] = set()  # numbers of dropped and avoided packs
         self._runs: list[_SortedRun] = []
         self._folder = folder
         self._lock = threading.Lock()
@@ -68,28 +82,33 @@ class Index:
 
     def find(self, content_id: bytes) -> Location | None:
         """Return where the frame lies, or None when nothing is known."""
-        key = content_id[:PREFIX_BYTES]
         with self._lock:
-            value = self._recent.get(key)
-            if value is None:
-                for run in reversed(self._runs):
-                    value = run.find(key)
-                    if value is not None and value >> 32 not in self._dropped:
-                        break
-            if value is None or value >> 32 in self._dropped:
-                return None
-            return Location(self._packs[value >> 32], value & 0xFFFFFFFF)
+            return self._look_up(content_id[:PREFIX_BYTES], self._dropped)
 
-    def find_all(self, content_ids: Sequence[bytes]) -> list[Location | None]:
-        """Like :meth:`find`, for many."""
-        return [self.find(content_id) for content_id in content_ids]
+    def find_reusable(self, content_id: bytes) -> Location | None:
+        """Like :meth:`find`, but never in an avoided pack: what a writer may build on."""
+        with self._lock:
+            return self._look_up(content_id[:PREFIX_BYTES], self._unusable)
+
+    def _look_up(self, key: bytes, excluded: set[int]) -> Location | None:
+        value = self._recent.get(key)
+        if value is None or value >> 32 in excluded:
+            answers = (run.find(key) for run in reversed(self._runs))
+            value = next((v for v in answers if v is not None and v >> 32 not in excluded), None)
+        return None if value is None else Location(self._packs[value >> 32], value & 0xFFFFFFFF)
 
     def add(self, ref: PackRef, slot: int, content_id: bytes) -> None:
-        """Learn where one frame lies; a later answer wins over an earlier one."""
+        """Learn where one frame lies; a later answer wins, but an avoided pack over none."""
         with self._lock:
-            self._recent[content_id[:PREFIX_BYTES]] = self._number(ref) << 32 | slot
-            if len(self._recent) >= _SPILL_ENTRIES:
-                self._spill()
+            self._add(content_id[:PREFIX_BYTES], self._number(ref) << 32 | slot)
+
+    def _add(self, key: bytes, value: int) -> None:
+        if value >> 32 in self._unusable:
+            self._recent.setdefault(key, value)
+        else:
+            self._recent[key] = value
+        if len(self._recent) >= self._spill_entries:
+            self._spill()
 
     def add_pack(self, ref: PackRef, slots: Iterable[Slot]) -> None:
         """Learn all frames of one pack from its slot table."""
@@ -98,25 +117,39 @@ class Index:
         for number, slot in enumerate(slots):
             self.add(ref, number, slot.id)
 
-    def add_encoded(self, content: bytes, name: str) -> None:
-        """Learn what an index object says. Raises Tampered when it is not one."""
+    def add_encoded(self, content: bytes, name: str, present: Container[PackRef]) -> None:
+        """Learn what an index object says of the packs that are ``present``.
+
+        A pack that is gone must not hide where its frames were moved to. Raises
+        Tampered when the object is not an index.
+        """
         packs, entries = decode_index(content, name)
         with self._lock:
-            numbers = [self._number(ref) for ref, _ in packs]
+            numbers = [self._number(ref) if ref in present else None for ref, _ in packs]
             for key, pack, slot in _ENTRY.iter_unpack(entries):
                 if pack >= len(numbers):
                     raise Tampered(f"the index object {name} is damaged.", object=name)
-                self._recent[key] = numbers[pack] << 32 | slot
-                if len(self._recent) >= _SPILL_ENTRIES:
-                    self._spill()
+                number = numbers[pack]
+                if number is not None:
+                    self._add(key, number << 32 | slot)
 
-    def drop_pack(self, ref: PackRef) -> None:
-        """Forget a pack that is condemned, gone or damaged."""
+    def drop_packs(self, refs: Iterable[PackRef]) -> None:
+        """Forget packs that are gone or never came to be."""
         with self._lock:
-            number = self._numbers.pop(ref, None)
-            if number is not None:
-                self._dropped.add(number)
-                self._recent = {k: v for k, v in self._recent.items() if v >> 32 != number}
+            numbers = {self._numbers.pop(ref) for ref in refs if ref in self._numbers}
+            if numbers:
+                self._dropped |= numbers
+                self._unusable |= numbers
+                self._recent = {k: v for k, v in self._recent.items() if v >> 32 not in numbers}
+
+    def avoid(self, pack_ids: Iterable[bytes]) -> None:
+        """Offer nothing of these packs to writers, also if they are learned later.
+
+        Readers still find in them what lies nowhere else.
+        """
+        with self._lock:
+            self._avoided_ids |= frozenset(pack_ids)
+            self._unusable |= {n for n, ref in enumerate(self._packs) if ref.id in self._avoided_ids}
 
     def close(self) -> None:
         """Remove what was written to this machine."""
@@ -130,13 +163,15 @@ class Index:
         if number is None:
             number = self._numbers[ref] = len(self._packs)
             self._packs.append(ref)
+            if ref.id in self._avoided_ids:
+                self._unusable.add(number)
         return number
 
     def _spill(self) -> None:
         items = sorted(self._recent.items())
         self._recent = {}
         self._runs.append(_SortedRun.write(iter(items), self._folder))
-        if len(self._runs) > _MAX_RUNS:
+        if len(self._runs) > self._max_runs:
             # One run again: a look-up asks every run, so their number must stay small.
             merged = _SortedRun.write(_merge(self._runs, self._dropped), self._folder)
             for run in self._runs:
@@ -204,9 +239,12 @@ class _SortedRun:
 
 def _merge(runs: Sequence[_SortedRun], dropped: set[int]) -> Iterator[tuple[bytes, int]]:
     """Merge runs, oldest first; of equal keys the newest stays."""
-    tagged = [((key, -age, value) for key, value in run) for age, run in enumerate(runs)]
+
+    def tagged(age: int, run: _SortedRun) -> Iterator[tuple[bytes, int, int]]:
+        return ((key, -age, value) for key, value in run)
+
     last = b""
-    for key, _, value in heapq.merge(*tagged):
+    for key, _, value in heapq.merge(*(tagged(age, run) for age, run in enumerate(runs))):
         if key != last and value >> 32 not in dropped:
             yield key, value
             last = key

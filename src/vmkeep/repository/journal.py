@@ -93,8 +93,10 @@ class Journal:
     def step(self, step: str, detail: Mapping[str, Any] | None = None) -> None:
         """Write down what is done next; durable on return."""
         with self._lock:
-            self._renewed = self._write(self.run, self._number, step, detail or {})
+            # Counted first: a record whose reply got lost may be there, and is not written twice.
+            number = self._number
             self._number += 1
+            self._renewed = self._write(self.run, number, step, detail or {})
             self._last = step
 
     def _write(self, run: str, number: int, step: str, detail: Mapping[str, Any]) -> datetime:
@@ -178,7 +180,21 @@ def owner_is_gone(owner: Mapping[str, Any]) -> bool:
         return bool(owner.get("boot"))  # this machine has been restarted since
     if owner.get("namespace") != _namespace():
         return False  # another container: its process numbers mean nothing here
-    return _process_start(int(owner.get("pid", 0))) != owner.get("start")
+    return _is_gone(int(owner.get("pid", 0)), str(owner.get("start")))
+
+
+def _is_gone(pid: int, start: str) -> bool:
+    found = _process_start(pid)
+    if found:
+        return found != start  # another process has its number now
+    # /proc may hide the processes of other users (mount option hidepid): ask the kernel.
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def _boot_id() -> str:

@@ -121,22 +121,27 @@ def unlock(store: Store, parameters: Parameters, password: Secret) -> tuple[KeyR
     """Open the repository's keys with ``password``; return them and the id of the key that fits.
 
     Raises WrongKey when no key fits, and Tampered when none fits but some
-    could not be judged because they are damaged.
+    could not be judged because they are damaged or belong to other parameters.
     """
     damaged: list[str] = []
+    foreign: list[str] = []
     for info in store.list(PREFIX):
+        # Another key may still be good, and whoever can only add objects must not lock us out.
         try:
             fields = _read(info.name, store.get(info.name))
         except (Tampered, KeyRefused):
-            damaged.append(info.name)  # another key may still be good
+            damaged.append(info.name)
             continue
         if fields["format"] != parameters.digest().hex():
-            raise Tampered(
-                f"`format` or {info.name} was altered: they do not belong together.", object=info.name
-            )
+            foreign.append(info.name)
+            continue
         master = _unwrap(fields, parameters, password)
         if master is not None:
             return KeyRing(master, parameters.repository), fields["id"]
+    if foreign:
+        raise Tampered(
+            f"`format` or {', '.join(foreign)} was altered: they do not belong together.", object=foreign[0]
+        )
     if damaged:
         raise Tampered(f"no key fits, and {', '.join(damaged)} is damaged.", object=damaged[0])
     raise WrongKey("the password is wrong.")
@@ -170,7 +175,7 @@ def _read(name: str, stored: bytes) -> dict[str, Any]:
         lengths = [
             len(bytes.fromhex(v)) for v in (fields["id"], kdf["salt"], fields["nonce"], fields["wrapped"])
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Tampered(f"the key object {name} is damaged.", object=name) from error
     if not intact or lengths != [16, 16, 12, 48]:
         raise Tampered(f"the key object {name} is damaged.", object=name)

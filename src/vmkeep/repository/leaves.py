@@ -53,18 +53,16 @@ class LeafReader:
         self._index = index
         self._local = threading.local()
 
-    def process(
-        self, number: int, wanted: Sequence[ByteRange], base: Sequence[Entry], rest: Sequence[Entry]
-    ) -> Leaf:
+    def process(self, number: int, wanted: Sequence[ByteRange], base: Sequence[Entry]) -> Leaf:
         """Read the chunks that ``wanted`` touches and say what has to be stored.
 
         ``wanted`` are ranges of the disk, aligned to chunks, inside this leaf.
-        ``base`` is what stood here in the parent (to recognise unchanged chunks
-        without asking the index); ``rest`` is what the chunks not wanted become.
+        ``base`` is what the chunks not wanted become; the parent protects it, so
+        a wanted chunk equal to it is stored already.
         """
         buffer, view, compressor = self._thread_state()
         start = number * LEAF_CHUNKS * self._chunk
-        entries = list(rest)
+        entries = list(base)
         payloads: list[Payload] = []
         found_in: set[PackRef] = set()
         read = 0
@@ -84,7 +82,7 @@ class LeafReader:
                 entries[position] = content_id
                 if base[position] == content_id:
                     continue
-                location = self._index.find(content_id)
+                location = self._index.find_reusable(content_id)
                 if location is not None:
                     found_in.add(location.pack)
                     continue

@@ -85,31 +85,34 @@ def decode_manifest(name: str, content: bytes) -> RestorePoint:
             raise ValueError("unknown version")
         previous, claim = fields["previous"], fields["consistency"]
         point = RestorePoint(
-            id=str(fields["point"]),
-            run=str(fields["run"]),
-            vm=VmRef(str(fields["vm"]["id"]), str(fields["vm"]["name"])),
+            id=_text(fields["point"]),
+            run=_text(fields["run"]),
+            vm=VmRef(_vm_id(fields["vm"]["id"]), _text(fields["vm"]["name"])),
             number=_count(fields["number"]),
-            previous=(str(previous["name"]), bytes.fromhex(previous["digest"])) if previous else None,
-            parent=None if fields["parent"] is None else str(fields["parent"]),
+            previous=(_text(previous["name"]), bytes.fromhex(previous["digest"])) if previous else None,
+            parent=None if fields["parent"] is None else _text(fields["parent"]),
             time=parse_time(fields["time"]),
             finished=parse_time(fields["finished"]),
-            source=str(fields["source"]),
-            method=str(fields["method"]),
+            source=_text(fields["source"]),
+            method=_text(fields["method"]),
             consistency=Claim(
-                str(claim["asked"]),
+                _text(claim["asked"]),
                 Consistency(claim["promised"]),
                 Consistency(claim["got"]),
-                tuple(Reason(r["code"], r["fact"], r["effect"], r["fix"]) for r in claim["reasons"]),
+                tuple(
+                    Reason(_text(r["code"]), _text(r["fact"]), _text(r["effect"]), _text(r["fix"]))
+                    for r in claim["reasons"]
+                ),
             ),
             disks=tuple(_disk(disk) for disk in fields["disks"]),
             files=tuple(
-                StoredFile(_relative(f["name"]), str(f["role"]), _count(f["size"]), _root(f["root"]))
+                StoredFile(_relative(_text(f["name"])), _text(f["role"]), _count(f["size"]), _root(f["root"]))
                 for f in fields["files"]
             ),
             bytes_read=_count(fields["bytes_read"]),
             bytes_stored=_count(fields["bytes_stored"]),
-            inventory=str(fields["inventory"]),
-            program=str(fields["program"]),
+            inventory=_text(fields["inventory"]),
+            program=_text(fields["program"]),
             evidence=dict(fields["evidence"]),
         )
         if len({disk.name for disk in point.disks}) != len(point.disks):
@@ -121,22 +124,33 @@ def decode_manifest(name: str, content: bytes) -> RestorePoint:
 
 def _disk(fields: dict[str, Any]) -> StoredDisk:
     block = fields["block_size"]
-    name = str(fields["name"])
+    name = _text(fields["name"])
     if "/" in _relative(name):
         raise ValueError("a disk name with a folder in it")
     return StoredDisk(
         name=name,
         size=_count(fields["size"]),
         root=_root(fields["root"]),
-        format=str(fields["format"]),
-        kind=str(fields["kind"]),
+        format=_text(fields["format"]),
+        kind=_text(fields["kind"]),
         logical_sector=_count(fields["logical_sector"]),
         physical_sector=_count(fields["physical_sector"]),
         block_size=None if block is None else _count(block),
-        disk_id=None if fields["disk_id"] is None else str(fields["disk_id"]),
-        source=str(fields["source"]),
-        excluded=tuple((_count(o), _count(n), str(why)) for o, n, why in fields["excluded"]),
+        disk_id=None if fields["disk_id"] is None else _text(fields["disk_id"]),
+        source=_text(fields["source"]),
+        excluded=tuple((_count(o), _count(n), _text(why)) for o, n, why in fields["excluded"]),
     )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a text that is none")
+    return value
+
+
+def _vm_id(value: object) -> str:
+    _text(value).encode()  # UnicodeEncodeError for a lone surrogate, which JSON allows
+    return _text(value)
 
 
 def _count(value: object) -> int:
@@ -171,4 +185,7 @@ def parse_time(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("a time without a zone")
-    return moment
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("a time outside the calendar") from error

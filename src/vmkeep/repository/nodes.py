@@ -8,7 +8,7 @@ from typing import Final
 from vmkeep.repository.errors import Tampered
 from vmkeep.repository.parameters import FANOUT, LEAF_CHUNKS
 
-_HEADER = struct.Struct("<BxHI")
+_HEADER = struct.Struct("<BBHI")
 _ID_BYTES: Final = 32
 
 
@@ -42,16 +42,16 @@ def encode_node(level: int, children: Sequence[Entry]) -> bytes | None:
         states[i >> 2] |= state << (i & 3) * 2
     if not any(states):
         return None
-    return _HEADER.pack(level, width, len(ids)) + bytes(states) + b"".join(ids)
+    return _HEADER.pack(level, 0, width, len(ids)) + bytes(states) + b"".join(ids)
 
 
 def decode_node(level: int, node: bytes, name: str = "a map node") -> list[Entry]:
     """Return all children of a node, as many as its level has room for."""
     width = fanout(level)
     at = _HEADER.size + width // 4
-    if len(node) < at or _HEADER.unpack_from(node)[:2] != (level, width):
+    if len(node) < at or _HEADER.unpack_from(node)[:3] != (level, 0, width):
         raise Tampered(f"{name} is not a node of level {level}.")
-    count = _HEADER.unpack_from(node)[2]
+    count = _HEADER.unpack_from(node)[3]
     if len(node) != at + count * _ID_BYTES:
         raise Tampered(f"{name} has a wrong length.")
     children: list[Entry] = []

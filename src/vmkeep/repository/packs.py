@@ -27,7 +27,8 @@ MAX_NODE_BYTES: Final = 64 << 10
 _MAGIC, _END = b"VMKPACK1", b"VMKEND01"
 _TRAILER_NONCE: Final = 1 << 32
 _SLOT = struct.Struct("<32sIIIBxxx")
-_FOOTER = struct.Struct("<II16x32s8s")
+_RESERVED: Final = (45, 46, 47)  # of a slot
+_FOOTER = struct.Struct("<II16s32s8s")
 _ASSOCIATED = struct.Struct("<16s16sQB32s")
 _CHECKSUM_REGION_END: Final = 40  # checksum and end mark are not part of what is summed
 
@@ -71,9 +72,10 @@ class PackRef(NamedTuple):
             digits = name.rsplit("/", 1)[-1]
             if name == f"{kind.prefix}{digits[:2]}/{digits}" and len(digits) == 32:
                 try:
-                    return cls(bytes.fromhex(digits), kind)
+                    ref = cls(bytes.fromhex(digits), kind)
                 except ValueError:
                     return None
+                return ref if ref.name == name else None  # upper case digits name nothing
         return None
 
 
@@ -107,6 +109,10 @@ class PackWriter:
     @property
     def count(self) -> int:
         return len(self._slots)
+
+    def is_full(self, pack_size: int) -> bool:
+        """Tell whether the pack is to be finished: by its size, or because readers take no more slots."""
+        return self.size >= pack_size or len(self._slots) >= MAX_SLOTS
 
     def append(self, content_id: bytes, payload: bytes, codec: int, plain: int) -> int:
         """Encrypt and write ``payload`` (already encoded by ``codec``); return its slot."""
@@ -166,11 +172,9 @@ class Pack:
             raise Tampered(
                 f"the slot table of {name} is damaged or belongs to another pack.", object=name
             ) from error
-        slots = (
-            tuple(Slot(*fields) for fields in _SLOT.iter_unpack(table))
-            if len(table) % _SLOT.size == 0
-            else ()
-        )
+        if len(table) % _SLOT.size or any(any(table[byte :: _SLOT.size]) for byte in _RESERVED):
+            raise Tampered(f"the slot table of {name} is implausible.", object=name)
+        slots = tuple(Slot(*fields) for fields in _SLOT.iter_unpack(table))
         at = HEADER_BYTES
         for slot in slots:
             fits = slot.offset == at and slot.stored > TAG_BYTES and 0 < slot.plain <= self._max_plain
@@ -241,8 +245,12 @@ def read_footer(store: Store, name: str, size: int | None = None) -> tuple[int, 
         size = info.size if info else len(store.get(name))
     if size < HEADER_BYTES + TAG_BYTES + FOOTER_BYTES:
         raise Tampered(f"the pack {name} is cut off.", object=name)
-    trailer, slots, checksum, end = _FOOTER.unpack(store.get_range(name, size - FOOTER_BYTES, FOOTER_BYTES))
-    plausible = end == _END and slots <= MAX_SLOTS and trailer == slots * _SLOT.size + TAG_BYTES
+    trailer, slots, zeros, checksum, end = _FOOTER.unpack(
+        store.get_range(name, size - FOOTER_BYTES, FOOTER_BYTES)
+    )
+    plausible = (
+        end == _END and not any(zeros) and slots <= MAX_SLOTS and trailer == slots * _SLOT.size + TAG_BYTES
+    )
     if not plausible or trailer > size - HEADER_BYTES - FOOTER_BYTES:
         raise Tampered(f"the pack {name} is cut off or damaged at its end.", object=name)
     return size, Footer(trailer, slots, checksum)

@@ -63,7 +63,7 @@ class Parameters:
             raise NotARepository(f"{address} holds a file named `format` that is not vmkeep's.")
         try:
             fields = json.loads(stored)
-            if not isinstance(fields, dict) or fields["format"] != "vmkeep repository":
+            if not isinstance(fields, dict) or fields.get("format") != "vmkeep repository":
                 raise NotARepository(f"{address} holds a file named `format` that is not vmkeep's.")
             if fields["version"] > VERSION:
                 raise RepositoryTooNew(
@@ -81,10 +81,10 @@ class Parameters:
             )
             # The digest is over what we understood: a field we would drop or
             # read differently must not pass as part of it.
-            same = canonical(fields) == canonical(parameters.to_json())
-        except (ValueError, KeyError, TypeError) as error:
+            sound = canonical(fields) == canonical(parameters.to_json()) and parameters._plausible()
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Tampered(f"the object `format` at {address} cannot be understood.", object=NAME) from error
-        if not same or not parameters._plausible():
+        if not sound:
             raise Tampered(f"the object `format` at {address} holds values no vmkeep wrote.", object=NAME)
         return parameters
 
@@ -92,6 +92,8 @@ class Parameters:
         chunk = self.chunk_size
         return (
             len(self.repository) == 16
+            and type(self.chunk_size) is type(self.pack_size) is type(self.generation) is int
+            and type(self.put_if_absent) is bool
             and 16 << 10 <= chunk <= 1 << 20
             and chunk & (chunk - 1) == 0
             and 1 << 16 <= self.pack_size <= 1 << 30

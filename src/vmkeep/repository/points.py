@@ -7,16 +7,16 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from blake3 import blake3
 
 from vmkeep.model.point import RestorePoint
-from vmkeep.objectstore.errors import ObjectMissing
+from vmkeep.objectstore.errors import ObjectMissing, StoreUnavailable
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.box import close_box, open_box
-from vmkeep.repository.errors import PointAmbiguous, PointNotFound, RepositoryError, Tampered
+from vmkeep.repository.errors import PointAmbiguous, PointNotFound, PublishRefused, RepositoryError, Tampered
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.manifest import decode_manifest, encode_manifest, format_time, parse_time
 
@@ -86,11 +86,16 @@ class Listing:
         exact = [s for s in by_id if s.point.id == text.lower()]
         if exact:
             return exact[0]
-        vm, _, when = text.rpartition("@") if "@" in text else (text, "", "latest")
-        named = self._of_vm_named(vm)
-        found = by_id + ([named[-1]] if when == "latest" and named else [])
-        if when != "latest":
-            found += [s for s in named if format_time(s.point.time).startswith(_comparable(when))]
+        named, when = self._of_vm_named(text), "latest"
+        if not named and "@" in text:
+            vm, _, when = text.rpartition("@")
+            named = self._of_vm_named(vm)
+        if when == "latest":
+            # By number: the clock may have gone back.
+            newest = self.newest(named[0].point.vm.id) if named else None
+            found = by_id + [s for s in (newest,) if s is not None and s not in by_id]
+        else:
+            found = by_id + [s for s in named if format_time(s.point.time).startswith(_comparable(when))]
         if not found:
             raise PointNotFound(f"no restore point is called {text!r}.")
         if len(found) > 1:
@@ -115,14 +120,26 @@ class Points:
 
     def put(self, point: RestorePoint) -> tuple[str, bytes]:
         """Make the manifest visible; from here on it protects its chunks. Return name and digest."""
-        stem = f"{self._ring.vm_key(point.vm.id)}/{point.time.strftime('%Y%m%dT%H%M%SZ')}-{point.id}"
+        moment = point.time.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+        stem = f"{self._ring.vm_key(point.vm.id)}/{moment}-{point.id}"
         name = POINTS + stem
-        stored = close_box(self._ring, name, encode_manifest(point))
+        content = encode_manifest(point)
+        try:
+            decode_manifest(name, content)
+        except Tampered as error:
+            # Linux allows a backslash in a file name: better no point than one that no reader takes.
+            raise PublishRefused(
+                f"no reader would take this restore point: {error.message}", hint="Rename what it names."
+            ) from error
+        stored = close_box(self._ring, name, content)
         self._store.put(name, stored)
         return name, blake3(stored).digest()
 
     def seal(self, name: str, digest: bytes, now: datetime) -> bool:
-        """Decide that the point exists; False when it was decided otherwise. Safe to repeat."""
+        """Decide that the point exists; False when it was decided otherwise. Safe to repeat.
+
+        Raises a store error only when the decision could not be read back either.
+        """
         seal = seal_name(name)
         fields = {
             "version": _VERSION,
@@ -131,10 +148,20 @@ class Points:
             "digest": digest.hex(),
             "time": format_time(now),
         }
-        if self._store.put_if_absent(seal, self._box(seal, fields)):
-            return True
-        # A lost reply of our own first try, or somebody's decision: read which.
-        return self.seal_state(name, digest) == "sealed"
+        unanswered: StoreUnavailable | None = None
+        try:
+            if self._store.put_if_absent(seal, self._box(seal, fields)):
+                return True
+        except StoreUnavailable as error:
+            unanswered = error
+        # A lost reply of our own try, or somebody's decision: read which.
+        try:
+            state = self.seal_state(name, digest)
+        except Tampered:
+            return False  # junk of somebody without keys counts as void, for collectors too
+        if state == "absent" and unanswered is not None:
+            raise unanswered
+        return state == "sealed"
 
     def seal_state(self, name: str, digest: bytes | None) -> Literal["sealed", "void", "absent"]:
         """Return what was decided about a manifest. Raises Tampered when the seal does not verify."""
@@ -241,7 +268,7 @@ class Points:
         content = open_box(self._ring, name, self._store.get(name))
         try:
             fields = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Tampered(f"the object {name} cannot be understood.", object=name) from error
         if not isinstance(fields, dict) or fields.get("version") != _VERSION:
             raise Tampered(f"the object {name} cannot be understood.", object=name)

@@ -19,7 +19,7 @@ from vmkeep.repository.errors import ObjectLost, Tampered
 from vmkeep.repository.index import Index, Location
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.nodes import Child, Entry, decode_node, leaves_below, root_level
-from vmkeep.repository.packs import Kind, Pack, PackRef
+from vmkeep.repository.packs import Kind, Pack, PackRef, Slot
 from vmkeep.repository.parameters import FANOUT, LEAF_CHUNKS, Parameters
 
 _PACKS_KEPT: Final = 24
@@ -37,6 +37,9 @@ class Reader:
         self._packs: OrderedDict[PackRef, Pack] = OrderedDict()
         self._nodes: OrderedDict[bytes, list[Entry]] = OrderedDict()
         self._lock = threading.Lock()
+        self._refreshing = threading.Lock()
+        self._asked: dict[PackRef, Tampered | None] = {}
+        self._asked_all = False
 
     def chunks(self, ids: Sequence[bytes]) -> list[bytes]:
         """Return the chunks with these ids, in order. Raises ObjectLost or Tampered."""
@@ -77,39 +80,62 @@ class Reader:
 
     def locate(self, content_id: bytes, kind: Kind) -> Location:
         """Return where a frame lies by the index, or by all slot tables. Raises ObjectLost."""
+        location = self._known(content_id, kind)
+        # The index is derived: it may lag behind, and it may be wrong even about packs it knows.
+        for learn in (self.refresh, self._ask_all):
+            if location is None and not self._asked_all:
+                learn()
+                location = self._known(content_id, kind)
+        if location is not None:
+            return location
+        what = "chunk" if kind is Kind.CHUNKS else "map node"
+        unreadable = ", ".join(
+            sorted(ref.name for ref, error in list(self._asked.items()) if error is not None)
+        )
+        raise ObjectLost(
+            f"the {what} {content_id.hex()[:16]} is in no pack of the repository"
+            + (f" that can be read; damaged: {unreadable}." if unreadable else "."),
+            id=content_id.hex(),
+        )
+
+    def _known(self, content_id: bytes, kind: Kind) -> Location | None:
         location = self._index.find(content_id)
-        if location is None or location.pack.kind is not kind:
-            # The index is derived and may lag behind: ask the packs themselves, once.
-            self.refresh()
-            location = self._index.find(content_id)
-        if location is None or location.pack.kind is not kind:
-            what = "chunk" if kind is Kind.CHUNKS else "map node"
-            raise ObjectLost(
-                f"the {what} {content_id.hex()[:16]} is in no pack of the repository.", id=content_id.hex()
-            )
-        return location
+        return location if location is not None and location.pack.kind is kind else None
 
     def _read(self, ref: PackRef, slots: list[int], ids: list[bytes], kind: Kind) -> list[bytes]:
         try:
             return self._read_slots(ref, slots, ids)
-        except ObjectMissing:
-            # The pack went while we had its place in mind: its live frames were moved before.
-            self.forget_pack(ref)
+        except (ObjectMissing, _Misplaced) as error:
+            # The pack went while we had its place in mind (its live frames were
+            # moved before), or the index was wrong about it.
+            self._correct(ref, error)
             return [self._read_moved(content_id, kind) for content_id in ids]
 
     def _read_moved(self, content_id: bytes, kind: Kind) -> bytes:
-        location = self.locate(content_id, kind)
-        try:
-            return self._read_slots(location.pack, [location.slot], [content_id])[0]
-        except ObjectMissing as error:
-            name = location.pack.name
-            raise ObjectLost(f"the pack {name} is missing.", object=name) from error
+        tried: set[PackRef] = set()
+        while True:
+            location = self.locate(content_id, kind)
+            try:
+                return self._read_slots(location.pack, [location.slot], [content_id])[0]
+            except (ObjectMissing, _Misplaced) as error:
+                if location.pack in tried:
+                    name = location.pack.name
+                    raise ObjectLost(f"the pack {name} is missing.", object=name) from error
+                tried.add(location.pack)
+                self._correct(location.pack, error)
+
+    def _correct(self, ref: PackRef, error: "ObjectMissing | _Misplaced") -> None:
+        if isinstance(error, _Misplaced):
+            self._index.drop_packs([ref])
+            self._index.add_pack(ref, error.slots)
+        else:
+            self.forget_pack(ref)
 
     def _read_slots(self, ref: PackRef, slots: list[int], ids: list[bytes]) -> list[bytes]:
         pack = self.pack(ref)
         for slot, content_id in zip(slots, ids, strict=True):
             if slot >= len(pack.slots) or pack.slots[slot].id != content_id:
-                raise Tampered(f"the index and the pack {ref.name} contradict each other.", object=ref.name)
+                raise _Misplaced(pack.slots)
         unique = sorted(set(slots))
         contents = dict(zip(unique, pack.read(unique), strict=True))
         return [contents[slot] for slot in slots]
@@ -130,25 +156,52 @@ class Reader:
 
     def forget_pack(self, ref: PackRef) -> None:
         """Look for what this pack held elsewhere from now on."""
-        self._index.drop_pack(ref)
+        self._index.drop_packs([ref])
         with self._lock:
             self._packs.pop(ref, None)
+            # What this pack hid in the index has to be asked for again.
+            self._asked.clear()
+            self._asked_all = False
 
     def refresh(self) -> list[Tampered]:
-        """Learn the slot tables of all packs the index does not know; return what could not be read."""
-        unreadable: list[Tampered] = []
-        for kind in Kind:
-            for info in self._store.list(kind.prefix):
-                ref = PackRef.from_name(info.name)
-                if ref is None or self._index.knows_pack(ref):
-                    continue
-                try:
-                    self._index.add_pack(ref, self.pack(ref).slots)
-                except Tampered as error:
-                    unreadable.append(error)
-                except ObjectMissing:
-                    continue  # deleted between the listing and the reading
-        return unreadable
+        """Learn the packs the index does not know, drop those that are gone; return what cannot be read."""
+        with self._refreshing:
+            present = stored_packs(self._store)
+            self._index.drop_packs(set(self._index.packs) - present)
+            return self._ask({ref for ref in present if not self._index.knows_pack(ref)})
+
+    def _ask_all(self) -> None:
+        # Once is enough until a pack is missed: what a reader needs was there before it began.
+        with self._refreshing:
+            self._ask(stored_packs(self._store))
+            self._asked_all = True
+
+    def _ask(self, refs: set[PackRef]) -> list[Tampered]:
+        for ref in sorted(refs):
+            if ref in self._asked:
+                continue
+            try:
+                self._index.add_pack(ref, self.pack(ref).slots)
+                self._asked[ref] = None
+            except Tampered as error:
+                self._asked[ref] = error
+            except ObjectMissing:
+                continue  # deleted between the listing and the reading
+        return [error for error in self._asked.values() if error is not None]
+
+
+class _Misplaced(Exception):
+    """The index and a slot table contradict each other; ``slots`` is the table, which is right."""
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        super().__init__()
+        self.slots = slots
+
+
+def stored_packs(store: Store) -> set[PackRef]:
+    """List the packs of both kinds."""
+    found = (PackRef.from_name(info.name) for kind in Kind for info in store.list(kind.prefix))
+    return {ref for ref in found if ref is not None}
 
 
 @dataclass(frozen=True)

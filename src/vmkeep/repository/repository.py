@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from blake3 import blake3
 
 from vmkeep.clock import Clock
 from vmkeep.model.plan import VmRef
-from vmkeep.objectstore.errors import ObjectMissing, StoreMissing
-from vmkeep.objectstore.probe import probe
+from vmkeep.objectstore.errors import ObjectMissing, StoreMissing, StoreUnsupported
+from vmkeep.objectstore.probe import PROBE_PREFIX, probe
 from vmkeep.objectstore.store import Store
 from vmkeep.progress import Progress
 from vmkeep.repository import index as index_objects
@@ -25,9 +25,12 @@ from vmkeep.repository.manifest import format_time
 from vmkeep.repository.parameters import Parameters, specification_text
 from vmkeep.repository.points import Listing, Points
 from vmkeep.repository.publish import condemned_packs
-from vmkeep.repository.reader import DiskMap, Reader
+from vmkeep.repository.reader import DiskMap, Reader, stored_packs
 from vmkeep.repository.writer import Writer
 from vmkeep.secrets import Secret
+
+# What an attempt that died may leave before there is a repository.
+_UNFINISHED: Final = (KEYS, parameter_object.SPECIFICATION_NAME, PROBE_PREFIX)
 
 
 class Repository:
@@ -73,9 +76,11 @@ class Repository:
         """
         if store.head(parameter_object.NAME) is not None:
             raise RepositoryExists(f"there is a repository at {store.address} already.")
-        if next(iter(store.list("")), None) is not None:
+        if any(not info.name.startswith(_UNFINISHED) for info in store.list("")):
             raise RepositoryExists(f"{store.address} is not empty.")
         found = probe(store)
+        if not (found.read_after_write and found.list_after_write):
+            raise StoreUnsupported(f"{store.address} does not show at once what was stored or removed.")
         created = format_time(clock.now())
         specification = specification_text()
         parameters = Parameters(
@@ -94,7 +99,8 @@ class Repository:
                 )
                 store.put(KEYS + key_id, stored)
         store.put(parameter_object.SPECIFICATION_NAME, specification)
-        # Last: without it there is no repository, and a second try may start over.
+        # Last: without it there is no repository, and a second try may start over. (Key
+        # objects of the first try belong to other parameters; nothing opens with them.)
         if not store.put_if_absent(parameter_object.NAME, parameters.encode()):
             raise RepositoryExists(f"somebody else made a repository at {store.address} just now.")
         return parameters
@@ -126,7 +132,7 @@ class Repository:
         if self._heads is not None:
             if not accept_rollback:
                 self._heads.check(listing)
-            self._heads.remember(listing)
+            self._heads.remember(listing, accept_rollback=accept_rollback)
         return listing
 
     @property
@@ -138,9 +144,12 @@ class Repository:
 
     def _load_index(self) -> Index:
         index = Index()
+        index.avoid(condemned_packs(self.store))
+        present = stored_packs(self.store)
         for info in self.store.list(index_objects.PREFIX):
             try:
-                index.add_encoded(open_box(self.ring, info.name, self.store.get(info.name)), info.name)
+                content = open_box(self.ring, info.name, self.store.get(info.name))
+                index.add_encoded(content, info.name, present)
             except (Tampered, ObjectMissing):
                 continue  # derived: the slot tables say the same, and `check` reports it
         return index
@@ -157,10 +166,9 @@ class Repository:
 
     def writer(self, run: str, progress: Progress | None = None) -> Writer:
         """Return a writer that deduplicates against everything known and not condemned."""
-        condemned = condemned_packs(self.store)
-        for ref in self.index.packs:
-            if ref.id.hex() in condemned:
-                self.index.drop_pack(ref)
+        # Whatever became of `index/`: nothing that is here is stored twice.
+        self.reader.refresh()
+        self.index.avoid(condemned_packs(self.store))
         return Writer(self.store, self.parameters, self.ring, self.index, run, progress)
 
     def journal(self, vm: VmRef, run: str) -> Journal:

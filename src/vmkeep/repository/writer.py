@@ -94,7 +94,10 @@ class Writer:
 
     def __exit__(self, *exc: object) -> None:
         self._closer.shutdown(wait=True, cancel_futures=True)
-        for pack in (*self._open.values(), *(pack for pack, _ in self._closing)):
+        unfinished = [*self._open.values(), *(pack for pack, _ in self._closing)]
+        # The next run in this process must not take them for stored.
+        self._index.drop_packs(pack.ref for pack in unfinished)
+        for pack in unfinished:
             pack.abort()
 
     def write_map(
@@ -109,15 +112,18 @@ class Writer:
         """Store ``size`` bytes of which ``ranges`` are read.
 
         ``inherit``: what lies outside the ranges is taken from ``base`` (same
-        size required); otherwise it is zeros, and ``base`` only helps to
-        recognise unchanged chunks. Raises what ``read_into`` raises, or a store error.
+        size required); otherwise it is zeros, and ``base`` has no influence.
+        Raises what ``read_into`` raises, or a store error.
         """
+        # Only a map that inherits is protected by its parent's manifest. What any other
+        # map shares with the parent is relied on like every known chunk, and verified.
+        base = base if inherit else None
         chunk = self._parameters.chunk_size
         aligned = align_out(ranges, chunk, size)
-        tree = TreeBuilder(size, self._parameters.leaf_size, self._put_node, base if inherit else None)
+        tree = TreeBuilder(size, self._parameters.leaf_size, self._put_node, base)
         reader = LeafReader(read_into, size, chunk, self._ring.chunk_id_key, self._index)
         bytes_read = 0
-        for leaf in self._process(reader, aligned, base, inherit):
+        for leaf in self._process(reader, aligned, base):
             self._store_leaf(leaf)
             tree.add_leaf(leaf.number, leaf.entries)
             bytes_read += leaf.read
@@ -129,13 +135,12 @@ class Writer:
         return written
 
     def _process(
-        self, reader: LeafReader, ranges: Sequence[ByteRange], base: DiskMap | None, inherit: bool
+        self, reader: LeafReader, ranges: Sequence[ByteRange], base: DiskMap | None
     ) -> Iterator[Leaf]:
         """Run leaves through the threads; yield them in order, few at a time."""
 
         def work(number: int, wanted: list[ByteRange]) -> Leaf:
-            before = base.leaf(number) if base is not None else _NOTHING
-            return reader.process(number, wanted, before, before if inherit else _NOTHING)
+            return reader.process(number, wanted, base.leaf(number) if base is not None else _NOTHING)
 
         ahead: deque[Future[Leaf]] = deque()
         with ThreadPoolExecutor(self._threads, thread_name_prefix="vmkeep-leaf") as pool:
@@ -154,12 +159,15 @@ class Writer:
         self._relied |= leaf.found_in
         for payload in leaf.payloads:
             # Another leaf on its way at the same time may have brought this chunk.
-            if self._index.find(payload.id) is None:
+            location = self._index.find_reusable(payload.id)
+            if location is not None:
+                self._relied.add(location.pack)
+            else:
                 self._append(Kind.CHUNKS, payload.id, payload.data, payload.codec, payload.plain)
 
     def _put_node(self, level: int, node: bytes) -> bytes:
         node_id = blake3(node, key=self._ring.node_id_key).digest()
-        location = self._index.find(node_id)
+        location = self._index.find_reusable(node_id)
         if location is None:
             self._append(Kind.NODES, node_id, node, STORED, len(node))
         else:
@@ -172,7 +180,7 @@ class Writer:
             pack = self._open[kind] = PackWriter(self._store, self._ring, kind)
         slot = pack.append(content_id, data, codec, plain)
         self._index.add(pack.ref, slot, content_id)
-        if pack.size >= self._parameters.pack_size:
+        if pack.is_full(self._parameters.pack_size):
             self._close_pack(kind)
 
     def _close_pack(self, kind: Kind) -> None:
@@ -222,9 +230,11 @@ class Writer:
         The sources must still be held: the maps must come out the same.
         Raises ObjectLost when they do not.
         """
-        for ref in lost:
-            self._index.drop_pack(ref)
-            self._relied.discard(ref)
+        self._index.avoid(ref.id for ref in lost)
+        self._relied -= lost
+        # The next inventory must not say that they are there.
+        self._finished = [pack for pack in self._finished if pack.ref not in lost]
+        self._indexed = len(self._finished)
         for source in list(self._sources):
             again = self.write_map(source.read_into, source.written.size, source.ranges)
             self._sources.pop()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 from uuid import UUID
 
-from vmkeep.formats.creating import create_disk
+from vmkeep.formats.creating import create_disk, profile_in
 from vmkeep.formats.disk import DiskProfile, DiskWriter, Format, Kind
 from vmkeep.formats.target import TargetFile
 from vmkeep.model.point import RestorePoint, StoredDisk
@@ -103,7 +103,7 @@ def _write_zeros(out: BinaryIO, length: int) -> None:
 def _restore_disk(
     repository: Repository, disk: StoredDisk, path: Path, format: Format, progress: Progress
 ) -> RestoredFile:
-    writer = create_disk(path, target_profile(disk, format))
+    writer = create_disk(path, profile_in(stored_profile(disk), format))
     try:
         _fill(writer, repository.disk_map(disk.root, disk.size), progress)
         writer.finish()
@@ -170,20 +170,16 @@ def _restore_files(repository: Repository, point: RestorePoint, target: Path) ->
     return written
 
 
-def target_profile(disk: StoredDisk, format: Format) -> DiskProfile:
-    """Return what the restored file shall be: as the source was, as far as the format can say it.
-
-    The chain of a differencing disk comes back as one dynamic disk.
-    """
-    same = format == disk.format
-    kind: Kind = "fixed" if disk.kind == "fixed" and (same or format == "raw") else "dynamic"
+def stored_profile(disk: StoredDisk) -> DiskProfile:
+    """Return what the disk was when it was stored, in the words of the formats room."""
+    kinds: dict[str, Kind] = {"fixed": "fixed", "differencing": "differencing"}
     return DiskProfile(
-        format=format,
-        kind="fixed" if format == "raw" else kind,
+        format=_own_format(disk),
+        kind=kinds.get(disk.kind, "dynamic"),
         size=disk.size,
         logical_sector=disk.logical_sector,
         physical_sector=disk.physical_sector,
-        block_size=disk.block_size if same else None,
+        block_size=disk.block_size,
         disk_id=UUID(disk.disk_id) if disk.disk_id else None,
     )
 

@@ -116,7 +116,6 @@ class DynamicWriter:
     def finish(self) -> None:
         """Write what makes the file a disk only after the bytes it speaks of: payload, tables, footers."""
         footer = self._footer.pack()
-        self._target.truncate(self._end)
         self._target.flush()
         table = array("I", self._table)
         if sys.byteorder == "little":

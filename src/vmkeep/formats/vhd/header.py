@@ -165,7 +165,7 @@ def parent_paths(source: Source, header: DynamicHeader) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for _, text in ranked))
 
 
-# Relative before absolute, Unicode before the deprecated code pages; the binary aliases of Mac OS are no paths.
+# Relative before absolute, Unicode before the deprecated code pages; Mac OS aliases are no paths.
 _RANKS: Final = {b"W2ru": 0, b"W2ku": 1, b"Wi2r": 2, b"Wi2k": 3, b"MacX": 4}
 
 

@@ -141,33 +141,25 @@ def find_active_sequence(ring: bytes, log_guid: UUID, file: str = "log") -> list
     describe may hold payload by now.
     """
     entries = _parse_entries(ring, log_guid, file)
-    follower = {
-        offset: behind
-        for offset, entry in entries.items()
-        if (behind := (offset + entry.length) % len(ring)) in entries
-        and entries[behind].sequence == entry.sequence + 1
-    }
-    best: list[LogEntry] = []
-    for offset, head in entries.items():
-        if offset in follower or (best and head.sequence <= best[-1].sequence):
-            continue
-        run = _walk(entries, follower, head.tail, len(ring))
-        if run and run[-1] is head:
-            best = run
-    return best
-
-
-def _walk(entries: dict[int, LogEntry], follower: dict[int, int], start: int, room: int) -> list[LogEntry]:
-    """Return the run from ``start`` on; empty when there is none or it would not fit into the ring."""
-    run: list[LogEntry] = []
-    at: int | None = start if start in entries else None
-    while at is not None:
-        run.append(entries[at])
-        room -= entries[at].length
-        if room < 0:
-            return []
-        at = follower.get(at)
-    return run
+    follower: dict[int, LogEntry] = {}
+    head_of: dict[int, LogEntry] = {}
+    # From the greatest number down, so that what follows an entry is known before it.
+    for entry in sorted(entries.values(), key=lambda entry: entry.sequence, reverse=True):
+        behind = entries.get((entry.offset + entry.length) % len(ring))
+        if behind is not None and behind.sequence == entry.sequence + 1:
+            follower[entry.offset] = behind
+            head_of[entry.offset] = head_of[behind.offset]
+        else:
+            head_of[entry.offset] = entry
+    for head in head_of.values():
+        # Heads come with falling numbers: the first valid one is the answer.
+        if head.offset not in follower and head_of.get(head.tail) is head:
+            run = [entries[head.tail]]
+            while run[-1] is not head:
+                run.append(follower[run[-1].offset])
+            if sum(entry.length for entry in run) <= len(ring):
+                return run
+    return []
 
 
 def _parse_entries(ring: bytes, log_guid: UUID, file: str) -> dict[int, LogEntry]:

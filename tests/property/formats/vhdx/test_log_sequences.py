@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.generators import vhdx_bytes as gen
@@ -80,6 +80,8 @@ def test_the_search_agrees_with_the_published_procedure(seed: int, pieces: int, 
             int.from_bytes(entry[12:16], "little"),
             int.from_bytes(entry[16:24], "little"),
         )
+    # One log never gives a number twice; which of two equal ones counts is nowhere said.
+    assume(len({number for _, _, number in valid.values()}) == len(valid))
     found = find_active_sequence(bytes(gen.ring_of(entries, RING)), gen.LOG_GUID)
     assert [entry.sequence for entry in found] == published(valid, RING)
 

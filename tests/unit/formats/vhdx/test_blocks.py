@@ -13,6 +13,7 @@ from vmkeep.formats.parents import no_parents
 from vmkeep.formats.source import BytesSource
 from vmkeep.formats.vhdx import VhdxDisk, open_vhdx
 from vmkeep.formats.vhdx.blocks import bit_runs
+from vmkeep.formats.vhdx.geometry import Geometry
 from vmkeep.ranges import ByteRange
 
 pytestmark = pytest.mark.quick
@@ -180,6 +181,27 @@ def test_blocks_around_the_bitmap_entries(sector: int, ratio: int) -> None:
         ByteRange((2 * ratio - 1) * gen.MIB, 2 * gen.MIB),
     ]
     assert list(disk.check()) == []
+
+
+@pytest.mark.parametrize(
+    ("disk_size", "block_size", "sector", "has_parent", "ratio", "entries"),
+    [
+        # Counted by hand from [MS-VHDX] 2.5: a chunk has 2^23 sectors, and one more entry.
+        (4 * gen.GIB, gen.MIB, 512, False, 4096, 4096),
+        (4 * gen.GIB + 512, gen.MIB, 512, False, 4096, 4098),
+        (4 * gen.GIB, gen.MIB, 512, True, 4096, 4097),
+        (4 * gen.GIB + 512, gen.MIB, 512, True, 4096, 8194),
+        (512, 256 * gen.MIB, 512, False, 16, 1),
+        (512, 256 * gen.MIB, 512, True, 16, 17),
+        (64 * gen.TIB, 256 * gen.MIB, 4096, False, 128, 262144 + 2047),
+        (64 * gen.TIB, gen.MIB, 4096, True, 32768, 2048 * 32769),
+    ],
+)
+def test_the_table_has_as_many_entries_as_the_specification_says(
+    disk_size: int, block_size: int, sector: int, has_parent: bool, ratio: int, entries: int
+) -> None:
+    geometry = Geometry(disk_size, block_size, sector, has_parent)
+    assert (geometry.chunk_ratio, geometry.entry_count) == (ratio, entries)
 
 
 def test_bits_are_taken_least_significant_first() -> None:

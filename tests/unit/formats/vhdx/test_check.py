@@ -119,6 +119,14 @@ def test_a_bitmap_nobody_needs() -> None:
     assert findings(plain) == [("warning", plain.bitmap_entry_at(0))]
 
 
+def test_a_reserved_bitmap_state_among_zero_blocks_is_noticed() -> None:
+    # The neighbours have the same raw value.
+    zeros = {n: gen.Block(gen.ZERO) for n in (*range(4090, 4100), 4200)}
+    made = gen.make_vhdx(disk_size=5000 * gen.MIB, blocks=zeros)
+    made.set_u64(made.bitmap_entry_at(0), gen.ZERO)
+    assert findings(made) == [("warning", made.bitmap_entry_at(0))]
+
+
 def test_two_bitmaps_in_one_place() -> None:
     blocks = {n: gen.Block(gen.PARTIAL, A, frozenset({1})) for n in (0, 4096)}
     made = make_child(blocks, size=5000 * gen.MIB)

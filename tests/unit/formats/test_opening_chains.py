@@ -1,0 +1,108 @@
+"""VHDX chains opened from a folder: names only, the identity decides, formats are not mixed."""
+
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from tests.generators.vhd_bytes import fixed
+from tests.generators.vhdx_bytes import FULL, MIB, PARTIAL, Block, make_vhdx
+from vmkeep.formats.errors import CorruptDisk, NotADisk, ParentMismatch, ParentMissing, UnsupportedDisk
+from vmkeep.formats.opening import open_path
+
+pytestmark = pytest.mark.quick
+
+SIZE = 4 * MIB
+
+
+def base(guid: int = 1, fill: bytes = b"\1") -> bytes:
+    blocks = {n: Block(FULL, fill * MIB) for n in range(4)}
+    return bytes(make_vhdx(disk_size=SIZE, blocks=blocks, write_guid=UUID(int=guid)).data)
+
+
+def child(number: int, parent: int, path: str) -> bytes:
+    """A child that holds one sector of its own, in the block of its number."""
+    block = Block(PARTIAL, bytes([number]) * MIB, frozenset([number]))
+    locator = [("parent_linkage", f"{{{UUID(int=parent)}}}"), ("absolute_win32_path", path)]
+    made = make_vhdx(
+        disk_size=SIZE,
+        blocks={number % 4: block},
+        has_parent=True,
+        locator=locator,
+        write_guid=UUID(int=number),
+    )
+    return bytes(made.data)
+
+
+def test_a_vhdx_chain_is_opened_by_base_names(tmp_path: Path) -> None:
+    (tmp_path / "base.vhdx").write_bytes(base())
+    (tmp_path / "mid.avhdx").write_bytes(child(2, 1, "\\\\?\\C:\\VMs\\base.vhdx"))
+    (tmp_path / "top.avhdx").write_bytes(child(3, 2, "\\\\?\\C:\\VMs\\Snap\\MID.AVHDX"))
+    with open_path(tmp_path / "top.avhdx", siblings=sorted(tmp_path.iterdir())) as disk:
+        assert [Path(layer.name).name for layer in disk.chain()] == ["top.avhdx", "mid.avhdx", "base.vhdx"]
+        expected = bytearray(b"\1" * SIZE)
+        for number in (2, 3):
+            at = number * MIB + number * 512
+            expected[at : at + 512] = bytes([number]) * 512
+        assert disk.read_at(0, SIZE) == expected
+
+
+def test_the_vhdx_parent_with_the_right_guid_is_taken_among_equal_names(tmp_path: Path) -> None:
+    for folder, guid, fill in (("a", 9, b"\x09"), ("b", 1, b"\1")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "base.vhdx").write_bytes(base(guid, fill))
+    top = tmp_path / "top.avhdx"
+    top.write_bytes(child(2, 1, "\\\\?\\C:\\VMs\\base.vhdx"))
+    given = [tmp_path / "a" / "base.vhdx", tmp_path / "b" / "base.vhdx"]
+    with open_path(top, siblings=given) as disk:
+        assert disk.read_at(0, 1) == b"\1"
+    with pytest.raises(ParentMismatch):
+        open_path(top, siblings=given[:1])
+    with pytest.raises(ParentMissing):
+        open_path(top)
+
+
+def test_a_vhd_or_raw_parent_of_a_vhdx_is_refused(tmp_path: Path) -> None:
+    top = tmp_path / "top.avhdx"
+    for name, data, error in (
+        ("base.vhd", fixed(b"\1" * SIZE, UUID(int=1)), UnsupportedDisk),
+        ("base.raw", b"\1" * SIZE, NotADisk),
+        ("base", b"\1" * SIZE, NotADisk),
+    ):
+        top.write_bytes(child(2, 1, f"\\\\?\\C:\\VMs\\{name}"))
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(error):
+            open_path(top, siblings=[tmp_path / name])
+
+
+def test_a_vhdx_that_is_its_own_parent_is_refused(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.avhdx"
+    loop.write_bytes(child(2, 2, "\\\\?\\C:\\VMs\\loop.avhdx"))
+    with pytest.raises(CorruptDisk):
+        open_path(loop, siblings=[loop])
+    link = tmp_path / "link.avhdx"
+    link.symlink_to(loop)
+    loop.write_bytes(child(2, 2, "\\\\?\\C:\\VMs\\link.avhdx"))
+    with pytest.raises(CorruptDisk):
+        open_path(loop, siblings=[link])
+
+
+def test_a_chain_of_64_vhdx_files_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "0.vhdx").write_bytes(base(100))
+    for depth in range(1, 64):
+        name = f"{depth - 1}.{'avhdx' if depth > 1 else 'vhdx'}"
+        block = Block(PARTIAL, bytes([depth]) * MIB, frozenset([depth]))
+        made = make_vhdx(
+            disk_size=SIZE,
+            blocks={depth % 4: block},
+            has_parent=True,
+            locator=[("parent_linkage", f"{{{UUID(int=99 + depth)}}}"), ("relative_path", f".\\{name}")],
+            write_guid=UUID(int=100 + depth),
+        )
+        (tmp_path / f"{depth}.avhdx").write_bytes(bytes(made.data))
+    with open_path(tmp_path / "63.avhdx", siblings=sorted(tmp_path.iterdir())) as disk:
+        assert len(disk.chain()) == 64
+        for depth in range(1, 64):
+            assert disk.read_at(depth % 4 * MIB + depth * 512, 512) == bytes([depth]) * 512
+        assert sum(extent.length for extent in disk.extents()) == SIZE
+        assert len(disk.identity()) >= 64
