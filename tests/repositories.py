@@ -212,7 +212,7 @@ def take(
     run = write(repository, vm, disks, clock, changes=changes, compare=compare)
     journal.step("publishing")
     sealed = run.publish()
-    journal.finish({})
+    journal.finish({"outcome": "sealed", "point": sealed.name})
     return sealed
 
 

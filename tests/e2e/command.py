@@ -124,7 +124,7 @@ class Vmkeep:
         assert result.code == code, (arguments, result)
         lines = result.err.splitlines()
         assert len(lines) == 2, result.err
-        assert lines[0].startswith("vmkeep: ") and lines[0].endswith("."), result.err
+        assert lines[0].startswith("vmkeep: ") and lines[0].endswith((".", "?")), result.err
         assert lines[1].startswith("        ") and lines[1].strip(), result.err
         assert says in lines[0], result.err
         return result

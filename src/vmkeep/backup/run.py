@@ -62,11 +62,13 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
     listing = repository.listing(accept_rollback=request.accept_rollback)
     parent = listing.find(request.parent) if request.parent is not None else None
     vm = identify(request.source, request.name, parent)
-    newest = listing.newest(vm.id)
     journal = repository.journal(vm, os.urandom(16).hex())
     # Files are not changed by a run: of one that died here nothing is left but its journal.
     for dead in journal.begin({"source": str(request.source)}):
         journal.bury(dead)
+    # Only now nobody else adds points of this VM; one may have done so since the first look.
+    listing = repository.points.listing(vm.id)
+    newest = listing.newest(vm.id)
     try:
         with hold(request.source) as held:
             plan = _decide(request, held, parent or newest)
@@ -80,6 +82,7 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
     journal.finish({"outcome": "sealed", "point": sealed.name})
     released = {"time": format_time(clock.now()), "run": journal.run, "released": True}
     repository.points.attach("evidence", sealed.name, released)
+    repository.remember(sealed)
     return Outcome(sealed, plan, ExitCode.OK, clock.monotonic() - started)
 
 

@@ -113,21 +113,17 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
         return int(result) if isinstance(result, int) else ExitCode.OK
     except typer.Exit as end:
         return end.exit_code
-    except typer.Abort:
-        return _interrupted(ExitCode.INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):  # the parser turns the one into the other
+        return _interrupted(ExitCode.TERMINATED if received else ExitCode.INTERRUPTED)
     except typer.TyperException as error:
         text = error.format_message() if isinstance(error, _ParseError) else str(error)
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "vmkeep"
-        return _fail(UsageError(text, hint=f"See `{command} --help`."))
+        return _fail(UsageError(text.rstrip(".") + ".", hint=f"See `{command} --help`."))
     except VmkeepError as error:
         return _fail(error)
-    except KeyboardInterrupt:
-        return _interrupted(ExitCode.TERMINATED if received else ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.FAILED
+        return int(ExitCode.FAILED)  # whoever read our output has gone; there is nobody left to tell
     except OSError as error:
         place = f" {error.filename!r}" if error.filename else ""
         sentence = f"the operating system refused{place}: {(error.strerror or str(error)).lower()}."
@@ -137,6 +133,17 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
         return _fail(VmkeepError(f"unexpected: {type(error).__name__}: {error}", hint=hint))
     finally:
         signal.signal(signal.SIGTERM, previous)
+        _give_up_unwritable_output()
+
+
+def _give_up_unwritable_output() -> None:
+    """Let go of what standard output did not take: the interpreter would try once more, and end with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _interrupted(code: ExitCode) -> int:

@@ -24,7 +24,7 @@ from vmkeep.repository.index import Index, decode_index
 from vmkeep.repository.inventory import PREFIX as INVENTORY
 from vmkeep.repository.inventory import decode_inventory
 from vmkeep.repository.journal import PREFIX as RUNS
-from vmkeep.repository.journal import SESSIONS, read_runs
+from vmkeep.repository.journal import SESSIONS, read_record
 from vmkeep.repository.keys import KeyRing, key_infos
 from vmkeep.repository.packs import Kind, Pack, PackRef, verify_stored
 from vmkeep.repository.parameters import SPECIFICATION_NAME, Parameters
@@ -193,15 +193,15 @@ def _check_promises(store: Store, ring: KeyRing, listing: Listing, report: Repor
     """See that what finished runs and manifests speak of is there."""
     known = {sealed.name for sealed in listing.points} | {stone.name for stone in listing.forgotten}
     reported = {problem.object for problem in report.problems}
-    for vm_id in {sealed.point.vm.id for sealed in listing.points}:
+    # All runs, not only those of VMs that still have a point.
+    for info in store.list(RUNS):
         try:
-            runs = read_runs(store, ring, vm_id)
+            record = read_record(store, ring, info.name)
         except (Tampered, ObjectMissing):
             continue  # every box is examined by itself, and named there
-        for records in runs:
-            name = str(records[-1].detail.get("point", ""))
-            if records[-1].detail.get("outcome") == "sealed" and name not in known | reported:
-                report.add(name, f"the restore point {name} vanished: run {records[-1].run[:12]} sealed it.")
+        name = str(record.detail.get("point", ""))
+        if record.detail.get("outcome") == "sealed" and name not in known | reported:
+            report.add(name, f"the restore point {name} vanished: run {record.run[:12]} sealed it.")
     for sealed in listing.points:
         if store.head(sealed.point.inventory) is None:
             report.add(sealed.point.inventory, f"the inventory {sealed.point.inventory} is missing.")

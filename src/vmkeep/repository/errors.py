@@ -80,7 +80,7 @@ class PointAmbiguous(RepositoryError):
     """More than one restore point answers to this name."""
 
     code = "RP009"
-    default_hint = "Give more digits of the id."
+    default_hint = "Give the id, or more digits of the id or time; `vmkeep points` lists them."
 
 
 class RunAlive(RepositoryError):

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from vmkeep.repository.errors import RolledBack
-from vmkeep.repository.points import Listing, SealedPoint
+from vmkeep.repository.points import POINTS, SEALS, Listing, SealedPoint
 
 
 class Heads:
@@ -22,7 +22,8 @@ class Heads:
     def check(self, listing: Listing) -> None:
         """Raise RolledBack when a point this machine has seen is neither there nor forgotten."""
         present = listing.digests
-        damaged = {str(problem.context.get("object")) for problem in listing.problems}
+        objects = [str(problem.context.get("object")) for problem in listing.problems]
+        damaged = {name.replace(SEALS, POINTS, 1) if name.startswith(SEALS) else name for name in objects}
         for vm_id, (number, digest, name) in self._read().items():
             if digest not in present and name not in damaged:
                 raise RolledBack(
@@ -47,7 +48,14 @@ class Heads:
         if not accept_rollback:
             heads |= {vm: head for vm, head in seen.items() if head[1] not in listing.digests}
         if heads != seen:
-            self._write(json.dumps({vm: [n, digest.hex(), name] for vm, (n, digest, name) in heads.items()}))
+            self._write(heads)
+
+    def add(self, sealed: SealedPoint) -> None:
+        """Take a point this machine has just made as what must be there from now on."""
+        seen = self._read()
+        known = seen.get(sealed.point.vm.id)
+        if known is None or sealed.point.number >= known[0]:
+            self._write(seen | {sealed.point.vm.id: (sealed.point.number, sealed.digest, sealed.name)})
 
     def _read(self) -> dict[str, tuple[int, bytes, str]]:
         try:
@@ -58,7 +66,8 @@ class Heads:
         except (ValueError, TypeError, AttributeError):
             return {}  # a torn file of ours: memory starts anew, nothing stored depends on it
 
-    def _write(self, text: str) -> None:
+    def _write(self, heads: dict[str, tuple[int, bytes, str]]) -> None:
+        text = json.dumps({vm: [number, digest.hex(), name] for vm, (number, digest, name) in heads.items()})
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self._path.parent)  # 0600
         try:

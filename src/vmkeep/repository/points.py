@@ -5,7 +5,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -24,6 +24,8 @@ POINTS: Final = "points/"
 SEALS: Final = "seals/"
 FORGOTTEN: Final = "forgotten/"
 _VERSION: Final = 1
+_SHORTEST_SURE_PREFIX: Final = 4
+_STAMP: Final = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,23 @@ class Tombstone:
     vm_id: str
     number: int
     digest: bytes
+
+
+@dataclass(frozen=True)
+class _Damaged:
+    """What the name of an unreadable restore point tells about it."""
+
+    folder: str
+    stamp: str
+    id: str
+    problem: RepositoryError
+
+    @property
+    def time(self) -> str:
+        try:
+            return format_time(parse_time(self.stamp)).partition(".")[0]
+        except ValueError:
+            return ""
 
 
 @dataclass(frozen=True)
@@ -74,33 +93,67 @@ class Listing:
     def find(self, text: str) -> SealedPoint:
         """Return the one point ``text`` means: an id, a prefix of one, ``latest``, VM, VM@latest, VM@TIME.
 
-        Raises PointNotFound or PointAmbiguous.
+        A damaged point is never passed over in favour of another one: where it
+        is meant, or might be, Tampered names it. Raises PointNotFound or
+        PointAmbiguous otherwise.
         """
-        if not self.points:
+        damaged = self._damaged()
+        if not self.points and not damaged:
             raise PointNotFound(
                 "the repository holds no restore point.", hint="Make one with `vmkeep backup`."
             )
-        if text == "latest":
-            return self.points[-1]
-        by_id = [s for s in self.points if s.point.id.startswith(text.lower())] if len(text) >= 4 else []
+        if text == "latest" and self.points:
+            newest = self.points[-1]
+            _refuse_damaged(text, [d for d in damaged if d.stamp >= _stamp(newest.point.time)])
+            return newest
+        by_id = [s for s in self.points if s.point.id.startswith(text.lower())] if text else []
         exact = [s for s in by_id if s.point.id == text.lower()]
         if exact:
             return exact[0]
+        if len(text) >= _SHORTEST_SURE_PREFIX:
+            _refuse_damaged(text, [d for d in damaged if d.id.startswith(text.lower())])
         named, when = self._of_vm_named(text), "latest"
         if not named and "@" in text:
             vm, _, when = text.rpartition("@")
             named = self._of_vm_named(vm)
-        if when == "latest":
-            # By number: the clock may have gone back.
-            newest = self.newest(named[0].point.vm.id) if named else None
-            found = by_id + [s for s in (newest,) if s is not None and s not in by_id]
-        else:
-            found = by_id + [s for s in named if format_time(s.point.time).startswith(_comparable(when))]
+        if named and len(text) < _SHORTEST_SURE_PREFIX:
+            by_id = []  # a VM called "db" or "c1" shall not become ambiguous by chance
+        found = by_id + [s for s in self._of_time(named, when, text, damaged) if s not in by_id]
         if not found:
+            _refuse_damaged(text, damaged)  # its name stands in the manifest that cannot be read
             raise PointNotFound(f"no restore point is called {text!r}.")
         if len(found) > 1:
             raise PointAmbiguous(f"{text!r} means {len(found)} restore points.")
         return found[0]
+
+    def _of_time(
+        self, named: list[SealedPoint], when: str, text: str, damaged: "list[_Damaged]"
+    ) -> list[SealedPoint]:
+        """Return those of one VM's points that ``when`` means. Raises Tampered."""
+        if not named or not when:
+            return []
+        folder = named[0].name.rpartition("/")[0]
+        suspects = [d for d in damaged if d.folder == folder]
+        if when == "latest":
+            # By number: the clock may have gone back.
+            newest = max(named, key=lambda s: (s.point.number, s.point.time))
+            _refuse_damaged(text, [d for d in suspects if d.stamp >= _stamp(newest.point.time)])
+            return [newest]
+        wanted = _comparable(when)
+        # A name tells the time to the second only.
+        _refuse_damaged(text, [d for d in suspects if d.time.startswith(wanted[: len(d.time)])])
+        return [s for s in named if format_time(s.point.time).startswith(wanted)]
+
+    def _damaged(self) -> "list[_Damaged]":
+        """Return the points that were not listed because their manifest or seal does not verify."""
+        found = []
+        for problem in self.problems:
+            name = str(problem.context.get("object", ""))
+            stem = name.removeprefix(SEALS).removeprefix(POINTS)
+            stamp, separator, point_id = stem.rpartition("/")[2].partition("-")
+            if name.startswith((POINTS, SEALS)) and separator:
+                found.append(_Damaged(POINTS + stem.rpartition("/")[0], stamp, point_id, problem))
+        return found
 
     def _of_vm_named(self, vm: str) -> list[SealedPoint]:
         named = [s for s in self.points if vm in (s.point.vm.name, s.point.vm.id)]
@@ -120,8 +173,7 @@ class Points:
 
     def put(self, point: RestorePoint) -> tuple[str, bytes]:
         """Make the manifest visible; from here on it protects its chunks. Return name and digest."""
-        moment = point.time.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
-        stem = f"{self._ring.vm_key(point.vm.id)}/{moment}-{point.id}"
+        stem = f"{self._ring.vm_key(point.vm.id)}/{_stamp(point.time)}-{point.id}"
         name = POINTS + stem
         content = encode_manifest(point)
         try:
@@ -273,6 +325,21 @@ class Points:
         if not isinstance(fields, dict) or fields.get("version") != _VERSION:
             raise Tampered(f"the object {name} cannot be understood.", object=name)
         return fields
+
+
+def _stamp(time: datetime) -> str:
+    """Return a time as it stands in the names of points."""
+    return time.astimezone(UTC).strftime(_STAMP)
+
+
+def _refuse_damaged(text: str, damaged: Sequence[_Damaged]) -> None:
+    """Raise the damage of a point that ``text`` means or may mean."""
+    for one in damaged:
+        raise Tampered(
+            f"{one.problem.message.rstrip('.')}, and {text!r} may mean it.",
+            hint="Name an intact restore point by its id (`vmkeep points`), and run `vmkeep repo check`.",
+            **one.problem.context,
+        )
 
 
 def seal_name(name: str) -> str:

@@ -23,7 +23,7 @@ from vmkeep.repository.keys import PREFIX as KEYS
 from vmkeep.repository.keys import KeyRing, new_master, unlock
 from vmkeep.repository.manifest import format_time
 from vmkeep.repository.parameters import Parameters, specification_text
-from vmkeep.repository.points import Listing, Points
+from vmkeep.repository.points import Listing, Points, SealedPoint
 from vmkeep.repository.publish import condemned_packs
 from vmkeep.repository.reader import DiskMap, Reader, stored_packs
 from vmkeep.repository.writer import Writer
@@ -134,6 +134,11 @@ class Repository:
                 self._heads.check(listing)
             self._heads.remember(listing, accept_rollback=accept_rollback)
         return listing
+
+    def remember(self, sealed: SealedPoint) -> None:
+        """Remember, on this machine, a point it has just made: its loss is a rollback."""
+        if self._heads is not None:
+            self._heads.add(sealed)
 
     @property
     def index(self) -> Index:

@@ -1,0 +1,370 @@
+"""The command line's contract: names of fields, forms of POINT, exit codes, options, pipes."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tests.e2e.command import CANARY, Result, Vmkeep
+
+MIB = 1 << 20
+WEB, DB1, DB2 = b"web server " * 6000, b"table one ", b"table two "
+
+
+def raw(content: bytes, size: int = MIB) -> bytes:
+    return content[:size].ljust(size, b"\0")
+
+
+class Story:
+    """A repository with two points of the VM ``web`` and one of ``db``, which has two disks."""
+
+    def __init__(self, folder: Path, empty_repository: Path) -> None:
+        self.folder = folder
+        self.vmkeep = Vmkeep(folder, folder / "repo")
+        shutil.copytree(empty_repository, self.vmkeep.repo)
+        self.repository_id = json.loads((self.vmkeep.repo / "format").read_text())["repository"]
+        self.web = folder / "web.raw"
+        self.web.write_bytes(raw(WEB))
+        self.db = folder / "db"
+        self.db.mkdir()
+        (self.db / "one.raw").write_bytes(raw(DB1 * 9000))
+        (self.db / "two.raw").write_bytes(raw(DB2 * 9000, 2 * MIB))
+        self.first = self.vmkeep.backup(f"disk:{self.web}")
+        self.db_point = self.vmkeep.backup(f"folder:{self.db}")
+        self.web.write_bytes(raw(b"changed " + WEB))
+        self.second = self.vmkeep.backup(f"disk:{self.web}")
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory, empty_repository: Path) -> Story:
+    return Story(tmp_path_factory.mktemp("story"), empty_repository)
+
+
+@pytest.fixture(scope="module")
+def listed(story: Story) -> Any:
+    return story.vmkeep.points()
+
+
+def moment(text: str) -> datetime:
+    """Read RFC 3339 and insist on the zone."""
+    parsed = datetime.fromisoformat(text)
+    assert parsed.utcoffset() == timedelta(0) and text.endswith("Z")
+    return parsed
+
+
+# -- JSON --
+
+
+def test_points_lists_the_fields_other_tools_rely_on(story: Story, listed: Any) -> None:
+    assert [p["id"] for p in listed] == [story.first["id"], story.db_point["id"], story.second["id"]]
+    for point in listed:
+        promised = "id vm vm_id time consistency method disks bytes_read bytes_stored parent"
+        assert set(promised.split()) <= set(point)
+        assert UUID(point["vm_id"])
+        assert len(point["id"]) == 32 and int(point["id"], 16)
+        assert abs(moment(point["time"]) - datetime.now(UTC)) < timedelta(hours=1)
+        assert (point["consistency"], point["method"]) == ("crash", "folder")
+        assert type(point["bytes_read"]) is type(point["bytes_stored"]) is int
+    assert [p["vm"] for p in listed] == ["web", "db", "web"]
+    assert listed[0]["disks"] == listed[2]["disks"] == [{"name": "web", "size": MIB}]
+    assert listed[1]["disks"] == [{"name": "one", "size": MIB}, {"name": "two", "size": 2 * MIB}]
+    assert [p["parent"] for p in listed] == [None, None, story.first["id"]]
+    assert listed[0]["vm_id"] == listed[2]["vm_id"] != listed[1]["vm_id"]
+
+
+def test_list_is_another_name_of_points(story: Story, listed: Any) -> None:
+    assert story.vmkeep.ok("list", "--json").json == listed
+
+
+def test_points_of_one_vm_by_name_and_by_id(story: Story, listed: Any) -> None:
+    assert story.vmkeep.points("web") == [listed[0], listed[2]]
+    assert story.vmkeep.points(listed[1]["vm_id"]) == [listed[1]]
+    assert story.vmkeep.points("nobody") == []
+
+
+def test_a_run_ends_with_a_summary_of_its_point(story: Story, listed: Any) -> None:
+    for summary, row in ((story.first, listed[0]), (story.db_point, listed[1]), (story.second, listed[2])):
+        assert summary["message_type"] == "summary"
+        shared = set(summary) & set(row)
+        assert {"id", "vm", "vm_id", "time", "bytes_read", "bytes_stored", "parent"} <= shared
+        assert {key: summary[key] for key in shared} == {key: row[key] for key in shared}
+        assert summary["exit_code"] == 0
+
+
+def test_show_tells_what_points_tells_and_more(story: Story, listed: Any) -> None:
+    shown = story.vmkeep.ok("show", story.db_point["id"], "--json").json
+    assert {key: shown[key] for key in listed[1] if key != "disks"} == {
+        key: value for key, value in listed[1].items() if key != "disks"
+    }
+    disk = shown["disks"][1]
+    assert (disk["name"], disk["size"], disk["format"], disk["logical_sector"]) == (
+        "two",
+        2 * MIB,
+        "raw",
+        512,
+    )
+    assert shown["claim"]["asked"] == "preferred"
+    assert shown["claim"]["reasons"][0]["code"] == "files-only"
+    assert shown["evidence"]["hold_check"] == {"files": 2, "identical": True}
+    assert [e["released"] for e in shown["later_evidence"]] == [True]
+
+
+def test_repo_commands_answer_with_one_document(story: Story) -> None:
+    vmkeep = story.vmkeep
+    info = vmkeep.ok("repo", "info", vmkeep.repo, "--json").json
+    assert info["id"] == story.repository_id
+    assert (info["version"], info["chunk_size"], info["put_if_absent"]) == (1, 65536, True)
+    assert (info["points"], info["vms"], info["protected_bytes"]) == (3, 2, 5 * MIB)
+    packs = [p for kind in ("packs", "maps") for p in (vmkeep.repo / kind).rglob("*") if p.is_file()]
+    assert info["bytes_stored"] == sum(p.stat().st_size for p in packs)
+    assert info["packs"] + info["map_packs"] == len(packs)
+    assert [key["kind"] for key in info["keys"]] == ["password"]
+    without = vmkeep.ok("repo", "info", vmkeep.repo, "--json", env={"VMKEEP_PASSWORD": None}).json
+    assert "points" not in without and without["id"] == info["id"]
+    checked = vmkeep.ok("repo", "check", vmkeep.repo, "--json").json
+    assert (checked["ok"], checked["points"], checked["problems"]) == (True, 3, [])
+    assert checked["packs"] == len(packs)
+    assert vmkeep.ok("repo", "key", "list", vmkeep.repo, "--json").json == info["keys"]
+
+
+def test_restore_answers_with_the_files_it_wrote(story: Story, tmp_path: Path) -> None:
+    answer = story.vmkeep.ok("restore", "db", "--to", tmp_path / "back", "--json").json
+    assert answer["point"] == story.db_point["id"]
+    assert [(Path(f["path"]).name, f["disk"], f["size"]) for f in answer["files"]] == [
+        ("one.raw", "one", MIB),
+        ("two.raw", "two", 2 * MIB),
+    ]
+    assert (tmp_path / "back" / "one.raw").read_bytes() == raw(DB1 * 9000)
+
+
+def test_an_error_is_one_json_document_on_standard_error(story: Story) -> None:
+    cases: list[tuple[int, tuple[str, ...], dict[str, str | None]]] = [
+        (1, ("restore", "nobody", "--to", "-"), {}),
+        (2, ("backup", "ftp:there"), {}),
+        (2, ("points", "--no-such-option"), {}),
+        (2, ("restore", "web", "--to", "-"), {}),  # one of the two can have standard output
+        (10, ("points", "--repo", "nowhere"), {}),
+        (12, ("points",), {"VMKEEP_PASSWORD": "wrong"}),
+    ]
+    for code, arguments, env in cases:
+        result = story.vmkeep(*arguments, "--json", env=env)
+        assert (result.code, result.out) == (code, b"")
+        document = json.loads(result.err)
+        assert (document["message_type"], document["code"]) == ("exit_error", code)
+        assert document["message"].endswith(".") and document["hint"]
+        assert document["error"][:2].isupper()
+
+
+# -- POINT --
+
+
+def forms(story: Story, listed: Any) -> list[tuple[str, str]]:
+    first, db, second = (p["id"] for p in listed)
+    time = moment(listed[0]["time"])
+    elsewhere = time.astimezone(timezone(timedelta(hours=2)))
+    return [
+        (first, first),
+        (first.upper(), first),
+        (first[:12], first),
+        (shortest(first, [db, second]), first),
+        ("latest", second),
+        ("web", second),
+        ("db", db),
+        (listed[1]["vm_id"], db),
+        ("web@latest", second),
+        (f"web@{listed[0]['time']}", first),
+        (f"web@{listed[0]['time'].removesuffix('Z')}", first),
+        (f"web@{time.strftime('%Y-%m-%d %H:%M:%S.%f')}", first),
+        (f"web@{elsewhere.isoformat()}", first),
+        (f"db@{time.date().isoformat()[:7]}", db),  # only one point of that VM is of this month
+    ]
+
+
+def shortest(point: str, others: list[str]) -> str:
+    return next(point[:n] for n in range(1, 33) if not any(o.startswith(point[:n]) for o in others))
+
+
+def test_every_form_of_point_is_understood(story: Story, listed: Any) -> None:
+    for text, expected in forms(story, listed):
+        shown = story.vmkeep.ok("show", text, "--json").json
+        assert shown["id"] == expected, text
+
+
+def test_a_point_that_is_not_meant_clearly_is_refused(story: Story, listed: Any) -> None:
+    date = listed[0]["time"][:4]
+    for text in ("nobody", "web@1999", "latest@latest", "", "f" * 32, "web@"):
+        story.vmkeep.fails(1, "show", text, says="no restore point")
+    ambiguous = story.vmkeep.fails(1, "show", f"web@{date}", says="2 restore points")
+    assert "points" in ambiguous.err or "id" in ambiguous.err
+
+
+# -- exit codes and refusals --
+
+
+def test_usage_errors_end_with_2_and_name_what_is_allowed(story: Story, tmp_path: Path) -> None:
+    web = f"disk:{story.web}"
+    cases: list[tuple[str, tuple[object, ...]]] = [
+        ("not a source", ("backup", "web.raw")),
+        ("not a source", ("backup", "disk:")),
+        ("hyperv://", ("backup", "hyperv://host/vm")),
+        ("--changes needs --parent", ("backup", web, "--changes", tmp_path / "x.json")),
+        ("required:application", ("backup", web, "--consistency", "best")),
+        ("--to", ("restore", "web")),
+        ("vhdx", ("restore", "web", "--to", tmp_path / "x", "--format", "iso")),
+        ("standard output", ("restore", "web", "--to", "-", "--format", "vhdx")),
+        ("percentage", ("repo", "check", story.vmkeep.repo, "--read-data", "some")),
+        ("percentage", ("repo", "check", story.vmkeep.repo, "--read-data", "101%")),
+        ("power of two", ("repo", "init", tmp_path / "r", "--chunk-size", "1000")),
+        ("memory", ("points", "--repo", "memory:x")),
+        ("format", ("disk", "convert", story.web, tmp_path / "nameless")),
+        ("such command", ("frobnicate",)),
+    ]
+    for says, arguments in cases:
+        assert story.vmkeep.fails(2, *arguments, says=says).out == b""
+    assert not list(tmp_path.iterdir())
+    no_repository = story.vmkeep.fails(2, "points", env={"VMKEEP_REPO": None}, says="repository")
+    assert "VMKEEP_REPO" in no_repository.err
+
+
+def test_a_required_consistency_files_cannot_prove_is_refused(story: Story, listed: Any) -> None:
+    for level in ("application", "filesystem", "saved", "off"):
+        refused = story.vmkeep.fails(1, "backup", f"disk:{story.web}", "--consistency", f"required:{level}")
+        assert level in refused.err
+    assert story.vmkeep.points() == listed
+
+
+def test_consistency_policies_that_files_satisfy(vmkeep: Vmkeep, tmp_path: Path) -> None:
+    (tmp_path / "d.raw").write_bytes(raw(WEB))
+    for policy in ("required:crash", "preferred", "any"):
+        vmkeep.backup("disk:d.raw", "--consistency", policy, "--allow-interruption")
+        assert vmkeep.ok("show", "latest", "--json").json["claim"]["asked"] == policy
+
+
+def test_a_disk_is_chosen_by_number_or_name(story: Story, tmp_path: Path) -> None:
+    vmkeep = story.vmkeep
+    assert vmkeep.restore_raw("db", "--disk", "1") == raw(DB2 * 9000, 2 * MIB)
+    assert vmkeep.restore_raw("db", "--disk", "one") == raw(DB1 * 9000)
+    for wanted in ("2", "three", "-1", "1.0", ""):
+        vmkeep.fails(1, "restore", "db", "--to", "-", f"--disk={wanted}", says="no disk")
+    vmkeep.fails(1, "restore", "db", "--to", "-", says="2 disks")
+    vmkeep.fails(1, "restore", "db", "--to", tmp_path / "db.vhdx", says="2 disks")
+    assert not list(tmp_path.iterdir())
+    # One chosen disk goes into a folder alone.
+    vmkeep.ok("restore", "db", "--disk", "0", "--to", tmp_path / "back", "--format", "vhd")
+    assert [p.name for p in (tmp_path / "back").iterdir()] == ["one.vhd"]
+
+
+def test_a_name_groups_runs_of_different_places(vmkeep: Vmkeep, tmp_path: Path) -> None:
+    (tmp_path / "d.raw").write_bytes(raw(WEB))
+    (tmp_path / "e.raw").write_bytes(raw(WEB))
+    one = vmkeep.backup("disk:d.raw", "--as", "mail")
+    two = vmkeep.backup("disk:e.raw", "--as", "mail")
+    three = vmkeep.backup("disk:e.raw")
+    assert (two["vm"], two["vm_id"], two["parent"]) == ("mail", one["vm_id"], one["id"])
+    assert three["vm_id"] != two["vm_id"]
+    assert [p["id"] for p in vmkeep.points("mail")] == [one["id"], two["id"]]
+
+
+# -- options, environment, pipes --
+
+
+def test_the_password_is_taken_from_the_first_place_named(story: Story, tmp_path: Path) -> None:
+    vmkeep = story.vmkeep
+    file = tmp_path / "password"
+    file.write_text(CANARY + "\r\n")
+    wrong = {"VMKEEP_PASSWORD": "wrong"}
+    for options in (
+        ("--password-file", str(file)),
+        ("--password-command", f"cat '{file}'"),
+        ("--password-file", str(file), "--password-command", "false"),
+    ):
+        assert len(vmkeep.ok("points", "--json", *options, env=wrong).json) == 3
+    typed = vmkeep.ok("points", "--json", "--password-file", "/dev/stdin", env=wrong, stdin=CANARY.encode())
+    assert len(typed.json) == 3
+    nothing: dict[str, str | None] = {"VMKEEP_PASSWORD": None}
+    cases: list[tuple[str, tuple[str, ...], dict[str, str | None]]] = [
+        ("needed", (), nothing),
+        ("empty", (), {"VMKEEP_PASSWORD": ""}),
+        ("password file", ("--password-file", str(tmp_path / "none")), nothing),
+        ("exit code 1", ("--password-command", "false"), nothing),
+        ("cannot be started", ("--password-command", "/no/such/program"), nothing),
+        ("wrong", (), wrong),
+    ]
+    for says, options, env in cases:
+        vmkeep.fails(12, "points", *options, env=env, says=says)
+
+
+def test_the_repository_is_named_by_option_or_environment(story: Story, tmp_path: Path) -> None:
+    vmkeep, here = story.vmkeep, str(story.vmkeep.repo)
+    elsewhere = {"VMKEEP_REPO": str(tmp_path)}
+    for options in (("--repo", here), ("-r", here), ("-r", "file://" + here), (f"--repo={here}",)):
+        assert len(vmkeep.ok("points", "--json", *options, env=elsewhere).json) == 3
+    assert vmkeep.ok("repo", "info", "--json").json["id"] == story.repository_id
+    vmkeep.fails(10, "points", env=elsewhere, says="no repository")
+
+
+def test_quiet_and_verbose_change_what_is_said(vmkeep: Vmkeep, tmp_path: Path) -> None:
+    (tmp_path / "d.raw").write_bytes(raw(WEB))
+    assert vmkeep.ok("backup", "disk:d.raw", "-q").out == b""
+    plain, verbose = vmkeep.ok("backup", "disk:d.raw"), vmkeep.ok("-v", "backup", "disk:d.raw")
+    assert "restore point" in plain.text and "promised as" not in plain.text
+    assert "promised as crash-consistent" in verbose.text
+    assert vmkeep.ok("restore", "latest", "--to", tmp_path / "r1", "--quiet").out == b""
+    assert len(vmkeep.ok("points", "-q").text.splitlines()) == 4  # results are what was asked for
+    assert b"\x1b" not in vmkeep.ok("show", "latest", "--no-color").out
+
+
+def test_debug_adds_the_traceback_to_the_sentence(story: Story) -> None:
+    result = story.vmkeep("show", "nobody", "--debug")
+    assert result.code == 1
+    assert "Traceback" in result.err and "PointNotFound" in result.err
+    assert result.err.splitlines()[-2].startswith("vmkeep: no restore point is called")
+
+
+def test_help_and_version_need_nothing(tmp_path: Path) -> None:
+    vmkeep = Vmkeep(tmp_path, tmp_path / "nowhere")
+    env: dict[str, str | None] = {"VMKEEP_REPO": None, "VMKEEP_PASSWORD": None}
+    assert vmkeep.ok("--version", env=env).text.startswith("vmkeep ")
+    overview = vmkeep.ok("--help", env=env).text
+    for name in ("demo", "backup", "points", "show", "restore", "repo", "disk"):
+        assert name in overview
+    for command in (("backup",), ("restore",), ("repo", "init"), ("repo", "check"), ("disk", "convert")):
+        assert "Usage:" in vmkeep.ok(*command, "-h", env=env).text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_goes_away_ends_the_restore_silently(story: Story) -> None:
+    process = story.vmkeep.start("restore", "db", "--disk", "two", "--to", "-")
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.read(5) == b"table"
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(60), err) == (1, b"")
+
+
+@contextmanager
+def device_full() -> Iterator[int]:
+    fd = os.open("/dev/full", os.O_WRONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("arguments", [("restore", "web", "--to", "-"), ("points",), ("points", "--json")])
+def test_standard_output_that_takes_nothing_is_an_error(story: Story, arguments: tuple[str, ...]) -> None:
+    with device_full() as fd:
+        process = story.vmkeep.start(*arguments, stdout=fd)
+        _, err = process.communicate(timeout=60)
+    result = Result(process.returncode, b"", err.decode())
+    assert result.code == 1
+    assert "no space left" in result.err
+    assert "Exception ignored" not in result.err
