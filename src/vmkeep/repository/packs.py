@@ -30,6 +30,8 @@ _SLOT = struct.Struct("<32sIIIBxxx")
 _RESERVED: Final = (45, 46, 47)  # of a slot
 _FOOTER = struct.Struct("<II16s32s8s")
 _ASSOCIATED = struct.Struct("<16s16sQB32s")
+# Larger than any frame; the writer hands on what has gathered once half of it is full.
+_BUFFER_BYTES: Final = 4 << 20
 _CHECKSUM_REGION_END: Final = 40  # checksum and end mark are not part of what is summed
 
 
@@ -104,7 +106,11 @@ class PackWriter:
         self._sum = blake3()
         self._object: ObjectWriter = store.create(self.ref.name)
         self.size = 0
-        self._write(_MAGIC + self.ref.id + bytes([kind]) + bytes(7))
+        # Frames are encrypted into this buffer, side by side: one write and one
+        # update of the checksum for many of them.
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._filled = 0
+        self._put(_MAGIC + self.ref.id + bytes([kind]) + bytes(7))
 
     @property
     def count(self) -> int:
@@ -118,9 +124,11 @@ class PackWriter:
         """Encrypt and write ``payload`` (already encoded by ``codec``); return its slot."""
         slot = len(self._slots)
         associated = _ASSOCIATED.pack(self._repository, self.ref.id, slot, self.ref.kind, content_id)
-        frame = self._aead.encrypt(slot.to_bytes(12, "big"), payload, associated)
-        self._slots.append(Slot(content_id, self.size, len(frame), plain, codec))
-        self._write(frame)
+        length = len(payload) + TAG_BYTES
+        frame = self._buffer[self._filled : self._filled + length]
+        self._aead.encrypt_into(slot.to_bytes(12, "big"), payload, associated, frame)
+        self._slots.append(Slot(content_id, self.size, length, plain, codec))
+        self._advance(length)
         return slot
 
     def finish(self) -> FinishedPack:
@@ -130,9 +138,12 @@ class PackWriter:
             self._repository, self.ref.id, _TRAILER_NONCE, self.ref.kind, bytes(ID_BYTES)
         )
         trailer = self._aead.encrypt(_TRAILER_NONCE.to_bytes(12, "big"), table, associated)
-        self._write(trailer + struct.pack("<II16x", len(trailer), len(self._slots)))
+        self._hand_on()
+        end = trailer + struct.pack("<II16x", len(trailer), len(self._slots))
+        self._sum.update(end)
+        self.size += len(end)
         checksum = self._sum.digest()
-        self._object.write(checksum + _END)
+        self._object.write(end + checksum + _END)
         self._object.commit()
         return FinishedPack(self.ref, self.size + _CHECKSUM_REGION_END, checksum, tuple(self._slots))
 
@@ -140,10 +151,21 @@ class PackWriter:
         """Leave nothing behind; safe to repeat."""
         self._object.abort()
 
-    def _write(self, data: bytes) -> None:
-        self._sum.update(data)
-        self._object.write(data)
-        self.size += len(data)
+    def _put(self, data: bytes) -> None:
+        self._buffer[self._filled : self._filled + len(data)] = data
+        self._advance(len(data))
+
+    def _advance(self, length: int) -> None:
+        self._filled += length
+        self.size += length
+        if self._filled >= _BUFFER_BYTES // 2:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        part = self._buffer[: self._filled]
+        self._filled = 0
+        self._sum.update(part)
+        self._object.write(part)
 
 
 class Pack:
