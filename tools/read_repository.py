@@ -279,11 +279,11 @@ def read_ends(store: Store, name: str) -> Pack:
 
 def read_box(store: Store, name: str) -> bytes:
     """Read a box and see that it is undamaged; needs no password."""
-    data = store.read_all(name, LARGE + (LARGE >> 7))  # assumed: what zstd may add to content that resists it
-    good = len(data) >= 32 + 16 + 32 and data[:8] == b"VMKBOX01" and data[8] < 2 and not any(data[9:16])
+    box = store.read_all(name, LARGE + (LARGE >> 7))  # assumed: what zstd may add to content that resists it
+    good = len(box) >= 32 + 16 + 32 and box[:8] == b"VMKBOX01" and box[8] < 2 and not any(box[9:16])
     require(good and BOX.fullmatch(name), name, "is not a box, or has no name of one")
-    require(blake3(data[:-32]).digest() == data[-32:], name, "is damaged: its checksum differs")
-    return data
+    require(blake3(box[:-32]).digest() == box[-32:], name, "is damaged: its checksum differs")
+    return box
 
 
 def decrypt(name: str, key: bytes, nonce: int, sealed: bytes, aad: bytes) -> bytes:

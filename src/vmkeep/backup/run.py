@@ -201,7 +201,7 @@ class _Taking:
             same = list(stored)
         size = disk.disk.profile.size
         if same and same[0].size == size:
-            return self.repository.disk_map(same[0].root, size)
+            return self.repository.disk_map(same[0])
         if self.request.changes is not None:
             what = f"has another size ({same[0].size} bytes) there" if same else "is not in it"
             raise ChangesUnusable(

@@ -127,8 +127,20 @@ def hold(address: SourceAddress) -> FolderHold:
         left_out=tuple(left_out),
         layers=tuple(layers),
         has_memory=any(file.role == "memory" for file in files),
+        damage=_damage([disk.disk for disk in disks]),
     )
     return FolderHold(disks, files, facts)
+
+
+def _damage(disks: Sequence[Disk]) -> tuple[str, ...]:
+    """Return what is wrong in the structures of the disk files; reads give the guest's bytes anyway."""
+    return tuple(
+        f"{finding.file}: {finding.message}"
+        for disk in disks
+        for layer in disk.chain()
+        for finding in layer.check()
+        if finding.severity == "error"
+    )
 
 
 def vm_id_of_export(address: SourceAddress) -> UUID | None:
@@ -136,7 +148,7 @@ def vm_id_of_export(address: SourceAddress) -> UUID | None:
 
     Hyper-V names a VM's configuration file after its id.
     """
-    if address.kind != "folder":
+    if address.kind != "folder" or not address.path.is_dir():
         return None
     found = set()
     for path in _walk(address.path):

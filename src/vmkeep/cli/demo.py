@@ -90,7 +90,11 @@ def _protect(story: "Story") -> dict[str, "Run"]:
     _act("1 unpacked", *kinds)
     story.make_repository()
     full = story.take("full")
-    _act("2 protected", "first run, into a new encrypted repository", _cost(story, full))
+    _act(
+        "2 protected",
+        "first run, into a new encrypted repository; what is empty is not read",
+        _cost(story, full),
+    )
     changed = story.write_on()
     _act("3 written on", f"the guests work on and change {rounded(changed)} of their disks")
     incremental = story.take("incremental")
@@ -110,11 +114,13 @@ def _cost(story: "Story", run: "Run") -> str:
 
 def _tell_broken(story: "Story", refusals: list[VmkeepError]) -> None:
     overwritten, deleted = story.machines
-    lines = [
-        f"{overwritten.name}'s disks are overwritten with noise, {deleted.name} is deleted; runs now end:"
-    ]
-    lines += [f"- {refusal.message}".replace(str(story.folder) + os.sep, "") for refusal in refusals]
+    lines = [f"{overwritten.name}'s disks are overwritten with noise, {deleted.name} is deleted; runs say:"]
+    lines += [f"- {_explained(refusal)}".replace(str(story.folder) + os.sep, "") for refusal in refusals]
     _act("6 broken", *lines)
+
+
+def _explained(refusal: VmkeepError) -> str:
+    return f"{refusal.message} {refusal.hint}".strip()
 
 
 def _tell_tampered(tampering: "Tampering") -> None:
@@ -123,7 +129,7 @@ def _tell_tampered(tampering: "Tampering") -> None:
         "7 tampered",
         "one bit is flipped in a copy of the repository",
         f"- check finds: {tampering.message or 'nothing, and that must not be.'}",
-        f"- restore says: {refusal.message if refusal else 'nothing, and that must not be.'}",
+        f"- restore says: {_explained(refusal) if refusal else 'nothing, and that must not be.'}",
         f"- check of the repository itself: {'no errors' if tampering.sound.ok else 'ERRORS'}, "
         f"all {tampering.sound.packs} packs read",
     )
@@ -158,13 +164,21 @@ def _verdict(document: dict[str, Any]) -> list[str]:
 
 
 def _tell_next(kept: Path | None, *, good: bool) -> None:
+    from vmkeep.cli.demo_story import PASSWORD, REPOSITORY
+
     if not good:
         _show("This is a defect of vmkeep: please report it with everything above.")
     elif kept is None:
         _show("Next: `vmkeep demo --keep DIR` to look around, `vmkeep backup --help` for disks of your own.")
     else:
         _show("Next: look around, for example with")
-        _show(f"  vmkeep points --repo {kept / 'repository'} --password-file {kept / 'password'}")
+        _show(
+            f"  vmkeep points --repo {_quoted(kept / REPOSITORY)} --password-file {_quoted(kept / PASSWORD)}"
+        )
+
+
+def _quoted(path: Path) -> str:
+    return f'"{path}"' if " " in str(path) else str(path)
 
 
 def _document(

@@ -177,6 +177,7 @@ class Story:
             try:
                 self._run(Request(self._source(machine)))
             except VmkeepError as refusal:
+                self._progress.end()
                 refusals.append(refusal)
         return refusals
 
@@ -203,6 +204,7 @@ class Story:
         try:
             restore_point(repository, point, target, "raw", None, self._progress)
         except VmkeepError as refusal:
+            self._progress.end()
             # Refused too late would be no refusal: nothing that looks like a disk may lie there.
             return None if any(target.iterdir()) else refusal
         return None

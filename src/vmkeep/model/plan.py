@@ -32,13 +32,15 @@ class FolderFacts:
 
     ``left_out`` names files that are neither disks nor part of the VM;
     ``layers`` names differencing layers below the disks that are taken;
-    ``has_memory``: a memory file lies beside them, so the VM was saved or running.
+    ``has_memory``: a memory file lies beside them, so the VM was saved or running;
+    ``damage`` tells what is wrong in the disk files' own structures.
     """
 
     disks: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     has_memory: bool = False
+    damage: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

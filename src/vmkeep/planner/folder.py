@@ -32,6 +32,16 @@ def decide_folder(
                 "Back up the lower files one by one with disk:FILE if their states matter.",
             )
         )
+    if facts.damage:
+        reasons.append(
+            Reason(
+                "disk-file-damaged",
+                f"The structures of the disk files hold {len(facts.damage)} errors; "
+                f"the first: {facts.damage[0]}",
+                "The point holds what a guest reads from these files now, which may be wrong already.",
+                "Look at `vmkeep disk check FILE`, and keep the points taken before the damage.",
+            )
+        )
     if facts.left_out:
         reasons.append(
             Reason(

@@ -137,9 +137,14 @@ def read_runs(store: Store, ring: KeyRing, vm_id: str) -> list[list[Record]]:
     """Return the records of each run of a VM, in order. Raises Tampered naming the record."""
     runs: dict[str, list[Record]] = {}
     for info in store.list(f"{PREFIX}{ring.vm_key(vm_id)}/"):
-        record = _decode(info.name, open_box(ring, info.name, store.get(info.name)))
+        record = read_record(store, ring, info.name)
         runs.setdefault(record.run, []).append(record)
     return [sorted(records, key=lambda r: r.number) for records in runs.values()]
+
+
+def read_record(store: Store, ring: KeyRing, name: str) -> Record:
+    """Return one record of any run. Raises ObjectMissing, or Tampered naming the record."""
+    return _decode(name, open_box(ring, name, store.get(name)))
 
 
 def _decode(name: str, content: bytes) -> Record:

@@ -20,6 +20,8 @@ class Child(IntEnum):
 
 
 _STORED: Final = 1
+# Looked up for each child of each node: calling the enum would be most of the work.
+_WITHOUT_ID: Final = {int(child): child for child in Child}
 Entry = bytes | Child
 
 
@@ -64,7 +66,7 @@ def decode_node(level: int, node: bytes, name: str = "a map node") -> list[Entry
             elif state == 3 or (state == Child.EXCLUDED and level):
                 raise Tampered(f"{name} holds a child of unknown state.")
             else:
-                children.append(Child(state))
+                children.append(_WITHOUT_ID[state])
     if not any(node[_HEADER.size : _HEADER.size + width // 4]):
         raise Tampered(f"{name} is empty; such a node is never stored.")
     if at != len(node):

@@ -173,8 +173,7 @@ class Points:
 
     def put(self, point: RestorePoint) -> tuple[str, bytes]:
         """Make the manifest visible; from here on it protects its chunks. Return name and digest."""
-        stem = f"{self._ring.vm_key(point.vm.id)}/{_stamp(point.time)}-{point.id}"
-        name = POINTS + stem
+        name = self._name_of(point)
         content = encode_manifest(point)
         try:
             decode_manifest(name, content)
@@ -186,6 +185,9 @@ class Points:
         stored = close_box(self._ring, name, content)
         self._store.put(name, stored)
         return name, blake3(stored).digest()
+
+    def _name_of(self, point: RestorePoint) -> str:
+        return f"{POINTS}{self._ring.vm_key(point.vm.id)}/{_stamp(point.time)}-{point.id}"
 
     def seal(self, name: str, digest: bytes, now: datetime) -> bool:
         """Decide that the point exists; False when it was decided otherwise. Safe to repeat.
@@ -264,7 +266,7 @@ class Points:
         stored = self._store.get(name)
         digest = blake3(stored).digest()
         point = decode_manifest(name, open_box(self._ring, name, stored))
-        if not name.endswith("-" + point.id) or f"/{self._ring.vm_key(point.vm.id)}/" not in name:
+        if name != self._name_of(point):
             raise Tampered(f"the manifest {name} describes another restore point.", object=name)
         return SealedPoint(point, name, digest) if self.seal_state(name, digest) == "sealed" else None
 
@@ -285,21 +287,28 @@ class Points:
         found = []
         for info in self._store.list(FORGOTTEN + folder):
             try:
-                fields = self._open(info.name)
-                stone = Tombstone(
-                    POINTS + info.name.removeprefix(FORGOTTEN),
-                    str(fields["vm"]),
-                    int(fields["number"]),
-                    bytes.fromhex(fields["digest"]),
-                )
-                if fields["point"] != stone.name:
-                    raise ValueError("another point's")
-                found.append(stone)
+                found.append(self._tombstone(info.name, self._open(info.name)))
             except (Tampered, ObjectMissing, KeyError, ValueError, TypeError):
                 problems.append(
                     Tampered(f"the tombstone {info.name} is damaged or forged.", object=info.name)
                 )
         return found
+
+    def _tombstone(self, name: str, fields: Mapping[str, Any]) -> Tombstone:
+        stem = name.removeprefix(FORGOTTEN)
+        stone = Tombstone(POINTS + stem, fields["vm"], fields["number"], bytes.fromhex(fields["digest"]))
+        previous = fields["previous"]
+        sound = (
+            fields["point"] == stone.name
+            and stem.startswith(f"{self._ring.vm_key(str(stone.vm_id))}/")
+            and type(stone.number) is int
+            and stone.number >= 1
+            and len(stone.digest) == 32
+            and (previous is None or len(bytes.fromhex(previous["digest"])) == 32)
+        )
+        if not sound:
+            raise ValueError("not the tombstone of this point")
+        return stone
 
     def attach(self, kind: Literal["tracking", "evidence"], name: str, fields: Mapping[str, Any]) -> None:
         """Add what was learned after the seal; never changes what is there."""

@@ -16,9 +16,11 @@ ONE, TWO = b"\1" * 32, b"\2" * 32
 def _children(level: int, seed: int) -> list[Entry]:
     rng = random.Random(seed)
     # Only chunks can be excluded (section 7: "at level 0 only").
-    kinds: list[Entry] = [Child.ZERO, b""] if level else [Child.ZERO, b"", Child.EXCLUDED]
-    picked = [rng.choice(kinds) for _ in range(fanout(level))]
-    return [rng.randbytes(32) if child == b"" else child for child in picked]
+    kinds: list[Entry] = [Child.ZERO, b""]
+    if level == 0:
+        kinds.append(Child.EXCLUDED)
+    picked: list[Entry] = [rng.choice(kinds) for _ in range(fanout(level))]
+    return [child if isinstance(child, Child) else rng.randbytes(32) for child in picked]
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 5])

@@ -5,6 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from enum import IntEnum
+from functools import cache
 from typing import Final, NamedTuple
 
 from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
@@ -68,7 +69,7 @@ class PagedRegion:
         self._image = image
         self._page_size = page_size
         self._kept = kept
-        self._zeros = bytes(page_size)
+        self._zeros = _zeros(page_size)
         self._pages: OrderedDict[int, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -100,6 +101,11 @@ class PagedRegion:
         return page is self._zeros
 
 
+@cache
+def _zeros(size: int) -> bytes:
+    return bytes(size)
+
+
 class BlockTable:
     """The BAT of one file, read as far as it is asked; every entry is checked when it is used."""
 
@@ -110,6 +116,7 @@ class BlockTable:
         self._file = image.name
         self._size = image.size()
         self._ratio = geometry.chunk_ratio
+        self._recent: tuple[int, bytes] = (-1, b"")
         self._pages = PagedRegion(image, _TABLE_PAGE, _TABLE_PAGES_KEPT)
         self._bitmaps = PagedRegion(image, _BITMAP_PAGE, _BITMAP_PAGES_KEPT)
         needed = geometry.table_bytes()
@@ -133,8 +140,13 @@ class BlockTable:
         return self.region.offset + index * layout.BAT_ENTRY.size
 
     def _page(self, number: int) -> bytes:
+        recent = self._recent  # one look, for another thread may replace it
+        if recent[0] == number:
+            return recent[1]
         start = number * _TABLE_PAGE
-        return self._pages.page(self.region.offset + start, min(_TABLE_PAGE, self.region.length - start))
+        page = self._pages.page(self.region.offset + start, min(_TABLE_PAGE, self.region.length - start))
+        self._recent = (number, page)
+        return page
 
     def entries(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Yield ``(index, count, value)`` for the raw entries of ``[start, stop)``.
@@ -200,6 +212,17 @@ class BlockTable:
                 pending = joined
         if pending is not None:
             yield pending
+
+    def single_place(self, start: int, end: int) -> int | None:
+        """Return where ``[start, end)`` lies when one present block holds it all; the short way of a read."""
+        block, within = divmod(start, self.geometry.block_size)
+        if within + end - start > self.geometry.block_size:
+            return None
+        index = block + block // self._ratio
+        value = self.entry(index)
+        if value & STATE_MASK != BlockState.FULLY_PRESENT:
+            return None
+        return self._place(index, value, self.geometry.bytes_of_block(block)) + within
 
     def _judge(self, index: int, block: int, value: int) -> tuple[Holder, int]:
         """Return who holds a payload block, and where: the read rules of [MS-VHDX] 2.5.1.1."""

@@ -119,6 +119,12 @@ class VhdxDisk(Disk):
         end = offset + len(buffer)
         if offset < 0 or end > self.profile.size:
             raise ValueError(f"[{offset}, {end}) is not inside a disk of {self.profile.size} bytes")
+        if offset == end:
+            return
+        place = self._table.single_place(offset, end)
+        if place is not None:
+            self._read_file(place, buffer)
+            return
         for span in self._table.spans(offset, end):
             part = buffer[span.start - offset : span.end - offset]
             if span.holder is Holder.FILE:

@@ -9,7 +9,7 @@ import google_crc32c
 import pytest
 
 from tests.generators import vhdx_bytes as gen
-from vmkeep.formats.disk import DiskProfile
+from vmkeep.formats.disk import DiskProfile, DiskWriter
 from vmkeep.formats.errors import FormatError, NotADisk, TargetUnwritable, UnsupportedDisk
 from vmkeep.formats.parents import no_parents
 from vmkeep.formats.source import BytesSource, FileSource
@@ -257,7 +257,7 @@ def test_what_no_vhdx_holds_is_refused_before_a_file_exists(tmp_path: Path, wron
 
 def test_nothing_is_written_outside_the_disk_or_over_a_file(tmp_path: Path) -> None:
     path = tmp_path / "new.vhdx"
-    writer = create_vhdx(path, profile())
+    writer: DiskWriter = create_vhdx(path, profile())
     for offset, length in ((-1, 1), (5 * gen.MIB, 1), (5 * gen.MIB - 1, 2)):
         with pytest.raises(ValueError, match="inside"):
             writer.write_at(offset, bytes(length))

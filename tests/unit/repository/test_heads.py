@@ -1,0 +1,168 @@
+"""What this machine has seen must not silently get less."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.clocks import FakeClock
+from tests.faults.stores import Cut, Remove, tamper
+from tests.repositories import CHUNK, OTHER_VM, VM, make_repository, random_bytes, reopen, take
+from vmkeep.objectstore.memory import MemoryStore
+from vmkeep.repository.box import close_box
+from vmkeep.repository.errors import RolledBack
+from vmkeep.repository.heads import Heads
+from vmkeep.repository.points import SealedPoint, seal_name
+from vmkeep.repository.repository import Repository
+
+pytestmark = pytest.mark.quick
+
+
+class World:
+    """A repository with two points of one VM and one of another, and a machine that remembers."""
+
+    def __init__(self, folder: Path, clock: FakeClock) -> None:
+        self.clock = clock
+        self.store = MemoryStore(clock)
+        self.repository = make_repository(self.store, clock)
+        self.heads = Heads(folder, self.repository.ring.repository)
+        self.first = self.take(1)
+        self.empty_of_second = self.store.copy()
+        self.second = self.take(2)
+        self.other = take(self.repository, OTHER_VM, {"disk": random_bytes(3, CHUNK)}, clock)
+
+    def take(self, seed: int) -> SealedPoint:
+        return take(self.repository, VM, {"disk": random_bytes(seed, CHUNK)}, self.clock)
+
+    def look(self, store: MemoryStore | None = None, *, accept: bool = False) -> Repository:
+        """Look at the repository as `listing` does on this machine."""
+        fresh = reopen(self.repository, store or self.store)
+        fresh._heads = self.heads
+        fresh.listing(accept_rollback=accept)
+        return fresh
+
+    def tombstone(self, sealed: SealedPoint) -> None:
+        name = sealed.name.replace("points/", "forgotten/", 1)
+        content = (
+            f'{{"version": 1, "point": "{sealed.name}", "vm": "{sealed.point.vm.id}", '
+            f'"number": {sealed.point.number}, "digest": "{sealed.digest.hex()}", '
+            '"previous": null}'
+        )
+        self.store.put(name, close_box(self.repository.ring, name, content.encode()))
+
+    def remove(self, sealed: SealedPoint) -> None:
+        self.store.delete(seal_name(sealed.name))
+        self.store.delete(sealed.name)
+
+
+@pytest.fixture
+def world(tmp_path: Path, fake_clock: FakeClock) -> World:
+    return World(tmp_path / "state", fake_clock)
+
+
+def test_growth_is_fine(world: World) -> None:
+    world.look()
+    world.take(4)
+    world.look()
+    world.look()
+
+
+def test_rollback_of_one_vm_is_noticed(world: World) -> None:
+    world.look()
+    world.remove(world.second)
+    with pytest.raises(RolledBack, match="restore point 2"):
+        world.look()
+    with pytest.raises(RolledBack):
+        world.look()  # looking does not make it right
+
+
+def test_rollback_of_everything_is_noticed(world: World) -> None:
+    world.look()
+    with pytest.raises(RolledBack):
+        world.look(world.empty_of_second)
+    emptied = MemoryStore()
+    emptied.put("format", world.store.get("format"))
+    with pytest.raises(RolledBack):
+        world.look(emptied)
+
+
+def test_rolled_back_store_that_went_on_is_noticed(world: World) -> None:
+    world.look()
+    continued = reopen(world.repository, world.empty_of_second)
+    world.clock.advance(3600)
+    for seed in (8, 9):
+        take(continued, VM, {"disk": random_bytes(seed, CHUNK)}, world.clock)
+    with pytest.raises(RolledBack):
+        world.look(world.empty_of_second)
+
+
+def test_accepted_rollback_becomes_the_new_state(world: World) -> None:
+    world.look()
+    world.remove(world.second)
+    world.look(accept=True)
+    world.look()
+    world.remove(world.first)
+    with pytest.raises(RolledBack, match="restore point 1"):
+        world.look()
+
+
+def test_forgotten_on_purpose_is_fine(world: World) -> None:
+    world.look()
+    world.tombstone(world.second)
+    world.remove(world.second)
+    world.look()
+    world.remove(world.first)
+    with pytest.raises(RolledBack, match="restore point 1"):
+        world.look()
+
+
+def test_forged_tombstone_excuses_nothing(world: World) -> None:
+    world.look()
+    world.store.put(world.second.name.replace("points/", "forgotten/", 1), b"VMKBOX01 nonsense")
+    world.remove(world.second)
+    with pytest.raises(RolledBack):
+        world.look()
+
+
+@pytest.mark.parametrize("how", [Cut(40), Remove()], ids=["cut", "removed"])
+def test_damage_is_reported_as_damage_and_not_forgotten(world: World, how: Cut | Remove) -> None:
+    world.look()
+    tamper(world.store, world.second.name, how)
+    damaged = world.look()  # the listing itself says what is damaged
+    assert world.second.name in {p.context["object"] for p in damaged.points.listing().problems}
+    # Gone for good now, but it was there: looking at the damage must not have lowered the memory.
+    world.store.delete(world.second.name)
+    world.store.delete(seal_name(world.second.name))
+    with pytest.raises(RolledBack, match="restore point 2"):
+        world.look()
+
+
+def test_memory_of_another_repository_does_not_count(world: World, tmp_path: Path) -> None:
+    world.look()
+    other = make_repository(clock=world.clock)
+    other._heads = Heads(tmp_path / "state", other.ring.repository)
+    assert other.listing().points == ()
+
+
+def test_memory_survives_the_process(world: World, tmp_path: Path) -> None:
+    world.look()
+    world.remove(world.second)
+    world.heads = Heads(tmp_path / "state", world.repository.ring.repository)
+    with pytest.raises(RolledBack):
+        world.look()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": [1]}', '{"a": ["x", "zz", "n"]}'])
+def test_torn_memory_starts_anew(world: World, tmp_path: Path, text: str) -> None:
+    world.look()
+    (file,) = (tmp_path / "state").iterdir()
+    file.write_text(text)
+    world.look()
+    world.remove(world.second)
+    with pytest.raises(RolledBack):
+        world.look()
+
+
+def test_memory_is_for_its_owner_only(world: World, tmp_path: Path) -> None:
+    world.look()
+    (file,) = (tmp_path / "state").iterdir()
+    assert file.stat().st_mode & 0o077 == 0

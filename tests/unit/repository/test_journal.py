@@ -1,0 +1,287 @@
+"""The journal keeps runs of one VM apart, tells dead from alive, and survives what a store does to it."""
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.clocks import FakeClock
+from tests.faults.stores import FaultyStore, Request, WrappedStore
+from tests.repositories import OTHER_VM, VM, make_repository, names
+from vmkeep.objectstore.errors import StoreUnavailable
+from vmkeep.objectstore.memory import MemoryStore
+from vmkeep.objectstore.store import Store
+from vmkeep.repository import journal as journal_module
+from vmkeep.repository.box import close_box, open_box
+from vmkeep.repository.errors import RunAlive, Tampered
+from vmkeep.repository.journal import FINISHED, LEASE, Journal, owner_is_gone, read_runs, this_process
+from vmkeep.repository.keys import KeyRing
+
+pytestmark = pytest.mark.quick
+
+
+class World:
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.store = MemoryStore(clock)
+        self.ring: KeyRing = make_repository(self.store, clock).ring
+        self._runs = itertools.count(1)
+
+    def journal(self, store: Store | None = None, run: str = "", clock: FakeClock | None = None) -> Journal:
+        run = run or f"{next(self._runs):032x}"
+        return Journal(store or self.store, self.ring, clock or self.clock, VM, run)
+
+    def runs(self) -> dict[str, list[str]]:
+        return {
+            records[0].run: [record.step for record in records]
+            for records in read_runs(self.store, self.ring, VM.id)
+        }
+
+
+@pytest.fixture
+def world(fake_clock: FakeClock) -> World:
+    return World(fake_clock)
+
+
+def test_steps_are_written_before_they_are_taken(world: World) -> None:
+    journal = world.journal()
+    assert journal.begin({"source": "x"}) == []
+    journal.step("holding", {"checkpoint": "c"})
+    journal.finish({"outcome": "sealed"})
+    (records,) = read_runs(world.store, world.ring, VM.id)
+    assert [(r.number, r.step) for r in records] == [(0, "begun"), (1, "holding"), (2, FINISHED)]
+    assert records[0].detail == {"source": "x"} and records[1].detail == {"checkpoint": "c"}
+    assert {r.vm for r in records} == {VM}
+    assert {r.lease - r.time for r in records} == {LEASE}
+    assert records[0].owner == this_process()
+    folder = f"runs/{world.ring.vm_key(VM.id)}/{journal.run}/"
+    assert names(world.store, "runs/") == [f"{folder}{n:06}" for n in range(3)]
+    session = f"sessions/{journal.run}"
+    assert journal.run in open_box(world.ring, session, world.store.get(session)).decode()
+
+
+def test_second_run_gives_way_while_the_first_lives(world: World) -> None:
+    first, second = world.journal(), world.journal()
+    first.begin({})
+    world.clock.advance(60)
+    with pytest.raises(RunAlive) as caught:
+        second.begin({})
+    assert caught.value.context["run"] == first.run
+    assert VM.name in caught.value.message
+    assert world.runs() == {first.run: ["begun"], second.run: ["begun", FINISHED]}
+    first.finish({})
+    assert world.journal().begin({}) == []
+
+
+def test_run_of_another_vm_is_no_matter(world: World) -> None:
+    world.journal().begin({})
+    other = Journal(world.store, world.ring, world.clock, OTHER_VM, "ff" * 16)
+    assert other.begin({}) == []
+
+
+class _Meeting(WrappedStore):
+    """Lets another run write its first record after this one's, before this one looks."""
+
+    def __init__(self, inner: Store, other: Callable[[], None]) -> None:
+        super().__init__(inner)
+        self._other: Callable[[], None] | None = other
+
+    def around(self, request: Request, call: Callable[[], Any]) -> Any:
+        if request.verb == "list" and self._other is not None:
+            other, self._other = self._other, None
+            other()
+        return super().around(request, call)
+
+
+@pytest.mark.parametrize("seconds", [-60, 0, 60])
+@pytest.mark.parametrize("swap", [False, True])
+def test_of_two_runs_at_once_exactly_one_goes_on(world: World, seconds: int, swap: bool) -> None:
+    # Both have written before either looked; their clocks may differ.
+    ids = ["a" * 32, "b" * 32]
+    if swap:
+        ids.reverse()
+    outcomes: dict[str, bool] = {}
+
+    def begin(journal: Journal) -> None:
+        try:
+            journal.begin({})
+            outcomes[journal.run] = True
+        except RunAlive:
+            outcomes[journal.run] = False
+
+    clock = FakeClock(world.clock.now() + timedelta(seconds=seconds))
+    second = world.journal(run=ids[1], clock=clock)
+    first = world.journal(_Meeting(world.store, lambda: begin(second)), run=ids[0])
+    begin(first)
+    assert sorted(outcomes.values()) == [False, True]
+    smaller = min((seconds, ids[1]), (0, ids[0]))[1]
+    assert outcomes[smaller]
+
+
+def test_expired_run_is_handed_over_with_its_records(world: World) -> None:
+    dead = world.journal()
+    dead.begin({"source": "x"})
+    dead.step("holding", {"checkpoint": "left behind"})
+    world.clock.advance(LEASE.total_seconds() + 1)
+    journal = world.journal()
+    ((begun, holding),) = journal.begin({})
+    assert (begun.run, holding.detail) == (dead.run, {"checkpoint": "left behind"})
+    journal.bury([begun, holding])
+    journal.finish({})
+    assert world.runs()[dead.run] == ["begun", "holding", FINISHED]
+    assert world.journal().begin({}) == []
+
+
+def test_run_that_wakes_up_after_it_was_buried_cannot_go_on(world: World) -> None:
+    sleeper = world.journal()
+    sleeper.begin({})
+    world.clock.advance(LEASE.total_seconds() + 1)
+    journal = world.journal()
+    for records in journal.begin({}):
+        journal.bury(records)
+    with pytest.raises(Exception, match="exists already"):
+        sleeper.step("releasing")
+
+
+def test_lease_counts_to_the_second(world: World) -> None:
+    world.journal().begin({})
+    world.clock.advance(LEASE.total_seconds() - 1)
+    with pytest.raises(RunAlive):
+        world.journal().begin({})
+    world.clock.advance(1)
+    assert len(world.journal().begin({})) == 1
+
+
+def test_renewals_keep_a_run_alive_and_are_rare(world: World) -> None:
+    long = world.journal()
+    long.begin({})
+    long.step("writing", {"disk": "a"})
+    for _ in range(40):
+        world.clock.advance(150)
+        for _ in range(3):
+            long.renew()
+        with pytest.raises(RunAlive):
+            world.journal().begin({})
+    (records,) = [r for r in read_runs(world.store, world.ring, VM.id) if r[0].run == long.run]
+    renewals = records[2:]
+    assert {r.step for r in renewals} == {"writing"}
+    # 100 minutes; a third of the lease is ten.
+    assert len(renewals) in range(7, 11)
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["reply lost", "request lost"])
+def test_store_that_stutters_does_not_end_the_journal(world: World, done: bool) -> None:
+    store = FaultyStore(world.store)
+    (store.lose_reply if done else store.fail)("put", 3, prefix="runs/")
+    journal = world.journal(store)
+    journal.begin({})
+    journal.step("one")
+    with pytest.raises(StoreUnavailable):
+        journal.step("two")
+    journal.step("two")
+    journal.finish({})
+    steps = world.runs()[journal.run]
+    assert steps == ["begun", "one", *(["two"] if done else []), "two", FINISHED]
+    assert world.journal().begin({}) == []
+
+
+# --- whose process -------------------------------------------------------------------------
+
+
+def _written_by(world: World, owner: dict[str, Any]) -> None:
+    """Put the first record of a run of another process."""
+    now = world.clock.now()
+    fields = {
+        "version": 1, "run": "ee" * 16, "vm": {"id": VM.id, "name": VM.name}, "number": 0, "step": "begun",
+        "time": now.isoformat(), "lease": (now + LEASE).isoformat(), "owner": owner, "detail": {},
+    }  # fmt: skip
+    name = f"runs/{world.ring.vm_key(VM.id)}/{'ee' * 16}/000000"
+    world.store.put(name, close_box(world.ring, name, json.dumps(fields).encode()))
+    world.clock.advance(1)
+
+
+def _dead_pid() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        return child.pid
+
+
+def test_dead_process_of_this_machine_is_dead_at_once(world: World) -> None:
+    _written_by(world, this_process() | {"pid": _dead_pid(), "start": "1"})
+    assert len(world.journal().begin({})) == 1
+
+
+def test_reused_process_number_is_another_process(world: World) -> None:
+    _written_by(world, this_process() | {"start": "1"})
+    assert len(world.journal().begin({})) == 1
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        {"host": "another-machine", "pid": 1 << 22, "start": "1"},
+        {"host": "another-machine", "boot": "another"},
+        {"namespace": "pid:[1]", "pid": 1 << 22, "start": "1"},
+        {"boot": "", "pid": 1 << 22, "start": "1"},
+        {},
+    ],
+    ids=["machine", "machine, boot", "container", "no boot known", "this very process"],
+)
+def test_what_cannot_be_known_from_here_counts_as_alive(world: World, elsewhere: dict[str, Any]) -> None:
+    _written_by(world, this_process() | elsewhere)
+    with pytest.raises(RunAlive):
+        world.journal().begin({})
+    world.clock.advance(LEASE.total_seconds())
+    assert len(world.journal().begin({})) == 1, "only the lease tells"
+
+
+def test_restart_of_this_machine_ended_all_its_processes() -> None:
+    assert owner_is_gone(this_process() | {"boot": "before"})
+
+
+def test_owner_of_no_known_shape_counts_as_alive() -> None:
+    assert not owner_is_gone({})
+    assert not owner_is_gone({"host": None, "boot": None})
+
+
+def test_hidden_process_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    # /proc mounted with hidepid shows nothing of other users' processes.
+    monkeypatch.setattr(journal_module, "_process_start", lambda pid: "")
+    assert not owner_is_gone(this_process() | {"start": "12345"})
+    assert owner_is_gone(this_process() | {"pid": _dead_pid(), "start": "12345"})
+
+
+def test_where_no_process_can_be_told_leases_decide_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "_boot_id", lambda: "")  # as on Windows
+    assert not owner_is_gone(this_process() | {"pid": _dead_pid(), "start": "1"})
+
+
+# --- what is no record ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b'{"run": 1}', b"\xff", b"null"],
+    ids=lambda content: content.decode("latin1"),
+)
+def test_record_that_is_none_is_named(world: World, content: bytes) -> None:
+    name = f"runs/{world.ring.vm_key(VM.id)}/{'ee' * 16}/000000"
+    world.store.put(name, close_box(world.ring, name, content))
+    with pytest.raises(Tampered, match=name):
+        read_runs(world.store, world.ring, VM.id)
+
+
+def test_records_swapped_are_named(world: World) -> None:
+    journal = world.journal()
+    journal.begin({})
+    journal.step("next")
+    one, two = names(world.store, "runs/")
+    first, second = world.store.get(one), world.store.get(two)
+    world.store.overwrite(one, second)
+    world.store.overwrite(two, first)
+    with pytest.raises(Tampered, match=one):
+        read_runs(world.store, world.ring, VM.id)

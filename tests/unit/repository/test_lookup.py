@@ -1,0 +1,122 @@
+"""Which restore point a text means: id, prefix, latest, VM, VM@latest, VM@TIME."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.clocks import FakeClock
+from tests.repositories import manifest_of
+from vmkeep.model.plan import VmRef
+from vmkeep.repository.errors import PointAmbiguous, PointNotFound
+from vmkeep.repository.points import Listing, SealedPoint
+
+pytestmark = pytest.mark.quick
+
+START = datetime(2026, 3, 1, 10, 0, 0, tzinfo=UTC)
+WEB, DB = VmRef("11111111-aaaa", "web"), VmRef("22222222-bbbb", "db")
+
+
+def _point(vm: VmRef, point_id: str, number: int, after: timedelta) -> SealedPoint:
+    point = manifest_of(vm, [], FakeClock(START + after))(point_id)
+    return SealedPoint(replace(point, number=number), f"points/x/{point_id}", bytes([number]) * 32)
+
+
+W1 = _point(WEB, "aaaa1111" + "0" * 24, 1, timedelta())
+W2 = _point(WEB, "aaaa2222" + "0" * 24, 2, timedelta(hours=5))
+D1 = _point(DB, "bbbb1111" + "0" * 24, 1, timedelta(days=1))
+W3 = _point(WEB, "cccc1111" + "0" * 24, 3, timedelta(days=2, microseconds=5))
+
+
+def _listing(*points: SealedPoint) -> Listing:
+    return Listing(tuple(sorted(points, key=lambda s: s.point.time)), (), ())
+
+
+LISTING = _listing(W1, W2, D1, W3)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        (W2.point.id, W2), (W2.point.id.upper(), W2), ("aaaa1", W1), ("AAAA2", W2), ("bbbb", D1),
+        ("latest", W3), ("web", W3), ("web@latest", W3), ("db", D1), ("db@latest", D1),
+        (WEB.id, W3), (f"{DB.id}@latest", D1), (f"{WEB.id}@2026-03-01T10", W1),
+        ("web@2026-03-03", W3), ("web@2026-03-01T10:00:00Z", W1), ("web@2026-03-01 10:00", W1),
+        ("web@2026-03-01T10:00:00+00:00", W1), ("web@2026-03-01T17:00:00+02:00", W2),
+        ("web@2026-03-01T15", W2), ("web@2026-03-03T10:00:00.000005Z", W3), ("web@2026-03-03T10:00:00Z", W3),
+        ("db@2026", D1),
+    ],
+)  # fmt: skip
+def test_meant(text: str, meant: SealedPoint) -> None:
+    assert LISTING.find(text) == meant
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "web@",
+        "dddd",
+        "nobody",
+        "nobody@latest",
+        "web@2027",
+        "web@noon",
+        "@latest",
+        "Web",
+        "0" * 32,
+        "latest@web",
+    ],
+)
+def test_not_found(text: str) -> None:
+    with pytest.raises(PointNotFound, match=text or "''"):
+        LISTING.find(text)
+
+
+@pytest.mark.parametrize("text", ["aaa", "aaaa", "web@2026-03-01", "web@2026"])
+def test_ambiguous(text: str) -> None:
+    with pytest.raises(PointAmbiguous):
+        LISTING.find(text)
+
+
+def test_empty_repository() -> None:
+    with pytest.raises(PointNotFound):
+        _listing().find("latest")
+
+
+def test_full_id_wins_over_longer_ones() -> None:
+    # Ids are all of one length; a VM may be called like one.
+    called = _point(VmRef("33333333-cccc", W1.point.id), "dddd" * 8, 1, timedelta(days=9))
+    assert _listing(W1, called).find(W1.point.id) == W1
+
+
+def test_vm_called_like_the_beginning_of_an_id_is_ambiguous() -> None:
+    called = _point(VmRef("33333333-cccc", "aaaa1"), "dddd" * 8, 1, timedelta(days=9))
+    with pytest.raises(PointAmbiguous):
+        _listing(W1, called).find("aaaa1")
+
+
+def test_point_that_is_meant_twice_is_meant_once() -> None:
+    called = _point(VmRef("33333333-cccc", "dddd"), "dddd" * 8, 1, timedelta(days=9))
+    assert _listing(W1, called).find("dddd") == called
+
+
+def test_two_vms_of_one_name_need_the_id() -> None:
+    twin = _point(VmRef("44444444-dddd", "web"), "eeee" * 8, 1, timedelta(days=9))
+    for text in ("web", "web@latest", "web@2026-03-01T10"):
+        with pytest.raises(PointAmbiguous):
+            _listing(W1, twin).find(text)
+    assert _listing(W1, twin).find("44444444-dddd") == twin
+
+
+def test_vm_with_an_at_sign_in_its_name() -> None:
+    odd = _point(VmRef("55555555-eeee", "mail@home"), "ffff" * 8, 1, timedelta(days=9))
+    listing = _listing(W1, odd)
+    for text in ("mail@home", "mail@home@latest", "mail@home@2026-03-10"):
+        assert listing.find(text) == odd
+
+
+def test_latest_of_a_vm_goes_by_number() -> None:
+    # The clock was a year ahead when the second point was made, and was then set right.
+    ahead = _point(WEB, "9999" * 8, 2, timedelta(days=365))
+    right = _point(WEB, "8888" * 8, 3, timedelta(days=1))
+    assert _listing(W1, ahead, right).find("web") == right
