@@ -21,11 +21,13 @@ from vmkeep.objectstore.store import Store
 from vmkeep.ranges import ByteRange
 from vmkeep.repository.box import close_box, open_box
 from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.listing import POINTS, SealedPoint
 from vmkeep.repository.manifest import decode_manifest
 from vmkeep.repository.packs import PackRef
 from vmkeep.repository.parameters import Parameters
-from vmkeep.repository.points import POINTS, SealedPoint, seal_name
+from vmkeep.repository.points import seal_name
 from vmkeep.repository.publish import publish
+from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
 from vmkeep.repository.writer import Writer
 
@@ -182,7 +184,7 @@ def write(
             base = None
             if parent is not None:
                 old = {disk.name: disk for disk in parent.point.disks}[name]
-                base = repository.disk_map(old.root, old.size)
+                base = DiskMap(repository.reader, old.root, old.size)
             ranges = [ByteRange(0, len(content))] if changes is None else changes.get(name, [])
             written = writer.write_map(
                 from_bytes(content), len(content), ranges, base=base, inherit=changes is not None
@@ -219,7 +221,7 @@ def take(
 def restore(repository: Repository, sealed: SealedPoint) -> dict[str, bytes]:
     """Return the disks of a point as they read now."""
     return {
-        disk.name: repository.disk_map(disk.root, disk.size).read_at(0, disk.size)
+        disk.name: DiskMap(repository.reader, disk.root, disk.size).read_at(0, disk.size)
         for disk in sealed.point.disks
     }
 
@@ -239,7 +241,7 @@ def packs_of(repository: Repository, sealed: SealedPoint) -> set[PackRef]:
     """Return the packs that hold something of a point."""
     found = set()
     for disk in sealed.point.disks:
-        for kind, content_id in repository.disk_map(disk.root, disk.size).all_ids():
+        for kind, content_id in DiskMap(repository.reader, disk.root, disk.size).all_ids():
             found.add(repository.reader.locate(content_id, kind).pack)
     return found
 

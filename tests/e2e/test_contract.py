@@ -279,12 +279,13 @@ def test_the_password_is_taken_from_the_first_place_named(story: Story, tmp_path
     vmkeep = story.vmkeep
     file = tmp_path / "password"
     file.write_text(CANARY + "\r\n")
-    wrong = {"VMKEEP_PASSWORD": "wrong"}
-    for options in (
+    wrong: dict[str, str | None] = {"VMKEEP_PASSWORD": "wrong"}
+    good: tuple[tuple[str, ...], ...] = (
         ("--password-file", str(file)),
         ("--password-command", f"cat '{file}'"),
         ("--password-file", str(file), "--password-command", "false"),
-    ):
+    )
+    for options in good:
         assert len(vmkeep.ok("points", "--json", *options, env=wrong).json) == 3
     typed = vmkeep.ok("points", "--json", "--password-file", "/dev/stdin", env=wrong, stdin=CANARY.encode())
     assert len(typed.json) == 3

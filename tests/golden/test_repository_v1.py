@@ -14,6 +14,7 @@ from vmkeep.clock import SystemClock
 from vmkeep.objectstore.directory import DirectoryStore
 from vmkeep.progress import Silent
 from vmkeep.repository.check import check
+from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
 from vmkeep.secrets import Secret
 
@@ -49,7 +50,8 @@ def test_the_product_reads_it(stored: Path) -> None:
         assert [sealed.point.number for sealed in points] == [1, 2, 3]
         for number, sealed in enumerate(points):
             found = {
-                d.name: repository.disk_map(d.root, d.size).read_at(0, d.size) for d in sealed.point.disks
+                d.name: DiskMap(repository.reader, d.root, d.size).read_at(0, d.size)
+                for d in sealed.point.disks
             }
             assert found == {name: states[number] for name, states in truth.items()}
         report = check(repository, 1.0, Silent())

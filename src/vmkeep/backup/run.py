@@ -20,8 +20,8 @@ from vmkeep.planner.folder import decide_folder
 from vmkeep.progress import Progress
 from vmkeep.ranges import ByteRange, total
 from vmkeep.repository.journal import Journal
+from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.manifest import format_time
-from vmkeep.repository.points import SealedPoint
 from vmkeep.repository.publish import publish
 from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
@@ -201,7 +201,7 @@ class _Taking:
             same = list(stored)
         size = disk.disk.profile.size
         if same and same[0].size == size:
-            return self.repository.disk_map(same[0].root, size)
+            return self.repository.disk_map(same[0])
         if self.request.changes is not None:
             what = f"has another size ({same[0].size} bytes) there" if same else "is not in it"
             raise ChangesUnusable(

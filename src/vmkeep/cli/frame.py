@@ -99,24 +99,36 @@ AcceptRollback = Annotated[
 ]
 
 
+class _Stopped(BaseException):
+    """A signal asked the command to end. No KeyboardInterrupt: typer would end silently on one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+_STOPPING: Final = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    # What is held is being released from here on; a second signal shall not interrupt that.
+    for each in _STOPPING:
+        signal.signal(each, signal.SIG_IGN)
+    raise _Stopped(number)
+
+
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the application and turn whatever happens into an exit code and one clear sentence."""
     rest = _take_settings(arguments)
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
+    previous = {number: signal.signal(number, _stop) for number in _STOPPING}
     try:
         result = typer.main.get_command(app).main(rest, prog_name="vmkeep", standalone_mode=False)
         sys.stdout.flush()
         return int(result) if isinstance(result, int) else ExitCode.OK
     except typer.Exit as end:
         return end.exit_code
-    except (KeyboardInterrupt, typer.Abort):  # the parser turns the one into the other
-        return _interrupted(ExitCode.TERMINATED if received else ExitCode.INTERRUPTED)
+    except typer.Abort:  # a question was answered with the end of the input
+        return _interrupted(ExitCode.INTERRUPTED)
     except typer.TyperException as error:
         text = error.format_message() if isinstance(error, _ParseError) else str(error)
         context = getattr(error, "ctx", None)
@@ -124,6 +136,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
         return _fail(UsageError(text.rstrip(".") + ".", hint=f"See `{command} --help`."))
     except VmkeepError as error:
         return _fail(error)
+    except _Stopped as stopped:
+        return _interrupted(_STOPPING[signal.Signals(stopped.number)])
     except BrokenPipeError:
         return int(ExitCode.FAILED)  # whoever read our output has gone; there is nobody left to tell
     except OSError as error:
@@ -134,7 +148,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
         hint = "This is a defect of vmkeep: repeat with --debug and report what it prints."
         return _fail(VmkeepError(f"unexpected: {type(error).__name__}: {error}", hint=hint))
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         _give_up_unwritable_output()
 
 

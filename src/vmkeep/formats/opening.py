@@ -15,6 +15,7 @@ from vmkeep.formats.errors import CorruptDisk, FormatError, NotADisk, SourceUnre
 from vmkeep.formats.parents import ParentReference
 from vmkeep.formats.raw import open_raw
 from vmkeep.formats.source import FileSource, Source, read_at
+from vmkeep.formats.target import PARTIAL_SUFFIX
 from vmkeep.formats.vhd import open_vhd
 from vmkeep.formats.vhdx import VhdxDisk, open_vhdx
 
@@ -40,6 +41,7 @@ _NO_DISKS: Final = {
     ".vmrs": "the state of a virtual machine, not a disk",
     ".vmgs": "the firmware state of a virtual machine, not a disk",
     ".vsv": "the saved state of a virtual machine, not a disk",
+    PARTIAL_SUFFIX: "an unfinished file of a restore that was interrupted, not a disk",
 }
 
 # offset, bytes there, what the file is

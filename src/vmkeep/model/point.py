@@ -72,3 +72,8 @@ class RestorePoint:
     inventory: str
     program: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def mapped(self) -> "tuple[StoredDisk | StoredFile, ...]":
+        """Everything of the point that has a map: disks, then files."""
+        return (*self.disks, *self.files)

@@ -4,6 +4,7 @@ With keys everything is proven; without, rot and loss of packs are still found
 (whoever stores the repository can do that without being able to read it).
 """
 
+import json
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -26,11 +27,13 @@ from vmkeep.repository.inventory import decode_inventory
 from vmkeep.repository.journal import PREFIX as RUNS
 from vmkeep.repository.journal import SESSIONS, read_record
 from vmkeep.repository.keys import KeyRing, key_infos
+from vmkeep.repository.listing import POINTS, SEALS, Listing, SealedPoint
+from vmkeep.repository.nodes import Child
 from vmkeep.repository.packs import Kind, Pack, PackRef, verify_stored
 from vmkeep.repository.parameters import SPECIFICATION_NAME, Parameters
-from vmkeep.repository.points import FORGOTTEN, POINTS, SEALS, Listing, SealedPoint
+from vmkeep.repository.points import FORGOTTEN
 from vmkeep.repository.publish import CONDEMNED
-from vmkeep.repository.reader import DiskMap, Reader
+from vmkeep.repository.reader import Reader, map_of
 from vmkeep.repository.repository import Repository
 
 _BOXES: Final = (RUNS, SESSIONS, CONDEMNED, FORGOTTEN, "tracking/", "evidence/")
@@ -93,7 +96,7 @@ def check(repository: Repository, share: float, progress: Progress, seed: int | 
     report.points = len(listing.points)
     _check_chains(listing, report)
     _check_promises(store, ring, listing, report)
-    visited: set[bytes] = set()
+    visited: dict[bytes, bool] = {}
     for sealed in listing.points:
         _check_point(reader, sealed, visited, report)
     _check_inventories(store, repository.parameters, ring, {info.name for info in _packs(store)}, report)
@@ -176,17 +179,28 @@ def _read_slot_tables(store: Store, ring: KeyRing, parameters: Parameters, repor
 
 
 def _check_chains(listing: Listing, report: Report) -> None:
-    """See that every point's predecessor is there or was forgotten on purpose."""
-    known = listing.digests
+    """See that every point's predecessor is there or was forgotten on purpose, and that the numbers agree."""
+    numbers = {sealed.digest: sealed.point.number for sealed in listing.points}
+    numbers |= {stone.digest: stone.number for stone in listing.forgotten}
     reported = {problem.object for problem in report.problems}
+    taken: dict[tuple[str, int], str] = {}
     for sealed in listing.points:
-        previous = sealed.point.previous
-        if previous is not None and previous[1] not in known and previous[0] not in reported:
-            report.add(
-                previous[0],
-                f"the restore point {previous[0]} vanished: its successor {sealed.point.id[:12]} names it, "
-                "and it was not forgotten.",
-            )
+        point, previous = sealed.point, sealed.point.previous
+        other = taken.setdefault((point.vm.id, point.number), sealed.name)
+        if other != sealed.name:
+            report.add(sealed.name, f"the restore points {other} and {sealed.name} have the same number.")
+        if previous is None:
+            wrong = point.number != 1
+        elif previous[1] in numbers:
+            wrong = point.number != numbers[previous[1]] + 1
+        else:
+            wrong = False
+            if previous[0] not in reported:
+                text = f"the restore point {previous[0]} vanished: its successor {point.id[:12]} names it"
+                report.add(previous[0], f"{text}, and it was not forgotten.")
+        if wrong:
+            text = f"the restore point {sealed.name} is number {point.number} of its VM"
+            report.add(sealed.name, f"{text}, which its predecessor contradicts.")
 
 
 def _check_promises(store: Store, ring: KeyRing, listing: Listing, report: Report) -> None:
@@ -207,33 +221,33 @@ def _check_promises(store: Store, ring: KeyRing, listing: Listing, report: Repor
             report.add(sealed.point.inventory, f"the inventory {sealed.point.inventory} is missing.")
 
 
-def _check_point(reader: Reader, sealed: SealedPoint, visited: set[bytes], report: Report) -> None:
+def _check_point(reader: Reader, sealed: SealedPoint, visited: dict[bytes, bool], report: Report) -> None:
     """Walk the maps of one point; what an earlier point shares with it is not walked again."""
-    maps = [(d.name, d.root, d.size) for d in sealed.point.disks] + [
-        (f.name, f.root, f.size) for f in sealed.point.files
-    ]
-    for name, root, size in maps:
+    for stored in sealed.point.mapped:
+        disk = map_of(reader, stored)
         try:
-            if root is not None:
-                _walk(reader, root, DiskMap(reader, root, size).level, visited)
+            if disk.root is not None and _walk(reader, disk.root, disk.level, visited):
+                disk.refuse_unlisted_exclusions()
         except (RepositoryError, ObjectMissing) as error:
-            report.add(
-                sealed.name,
-                f"{name!r} of restore point {sealed.point.id[:12]} is incomplete: {error.message}",
-            )
+            what = f"{stored.name!r} of restore point {sealed.point.id[:12]} is incomplete"
+            report.add(sealed.name, f"{what}: {error.message}")
 
 
-def _walk(reader: Reader, node_id: bytes, level: int, visited: set[bytes]) -> None:
+def _walk(reader: Reader, node_id: bytes, level: int, visited: dict[bytes, bool]) -> bool:
+    """Find every node and chunk below a node; return whether something below it is excluded."""
     if node_id in visited:
-        return
+        return visited[node_id]
+    excluding = False
     for child in reader.node(node_id, level):
-        if not isinstance(child, bytes):
-            continue
-        if level:
-            _walk(reader, child, level - 1, visited)
+        if isinstance(child, Child):
+            excluding |= child is Child.EXCLUDED
+        elif level:
+            excluding |= _walk(reader, child, level - 1, visited)
         else:
             reader.locate(child, Kind.CHUNKS)
-    visited.add(node_id)  # only now: a node whose part is missing is reported for each point that uses it
+    # Only now: a node whose part is missing is reported for each point that uses it.
+    visited[node_id] = excluding
+    return excluding
 
 
 def _check_inventories(
@@ -261,9 +275,13 @@ def _check_boxes(store: Store, ring: KeyRing, report: Report) -> None:
     for prefix in _BOXES:
         for info in store.list(prefix):
             try:
-                open_box(ring, info.name, store.get(info.name))
+                fields = json.loads(open_box(ring, info.name, store.get(info.name)))
+                if not isinstance(fields, dict) or fields.get("version") != 1:
+                    report.add(info.name, f"the object {info.name} is of a kind or version nobody wrote.")
             except (Tampered, ObjectMissing) as error:
                 report.add(info.name, error)
+            except ValueError:
+                report.add(info.name, f"the object {info.name} cannot be understood.")
 
 
 def _check_boxes_keyless(store: Store, report: Report) -> None:

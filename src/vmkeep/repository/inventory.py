@@ -7,6 +7,7 @@ from blake3 import blake3
 
 from vmkeep.repository.errors import Tampered
 from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.packs import PackRef
 
 PREFIX: Final = "inventory/"
 _TITLE: Final = "vmkeep inventory 1"
@@ -62,6 +63,8 @@ def decode_inventory(name: str, stored: bytes, repository: bytes, ring: KeyRing 
                 removed += fields
             else:
                 raise ValueError("unknown line")
+        if not all(map(PackRef.from_name, [*relied, *removed, *(pack for pack, _, _ in added)])):
+            raise ValueError("names something that is no pack")
     except ValueError as error:
         raise Tampered(f"the inventory {name} is damaged or forged.", object=name) from error
     return Inventory(tuple(added), tuple(relied), tuple(removed))

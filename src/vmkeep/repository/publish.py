@@ -13,9 +13,10 @@ from vmkeep.clock import Clock
 from vmkeep.model.point import RestorePoint
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.errors import ObjectLost, PublishRefused, Tampered
+from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.packs import PackRef
-from vmkeep.repository.points import Points, SealedPoint
-from vmkeep.repository.reader import DiskMap, Reader, stored_packs
+from vmkeep.repository.points import Points
+from vmkeep.repository.reader import Reader, map_of, stored_packs
 from vmkeep.repository.writer import Writer
 
 CONDEMNED: Final = "condemned/"
@@ -104,10 +105,9 @@ def _packs_of(reader: Reader, point: RestorePoint) -> set[PackRef] | None:
     Walks whole maps; needed rarely.
     """
     found = set()
-    maps = [(disk.root, disk.size) for disk in point.disks] + [(file.root, file.size) for file in point.files]
     try:
-        for root, size in maps:
-            for kind, content_id in DiskMap(reader, root, size).all_ids():
+        for stored in point.mapped:
+            for kind, content_id in map_of(reader, stored).all_ids():
                 found.add(reader.locate(content_id, kind).pack)
     except (ObjectLost, Tampered):
         return None

@@ -12,9 +12,10 @@ from typing import Final
 
 from blake3 import blake3
 
+from vmkeep.model.point import StoredDisk, StoredFile
 from vmkeep.objectstore.errors import ObjectMissing
 from vmkeep.objectstore.store import Store
-from vmkeep.ranges import ByteRange
+from vmkeep.ranges import ByteRange, clip, normalise, total
 from vmkeep.repository.errors import ObjectLost, Tampered
 from vmkeep.repository.index import Index, Location
 from vmkeep.repository.keys import KeyRing
@@ -206,11 +207,16 @@ def stored_packs(store: Store) -> set[PackRef]:
 
 @dataclass(frozen=True)
 class DiskMap:
-    """The stored bytes of one disk or file; ``root`` None reads as zeros. Thread-safe."""
+    """The stored bytes of one disk or file; ``root`` None reads as zeros. Thread-safe.
+
+    ``excluded`` is the range list the manifest names: only there may content be
+    missing on purpose, and a map that leaves out anything else is refused.
+    """
 
     reader: Reader
     root: bytes | None
     size: int
+    excluded: tuple[ByteRange, ...] = ()
 
     @property
     def level(self) -> int:
@@ -271,34 +277,13 @@ class DiskMap:
             entry = self.reader.node(entry, at)[number // below % FANOUT]
         return None if isinstance(entry, Child) else self.reader.node(entry, level)
 
-    def extents(self) -> Iterator[ByteRange]:
-        """Yield the stored ranges at chunk granularity, ascending; everything else is zeros."""
-        chunk = self.reader.parameters.chunk_size
-        pending: ByteRange | None = None
-        for number, entries in self.leaves():
-            for i, entry in enumerate(entries):
-                if isinstance(entry, Child):
-                    continue
-                offset = (number * LEAF_CHUNKS + i) * chunk
-                length = min(chunk, self.size - offset)
-                if pending is not None and pending.end == offset:
-                    pending = ByteRange(pending.offset, pending.length + length)
-                    continue
-                if pending is not None:
-                    yield pending
-                pending = ByteRange(offset, length)
-        if pending is not None:
-            yield pending
-
     def pieces(self, number: int, entries: Sequence[Entry] | None = None) -> list[tuple[int, bytes]]:
         """Return (offset, bytes) of each stored chunk of one leaf, verified, ascending."""
         chunk = self.reader.parameters.chunk_size
         first = number * LEAF_CHUNKS
-        wanted = [
-            (i, entry)
-            for i, entry in enumerate(self.leaf(number) if entries is None else entries)
-            if not isinstance(entry, Child)
-        ]
+        children = self.leaf(number) if entries is None else entries
+        self._refuse_unlisted_exclusions(first, children)
+        wanted = [(i, entry) for i, entry in enumerate(children) if not isinstance(entry, Child)]
         contents = self.reader.chunks([entry for _, entry in wanted])
         out = []
         for (i, _), content in zip(wanted, contents, strict=True):
@@ -309,6 +294,24 @@ class DiskMap:
                 )
             out.append((offset, content))
         return out
+
+    def refuse_unlisted_exclusions(self) -> None:
+        """Raise Tampered when the map leaves out something its manifest does not exclude."""
+        for number, children in self.leaves():
+            self._refuse_unlisted_exclusions(number * LEAF_CHUNKS, children)
+
+    def _refuse_unlisted_exclusions(self, first: int, children: Sequence[Entry]) -> None:
+        if Child.EXCLUDED not in children:
+            return
+        chunk = self.reader.parameters.chunk_size
+        for i, child in enumerate(children):
+            low = (first + i) * chunk
+            high = min(low + chunk, self.size)
+            if child is Child.EXCLUDED and total(clip(self.excluded, low, high)) != high - low:
+                raise Tampered(
+                    f"the map of a disk leaves out bytes at offset {low} that its manifest does not exclude.",
+                    offset=low,
+                )
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes from ``offset`` on, cut at the end of the disk."""
@@ -326,3 +329,10 @@ class DiskMap:
                 low, high = max(at, offset), min(at + len(content), offset + length)
                 out[low - offset : high - offset] = content[low - at : high - at]
         return bytes(out)
+
+
+def map_of(reader: Reader, stored: StoredDisk | StoredFile) -> DiskMap:
+    """Return the stored bytes of one disk or file of a manifest."""
+    left_out = stored.excluded if isinstance(stored, StoredDisk) else ()
+    excluded = normalise(ByteRange(offset, length) for offset, length, _ in left_out)
+    return DiskMap(reader, stored.root, stored.size, tuple(excluded))

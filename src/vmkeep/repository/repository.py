@@ -8,6 +8,7 @@ from blake3 import blake3
 
 from vmkeep.clock import Clock
 from vmkeep.model.plan import VmRef
+from vmkeep.model.point import StoredDisk, StoredFile
 from vmkeep.objectstore.errors import ObjectMissing, StoreMissing, StoreUnsupported
 from vmkeep.objectstore.probe import PROBE_PREFIX, probe
 from vmkeep.objectstore.store import Store
@@ -21,11 +22,12 @@ from vmkeep.repository.index import Index
 from vmkeep.repository.journal import Journal
 from vmkeep.repository.keys import PREFIX as KEYS
 from vmkeep.repository.keys import KeyRing, new_master, unlock
+from vmkeep.repository.listing import Listing, SealedPoint
 from vmkeep.repository.manifest import format_time
 from vmkeep.repository.parameters import Parameters, specification_text
-from vmkeep.repository.points import Listing, Points, SealedPoint
+from vmkeep.repository.points import Points
 from vmkeep.repository.publish import condemned_packs
-from vmkeep.repository.reader import DiskMap, Reader, stored_packs
+from vmkeep.repository.reader import DiskMap, Reader, map_of, stored_packs
 from vmkeep.repository.writer import Writer
 from vmkeep.secrets import Secret
 
@@ -165,9 +167,9 @@ class Repository:
             self._reader = Reader(self.store, self.parameters, self.ring, self.index)
         return self._reader
 
-    def disk_map(self, root: bytes | None, size: int) -> DiskMap:
+    def disk_map(self, stored: StoredDisk | StoredFile) -> DiskMap:
         """Return the stored bytes of one disk or file."""
-        return DiskMap(self.reader, root, size)
+        return map_of(self.reader, stored)
 
     def writer(self, run: str, progress: Progress | None = None) -> Writer:
         """Return a writer that deduplicates against everything known and not condemned."""

@@ -84,7 +84,7 @@ def stream_disk(repository: Repository, disk: StoredDisk, out: BinaryIO, progres
     """Write a disk's bytes from first to last; the form every other tool can read."""
     progress.begin("restoring", _stored_bytes(repository, disk))
     at = 0
-    for offset, data in _pieces(repository.disk_map(disk.root, disk.size), progress):
+    for offset, data in _pieces(repository.disk_map(disk), progress):
         _write_zeros(out, offset - at)
         out.write(data)
         at = offset + len(data)
@@ -105,7 +105,7 @@ def _restore_disk(
 ) -> RestoredFile:
     writer = create_disk(path, profile_in(stored_profile(disk), format))
     try:
-        _fill(writer, repository.disk_map(disk.root, disk.size), progress)
+        _fill(writer, repository.disk_map(disk), progress)
         writer.finish()
     except BaseException:
         writer.abort()
@@ -161,7 +161,7 @@ def _restore_files(repository: Repository, point: RestorePoint, target: Path) ->
         writer = TargetFile(path)
         try:
             writer.truncate(file.size)
-            _fill(writer, repository.disk_map(file.root, file.size), Silent())
+            _fill(writer, repository.disk_map(file), Silent())
             writer.publish()
         except BaseException:
             writer.abort()
@@ -209,9 +209,7 @@ def _file_names(disks: Sequence[StoredDisk], format: Format | None) -> list[tupl
 
 def _stored_bytes(repository: Repository, disk: StoredDisk) -> int:
     leaf = repository.parameters.leaf_size
-    return sum(
-        min(leaf, disk.size - n * leaf) for n, _ in repository.disk_map(disk.root, disk.size).leaf_ids()
-    )
+    return sum(min(leaf, disk.size - n * leaf) for n, _ in repository.disk_map(disk).leaf_ids())
 
 
 def _require_folder(folder: Path) -> None:

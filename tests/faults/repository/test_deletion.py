@@ -39,9 +39,13 @@ from vmkeep.ranges import ByteRange
 from vmkeep.repository.box import close_box, open_box
 from vmkeep.repository.errors import ObjectLost, PublishRefused
 from vmkeep.repository.index import decode_index, encode_index
-from vmkeep.repository.packs import Kind, PackRef, Slot
-from vmkeep.repository.points import POINTS, SealedPoint, seal_name
+from vmkeep.repository.leaves import Leaf, Payload
+from vmkeep.repository.listing import POINTS, SealedPoint
+from vmkeep.repository.nodes import Child
+from vmkeep.repository.packs import ZSTD, Kind, PackRef, Slot
+from vmkeep.repository.points import seal_name
 from vmkeep.repository.publish import publish
+from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
 
 _T = TypeVar("_T")
@@ -269,32 +273,32 @@ def test_source_that_changed_meanwhile_cannot_replace_what_went(fake_clock: Fake
 # --- the parent ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("with_index", [True, False])
-def test_parent_forgotten_and_collected_during_an_increment(fake_clock: FakeClock, with_index: bool) -> None:
-    repository = make_repository(clock=fake_clock)
-    first = take(repository, VM, {"disk": DISK}, fake_clock)
-    if not with_index:
-        _without_index(repository)
-    changed = _changed(DISK, 3, 33)
-    fresh = reopen(repository)
-    run = write(fresh, VM, {"disk": changed}, fake_clock, changes={"disk": [ByteRange(3 * CHUNK, CHUNK)]})
-    forget(repository, first)
-    assert collect(repository)
-    sealed = run.publish()
-    _restores(repository, sealed, changed)
-
-
-def test_parent_of_a_whole_leaf_more_forgotten_and_collected(fake_clock: FakeClock) -> None:
-    # The untouched second leaf is a subtree nobody looks at during the increment.
-    disk = random_bytes(7, 2 * LEAF)
+@pytest.mark.parametrize("with_index", [True, False], ids=["index", "no index"])
+@pytest.mark.parametrize("how", ["deleted", "condemned"])
+@pytest.mark.parametrize("prefixes", [("packs/",), ("maps/",), ("packs/", "maps/")], ids=" and ".join)
+def test_parent_forgotten_and_collected_during_an_increment(
+    fake_clock: FakeClock, prefixes: tuple[str, ...], how: str, with_index: bool
+) -> None:
+    # The untouched second leaf is a subtree nobody looks at during the increment. The
+    # collector spares the packs of the run itself: they are young.
+    disk = random_bytes(7, LEAF + 9 * CHUNK)
     repository = make_repository(clock=fake_clock)
     first = take(repository, VM, {"disk": disk}, fake_clock)
+    old = {ref for ref in pack_refs(repository.store) if ref.name.startswith(prefixes)}
+    if not with_index:
+        _without_index(repository)
     changed = _changed(disk, 3, 33)
     fresh = reopen(repository)
     run = write(fresh, VM, {"disk": changed}, fake_clock, changes={"disk": [ByteRange(3 * CHUNK, CHUNK)]})
     forget(repository, first)
-    collect(repository)
+    for ref in old:
+        if how == "condemned":
+            condemn(repository, ref)
+        else:
+            repository.store.delete(ref.name)
     sealed = run.publish()
+    for ref in old:
+        repository.store.delete(ref.name)
     _restores(repository, sealed, changed)
 
 
@@ -302,10 +306,12 @@ def test_parent_forgotten_and_collected_while_everything_is_compared(fake_clock:
     repository = make_repository(clock=fake_clock)
     first = take(repository, VM, {"disk": DISK}, fake_clock)
     changed = _changed(DISK, 3, 33)
+    old = pack_refs(repository.store)
     run = write(reopen(repository), VM, {"disk": changed}, fake_clock, compare=True)
     assert run.inherited_from is None
     forget(repository, first)
-    collect(repository)
+    for ref in old:
+        repository.store.delete(ref.name)
     sealed = run.publish()
     _restores(repository, sealed, changed)
 
@@ -329,6 +335,25 @@ def test_unsealed_point_is_no_parent(fake_clock: FakeClock) -> None:
     first = take(repository, VM, {"disk": DISK}, fake_clock)
     repository.store.delete(seal_name(first.name))
     assert reopen(repository).points.listing(VM.id).newest(VM.id) is None
+
+
+@pytest.mark.xfail(
+    reason="step 1 of a writer is not written yet: ranges of the parent that lie in packs condemned as "
+    "damaged are to be read again (gc-protocol section 2)",
+    raises=ObjectLost,
+)
+def test_increment_does_not_inherit_from_a_damaged_pack(fake_clock: FakeClock) -> None:
+    repository = make_repository(clock=fake_clock)
+    take(repository, VM, {"disk": DISK}, fake_clock)
+    rotten = {ref for ref in pack_refs(repository.store) if ref.kind is Kind.CHUNKS}
+    for ref in rotten:
+        condemn(repository, ref, "damaged")
+    changed = _changed(DISK, 3, 33)
+    declared = {"disk": [ByteRange(3 * CHUNK, CHUNK)]}
+    sealed = take(reopen(repository), VM, {"disk": changed}, fake_clock, changes=declared)
+    for ref in rotten:
+        repository.store.delete(ref.name)
+    _restores(repository, sealed, changed)
 
 
 # --- the decision --------------------------------------------------------------------------
@@ -535,7 +560,7 @@ def test_condemned_packs_of_the_parent_do_not_cost_a_second_reading(fake_clock: 
             counted,
             len(disk),
             [ByteRange(0, 2 * CHUNK)],
-            base=fresh.disk_map(old.root, old.size),
+            base=DiskMap(fresh.reader, old.root, old.size),
             inherit=True,
         )
         writer.flush()
@@ -557,6 +582,60 @@ def test_pack_lost_by_the_storage_is_stored_again_by_the_next_full_comparison(
     sealed = take(reopen(repository), VM, {"disk": DISK}, fake_clock, compare=prefix == "packs/")
     _restores(repository, sealed, DISK)
     assert restore(reopen(repository), first) == {"disk": DISK}, "the older point is whole again too"
+
+
+def test_repository_that_was_open_before_a_pack_was_condemned(fake_clock: FakeClock) -> None:
+    repository = make_repository(clock=fake_clock)
+    take(repository, OTHER_VM, {"disk": DISK}, fake_clock)
+    old = pack_refs(repository.store)
+    assert set(repository.index.packs) >= old
+    for ref in old:
+        condemn(repository, ref)
+    run = write(repository, VM, {"disk": DISK}, fake_clock)
+    assert not run.writer.relied_on & old
+    _restores(repository, run.publish(), DISK)
+
+
+def test_condemned_pack_does_not_hide_the_good_copy(fake_clock: FakeClock) -> None:
+    # After a collector has copied live chunks, both copies are there for days.
+    repository = make_repository(clock=fake_clock)
+    take(repository, OTHER_VM, {"disk": DISK}, fake_clock)
+    old = pack_refs(repository.store)
+    for ref in old:
+        condemn(repository, ref, "sparse")
+    take(reopen(repository), OTHER_VM, {"disk": DISK}, fake_clock)
+    copies = pack_refs(repository.store) - old
+    _without_index(repository)
+    for name, refs in (("index/" + "0" * 32, copies), ("index/" + "f" * 32, old)):
+        content = encode_index([(ref, repository.reader.pack(ref).slots) for ref in sorted(refs)])
+        repository.store.put(name, close_box(repository.ring, name, content, compress=False))
+    run = write(reopen(repository), VM, {"disk": DISK}, fake_clock)
+    assert run.writer.relied_on <= copies
+    assert pack_refs(repository.store) == old | copies, "nothing was stored a third time"
+    _restores(repository, run.publish(), DISK)
+
+
+def test_chunk_learned_while_its_leaf_was_on_the_way_is_relied_on(fake_clock: FakeClock) -> None:
+    repository = make_repository(clock=fake_clock)
+    first = take(repository, OTHER_VM, {"disk": DISK}, fake_clock)
+    disk = first.point.disks[0]
+    with repository.writer("ab" * 16) as writer:
+        # What a worker thread brings that did not know the chunk when it asked.
+        chunk = next(
+            e for e in DiskMap(repository.reader, disk.root, disk.size).leaf(0) if not isinstance(e, Child)
+        )
+        writer._store_leaf(Leaf(0, [], [Payload(0, chunk, b"packed", ZSTD, CHUNK)], set(), CHUNK))
+        assert writer.relied_on == {repository.reader.locate(chunk, Kind.CHUNKS).pack}
+        assert writer.bytes_stored == 0
+
+
+def test_aborted_packs_are_not_taken_for_stored(fake_clock: FakeClock) -> None:
+    repository = make_repository(clock=fake_clock, pack_size=16 << 20)
+    with repository.writer("ab" * 16) as writer:
+        writer.write_map(from_bytes(DISK), SIZE, [ByteRange(0, SIZE)])
+        assert repository.index.packs
+    assert repository.index.packs == []
+    assert pack_refs(repository.store) == set()
 
 
 def test_run_that_failed_leaves_nothing_for_the_next_one_to_lean_on(fake_clock: FakeClock) -> None:

@@ -39,8 +39,9 @@ from vmkeep.repository.errors import RolledBack
 from vmkeep.repository.inventory import decode_inventory
 from vmkeep.repository.journal import read_runs
 from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.listing import POINTS, SealedPoint
 from vmkeep.repository.packs import Kind, PackRef
-from vmkeep.repository.points import POINTS, SealedPoint, seal_name
+from vmkeep.repository.points import seal_name
 from vmkeep.repository.repository import Repository, read_parameters
 from vmkeep.secrets import Secret
 
@@ -103,7 +104,8 @@ def _forget_one(repository: Repository, original: Original, number: int) -> None
     stone = "forgotten/" + doomed.name.removeprefix(POINTS)
     content = (
         f'{{"version": 1, "point": "{doomed.name}", "vm": "{OTHER_VM.id}", "number": {doomed.point.number}, '
-        f'"digest": "{doomed.digest.hex()}", "why": "test {number}"}}'
+        f'"digest": "{doomed.digest.hex()}", "previous": null, '
+        f'"why": "test {number}"}}'
     )
     store = original.store
     store.put(stone, close_box(repository.ring, stone, content.encode()))

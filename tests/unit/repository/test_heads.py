@@ -11,7 +11,8 @@ from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.repository.box import close_box
 from vmkeep.repository.errors import RolledBack
 from vmkeep.repository.heads import Heads
-from vmkeep.repository.points import SealedPoint, seal_name
+from vmkeep.repository.listing import SealedPoint
+from vmkeep.repository.points import seal_name
 from vmkeep.repository.repository import Repository
 
 pytestmark = pytest.mark.quick
@@ -44,7 +45,8 @@ class World:
         name = sealed.name.replace("points/", "forgotten/", 1)
         content = (
             f'{{"version": 1, "point": "{sealed.name}", "vm": "{sealed.point.vm.id}", '
-            f'"number": {sealed.point.number}, "digest": "{sealed.digest.hex()}"}}'
+            f'"number": {sealed.point.number}, "digest": "{sealed.digest.hex()}", '
+            '"previous": null}'
         )
         self.store.put(name, close_box(self.repository.ring, name, content.encode()))
 

@@ -24,8 +24,9 @@ from vmkeep.model.plan import VmRef
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.repository.box import close_box
 from vmkeep.repository.errors import PublishRefused, Tampered
+from vmkeep.repository.listing import POINTS, SEALS, SealedPoint
 from vmkeep.repository.manifest import manifest_fields
-from vmkeep.repository.points import POINTS, SEALS, Points, SealedPoint, seal_name
+from vmkeep.repository.points import Points, seal_name
 from vmkeep.repository.repository import Repository
 
 pytestmark = pytest.mark.quick
@@ -179,6 +180,7 @@ def _bury(world: World, sealed: SealedPoint, **changes: object) -> str:
         "vm": sealed.point.vm.id,
         "number": sealed.point.number,
         "digest": sealed.digest.hex(),
+        "previous": None,
     }
     world.store.put(name, world.box(name, fields | changes))
     return name
@@ -210,7 +212,17 @@ def test_forgotten_point_put_back_stays_forgotten(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"point": "points/x"}, {"digest": "zz"}, {"number": None}, {"version": 2}]
+    "changes",
+    [
+        {"point": "points/x"},
+        {"digest": "zz"},
+        {"digest": "00"},
+        {"number": None},
+        {"number": 0},
+        {"vm": "another"},
+        {"previous": 7},
+        {"version": 2},
+    ],
 )
 def test_wrong_tombstone_hides_nothing_and_is_reported(world: World, changes: dict[str, object]) -> None:
     sealed = world.sealed()
