@@ -2,16 +2,18 @@
 
 import os
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import zstandard
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from vmkeep.objectstore.errors import ObjectShort
 from vmkeep.objectstore.store import ObjectWriter, Store
 from vmkeep.repository.box import decompress
 from vmkeep.repository.errors import Tampered
@@ -230,10 +232,36 @@ class Pack:
             i = j
         return out
 
-    def decode_all(self, stored: memoryview) -> Iterator[bytes]:
-        """Yield the content of every slot of the whole object ``stored``."""
+    def verify(self, id_key: bytes) -> None:
+        """Read the whole pack once and prove its checksum, frames and ids. Raises Tampered or ObjectMissing.
+
+        A few megabytes of it are in memory at a time.
+        """
+        name = self.ref.name
+        pieces = _Pieces(self._store, name)
+        if pieces.size != self.size:
+            raise Tampered(f"the pack {name} changed its size while it was examined.", object=name)
+        header = bytes(pieces.read(HEADER_BYTES))
+        for first, last in self._spans():
+            start = self.slots[first].offset
+            span = pieces.read(self.slots[last - 1].offset + self.slots[last - 1].stored - start)
+            for number in range(first, last):
+                slot = self.slots[number]
+                at = slot.offset - start
+                content = self._decode(number, slot, span[at : at + slot.stored])
+                if blake3(content, key=id_key).digest() != slot.id:
+                    raise Tampered(f"a frame of {name} does not hold what its id says.", object=name)
+        pieces.finish(self.ref, header)
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """Yield ranges of slots that fit into a buffer together (or one that does not)."""
+        first = 0
         for number, slot in enumerate(self.slots):
-            yield self._decode(number, slot, stored[slot.offset : slot.offset + slot.stored])
+            if number > first and slot.offset + slot.stored - self.slots[first].offset > _BUFFER_BYTES:
+                yield first, number
+                first = number
+        if self.slots:
+            yield first, len(self.slots)
 
     def _decode(self, number: int, slot: Slot, frame: memoryview) -> bytes:
         associated = _ASSOCIATED.pack(self._repository, self.ref.id, number, self.ref.kind, slot.id)
@@ -259,12 +287,16 @@ class Footer(NamedTuple):
     checksum: bytes
 
 
+def _size_of(store: Store, name: str) -> int:
+    info = store.head(name)
+    # A missing object is reported by the store itself, in its own words.
+    return info.size if info else len(store.get(name))
+
+
 def read_footer(store: Store, name: str, size: int | None = None) -> tuple[int, Footer]:
     """Return a pack's size and footer. Raises ObjectMissing or Tampered."""
     if size is None:
-        info = store.head(name)
-        # A missing object is reported by the store itself, in its own words.
-        size = info.size if info else len(store.get(name))
+        size = _size_of(store, name)
     if size < HEADER_BYTES + TAG_BYTES + FOOTER_BYTES:
         raise Tampered(f"the pack {name} is cut off.", object=name)
     trailer, slots, zeros, checksum, end = _FOOTER.unpack(
@@ -278,19 +310,66 @@ def read_footer(store: Store, name: str, size: int | None = None) -> tuple[int, 
     return size, Footer(trailer, slots, checksum)
 
 
-def verify_stored(name: str, stored: memoryview) -> bytes:
-    """Check a whole pack without keys; return its checksum, or raise Tampered.
+def verify_stored(store: Store, name: str) -> bytes:
+    """Check a whole pack without keys; return its checksum. Raises Tampered or ObjectMissing.
 
     Proves that it is as its writer left it as far as chance goes; only the
     keys prove that nobody rewrote it.
     """
-    ref = PackRef.from_name(name)
-    if len(stored) < HEADER_BYTES + FOOTER_BYTES or bytes(stored[-8:]) != _END:
-        raise Tampered(f"the pack {name} is cut off or damaged at its end.", object=name)
-    checksum = bytes(stored[-_CHECKSUM_REGION_END:-8])
-    if blake3(stored[:-_CHECKSUM_REGION_END]).digest() != checksum:
-        raise Tampered(f"the pack {name} is damaged: its checksum is wrong.", object=name)
-    header = bytes(stored[:HEADER_BYTES])
-    if ref is None or header != _MAGIC + ref.id + bytes([ref.kind]) + bytes(7):
-        raise Tampered(f"the pack {name} lies under a name that is not its own.", object=name)
-    return checksum
+    pieces = _Pieces(store, name)
+    header = bytes(pieces.read(min(HEADER_BYTES, pieces.left)))
+    while pieces.left:
+        pieces.read(min(_BUFFER_BYTES, pieces.left))
+    return pieces.finish(PackRef.from_name(name), header)
+
+
+class _Pieces:
+    """Reads one pack from first to last byte into a buffer of the calling thread, and sums it."""
+
+    _thread: ClassVar[threading.local] = threading.local()
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._name = name
+        self._sum = blake3()
+        self._at = 0
+        self.size = _size_of(store, name)
+        if not hasattr(self._thread, "buffer"):
+            self._thread.buffer = memoryview(bytearray(_BUFFER_BYTES))
+
+    @property
+    def left(self) -> int:
+        """How many bytes still count for the checksum."""
+        return max(0, self.size - _CHECKSUM_REGION_END - self._at)
+
+    def read(self, length: int) -> memoryview:
+        """Return the next bytes; valid until the next call."""
+        buffer: memoryview = self._thread.buffer
+        part = buffer[:length] if length <= len(buffer) else memoryview(bytearray(length))
+        try:
+            self._store.read_into(self._name, self._at, part)
+        except ObjectShort as error:
+            raise self._cut_off() from error
+        self._sum.update(part)
+        self._at += length
+        return part
+
+    def finish(self, ref: PackRef | None, header: bytes) -> bytes:
+        """Read the rest, judge the whole, return its checksum."""
+        if self.left:
+            self.read(self.left)
+        name = self._name
+        if self.size < HEADER_BYTES + FOOTER_BYTES:
+            raise self._cut_off()
+        end = self._store.get_range(name, self._at, _CHECKSUM_REGION_END)
+        if end[-len(_END) :] != _END:
+            raise self._cut_off()
+        checksum = end[: -len(_END)]
+        if self._sum.digest() != checksum:
+            raise Tampered(f"the pack {name} is damaged: its checksum is wrong.", object=name)
+        if ref is None or header != _MAGIC + ref.id + bytes([ref.kind]) + bytes(7):
+            raise Tampered(f"the pack {name} lies under a name that is not its own.", object=name)
+        return checksum
+
+    def _cut_off(self) -> Tampered:
+        return Tampered(f"the pack {self._name} is cut off or damaged at its end.", object=self._name)
