@@ -83,6 +83,10 @@ class Repository:
         found = probe(store)
         if not (found.read_after_write and found.list_after_write):
             raise StoreUnsupported(f"{store.address} does not show at once what was stored or removed.")
+        if not found.put_if_absent:
+            raise StoreUnsupported(
+                f"{store.address} lets one object replace another: nothing decides a seal."
+            )
         created = format_time(clock.now())
         specification = specification_text()
         parameters = Parameters(
@@ -90,7 +94,7 @@ class Repository:
             created=created,
             chunk_size=chunk_size,
             pack_size=pack_size,
-            put_if_absent=found.put_if_absent,
+            put_if_absent=True,
             specification=blake3(specification).hexdigest(),
         )
         ring = KeyRing(new_master(), parameters.repository)
