@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import zstandard
 from blake3 import blake3
@@ -34,6 +34,7 @@ _FOOTER = struct.Struct("<II16s32s8s")
 _ASSOCIATED = struct.Struct("<16s16sQB32s")
 # Larger than any frame; the writer hands on what has gathered once half of it is full.
 _BUFFER_BYTES: Final = 4 << 20
+_thread: Final = threading.local()
 _CHECKSUM_REGION_END: Final = 40  # checksum and end mark are not part of what is summed
 
 
@@ -222,9 +223,8 @@ class Pack:
             while j < len(slots) and slots[j] == slots[j - 1] + 1:
                 j += 1
             first, last = self.slots[slots[i]], self.slots[slots[j - 1]]
-            span = memoryview(
-                self._store.get_range(self.ref.name, first.offset, last.offset + last.stored - first.offset)
-            )
+            span = _buffer(last.offset + last.stored - first.offset)
+            self._store.read_into(self.ref.name, first.offset, span)
             for number in slots[i:j]:
                 slot = self.slots[number]
                 at = slot.offset - first.offset
@@ -323,10 +323,19 @@ def verify_stored(store: Store, name: str) -> bytes:
     return pieces.finish(PackRef.from_name(name), header)
 
 
+def _buffer(length: int) -> memoryview:
+    """Return memory of the calling thread, to be used before it asks again.
+
+    Fresh memory for every few megabytes costs more than reading them.
+    """
+    buffer: memoryview | None = getattr(_thread, "buffer", None)
+    if buffer is None:
+        buffer = _thread.buffer = memoryview(bytearray(_BUFFER_BYTES))
+    return buffer[:length] if length <= len(buffer) else memoryview(bytearray(length))
+
+
 class _Pieces:
     """Reads one pack from first to last byte into a buffer of the calling thread, and sums it."""
-
-    _thread: ClassVar[threading.local] = threading.local()
 
     def __init__(self, store: Store, name: str) -> None:
         self._store = store
@@ -334,8 +343,6 @@ class _Pieces:
         self._sum = blake3()
         self._at = 0
         self.size = _size_of(store, name)
-        if not hasattr(self._thread, "buffer"):
-            self._thread.buffer = memoryview(bytearray(_BUFFER_BYTES))
 
     @property
     def left(self) -> int:
@@ -344,8 +351,7 @@ class _Pieces:
 
     def read(self, length: int) -> memoryview:
         """Return the next bytes; valid until the next call."""
-        buffer: memoryview = self._thread.buffer
-        part = buffer[:length] if length <= len(buffer) else memoryview(bytearray(length))
+        part = _buffer(length)
         try:
             self._store.read_into(self._name, self._at, part)
         except ObjectShort as error:
