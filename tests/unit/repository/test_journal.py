@@ -242,7 +242,8 @@ def _written_by(world: World, owner: dict[str, Any]) -> None:
     for number, step in enumerate(("begun", "claimed")):
         fields = {
             "version": 1, "run": "ee" * 16, "vm": {"id": VM.id, "name": VM.name}, "number": number,
-            "step": step, "time": now.isoformat(), "lease": (now + LEASE).isoformat(), "owner": owner, "detail": {},
+            "step": step, "time": now.isoformat(), "lease": (now + LEASE).isoformat(), "owner": owner,
+            "detail": {},
         }  # fmt: skip
         name = f"runs/{world.ring.vm_key(VM.id)}/{'ee' * 16}/{number:06}"
         world.store.put(name, close_box(world.ring, name, json.dumps(fields).encode()))
