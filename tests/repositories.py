@@ -21,10 +21,11 @@ from vmkeep.objectstore.store import Store
 from vmkeep.ranges import ByteRange
 from vmkeep.repository.box import close_box, open_box
 from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.listing import POINTS, SealedPoint
 from vmkeep.repository.manifest import decode_manifest
 from vmkeep.repository.packs import PackRef
 from vmkeep.repository.parameters import Parameters
-from vmkeep.repository.points import POINTS, SealedPoint, seal_name
+from vmkeep.repository.points import seal_name
 from vmkeep.repository.publish import publish
 from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository

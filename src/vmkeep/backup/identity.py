@@ -6,7 +6,7 @@ from typing import Final
 from vmkeep.capture.folder import vm_id_of_export
 from vmkeep.capture.source import SourceAddress, readable
 from vmkeep.model.plan import VmRef
-from vmkeep.repository.points import SealedPoint
+from vmkeep.repository.listing import SealedPoint
 
 # Names of files are not unique in the world: the id of loose disks is made
 # from where they lie, or from the name the user gives them.

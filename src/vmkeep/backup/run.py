@@ -20,8 +20,8 @@ from vmkeep.planner.folder import decide_folder
 from vmkeep.progress import Progress
 from vmkeep.ranges import ByteRange, total
 from vmkeep.repository.journal import Journal
+from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.manifest import format_time
-from vmkeep.repository.points import SealedPoint
 from vmkeep.repository.publish import publish
 from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; return the process's exit code."""
+    import vmkeep.cli.plain_values  # noqa: F401 - for its effect on typer
     from vmkeep.cli.app import app
     from vmkeep.cli.frame import run_app
 

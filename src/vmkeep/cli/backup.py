@@ -62,7 +62,6 @@ def backup(
     14 the repository is damaged or was rolled back.
     """
     from vmkeep.backup.changes import read_changes
-    from vmkeep.backup.run import Request, run
     from vmkeep.capture.source import SourceAddress
     from vmkeep.clock import SystemClock
     from vmkeep.model.consistency import Policy
@@ -73,15 +72,19 @@ def backup(
         raise UsageError(f"{error}.") from error
     if changes is not None and parent is None:
         raise UsageError("--changes needs --parent: changed since when?")
-    request = Request(
-        source=SourceAddress.parse(source),
-        policy=policy,
-        name=name,
-        changes=tuple(read_changes(changes)) if changes is not None else None,
-        parent=parent,
-        accept_rollback=accept_rollback,
-    )
-    with open_repository(repo, password_file, password_command) as repository:
+    address = SourceAddress.parse(source)
+    ranges = tuple(read_changes(changes)) if changes is not None else None
+    with open_repository(repo, password_file, password_command, meanwhile="vmkeep.backup.run") as repository:
+        from vmkeep.backup.run import Request, run
+
+        request = Request(
+            source=address,
+            policy=policy,
+            name=name,
+            changes=ranges,
+            parent=parent,
+            accept_rollback=accept_rollback,
+        )
         outcome = run(request, repository, SystemClock(), progress())
     answer(*_summary(outcome))
     raise typer.Exit(outcome.exit_code)

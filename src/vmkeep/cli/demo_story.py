@@ -20,7 +20,7 @@ from vmkeep.errors import VmkeepError
 from vmkeep.objectstore.address import open_store
 from vmkeep.progress import Progress
 from vmkeep.repository.check import Report, check
-from vmkeep.repository.points import SealedPoint
+from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.repository import Repository
 from vmkeep.restore.files import restore_point
 from vmkeep.secrets import Secret

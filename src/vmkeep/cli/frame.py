@@ -6,7 +6,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Final, NoReturn
@@ -233,12 +235,21 @@ def open_password(file: Path | None, command: str | None, *, new: bool = False) 
     return Secret(text)
 
 
-def open_repository(address: str, password_file: Path | None, password_command: str | None) -> Repository:
-    """Open the repository the user means. Raises whatever opening raises."""
+def open_repository(
+    address: str, password_file: Path | None, password_command: str | None, *, meanwhile: str | None = None
+) -> Repository:
+    """Open the repository the user means. Raises whatever opening raises.
+
+    Deriving the key keeps one processor busy for a while, on purpose; the module
+    ``meanwhile``, which the command needs next, is imported beside it.
+    """
     store = open_store_of(address)
-    return Repository.open(
-        store, open_password(password_file, password_command), SystemClock(), state_folder()
-    )
+    password = open_password(password_file, password_command)
+    with ThreadPoolExecutor(1, thread_name_prefix="vmkeep-open") as pool:
+        opening = pool.submit(Repository.open, store, password, SystemClock(), state_folder())
+        if meanwhile is not None:
+            import_module(meanwhile)
+        return opening.result()
 
 
 def open_store_of(address: str) -> Store:

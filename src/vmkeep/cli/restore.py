@@ -55,10 +55,12 @@ def restore(
     Existing files are never overwritten, and no file has its name before it is complete.
     Exit codes: 0 restored; 1 failed; 10 no repository; 12 wrong password; 14 stored data is damaged.
     """
-    from vmkeep.restore.errors import OneDiskNeeded
-    from vmkeep.restore.files import choose_disks, restore_point, stream_disk
+    with open_repository(
+        repo, password_file, password_command, meanwhile="vmkeep.restore.files"
+    ) as repository:
+        from vmkeep.restore.errors import OneDiskNeeded
+        from vmkeep.restore.files import choose_disks, restore_point, stream_disk
 
-    with open_repository(repo, password_file, password_command) as repository:
         chosen = repository.listing(accept_rollback=accept_rollback).find(point).point
         if to == "-":
             if format not in (None, DiskFormat.raw) or as_json:

@@ -1,6 +1,6 @@
 """Find out by trying whether a store keeps the promises that safety rests on."""
 
-import secrets
+import os
 from typing import Final, NamedTuple
 
 from vmkeep.objectstore.errors import ObjectMissing, ObjectShort
@@ -25,9 +25,9 @@ def probe(store: Store, witness: Store | None = None) -> Probe:
     store knows itself that it cannot.
     """
     reader = store if witness is None else witness
-    run = secrets.token_hex(16)
+    run = os.urandom(16).hex()
     decided, plain = f"{PROBE_PREFIX}{run}-decided", f"{PROBE_PREFIX}{run}-plain"
-    content = secrets.token_bytes(64)
+    content = os.urandom(64)
     try:
         decides = _try_decision(store, reader, decided)
         store.put(plain, content)

@@ -23,7 +23,7 @@ class ObjectWriter(Protocol):
     """
 
     def write(self, data: ObjectData) -> None:
-        """Append all of ``data``."""
+        """Append all of ``data``; the caller may use its memory again afterwards."""
 
     def commit(self) -> None:
         """Make the object visible under its name; whole and durable on return.

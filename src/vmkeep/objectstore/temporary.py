@@ -1,7 +1,6 @@
 """Write an object's bytes under a name nobody looks at, and clean up what dead writers left."""
 
 import os
-import secrets
 import stat
 import sys
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ class TemporaryFile:
     """
 
     def __init__(self, folder: str) -> None:
-        self.path = f"{folder}/{secrets.token_hex(16)}"
+        self.path = f"{folder}/{os.urandom(16).hex()}"
         self._fd = os.open(self.path, CREATE_FLAGS, 0o600)
         # Held until finished: tells a sweep, also one on another machine of a shared mount,
         # that the writer lives.

@@ -5,6 +5,7 @@ moved; the caller says which object it is, so nothing is ever opened by guess.
 """
 
 import os
+import threading
 from typing import Final
 
 import zstandard
@@ -21,6 +22,7 @@ _CHECKSUM_BYTES: Final = 32
 _STORED, _ZSTD = 0, 1
 _NONCE: Final = bytes(12)  # the key is used once: each box has a salt of its own
 MAX_PLAIN_BYTES: Final = 256 << 20
+_thread: Final = threading.local()
 
 
 def close_box(ring: KeyRing, name: str, content: bytes, *, compress: bool = True) -> bytes:
@@ -71,7 +73,12 @@ def decompress(frame: bytes, limit: int) -> bytes:
     announced = zstandard.frame_content_size(frame)
     if not 0 <= announced <= limit:
         raise zstandard.ZstdError("the frame announces no size or one above the limit")
-    return zstandard.ZstdDecompressor().decompress(frame, max_output_size=limit, allow_extra_data=False)
+    # Making a context costs as much as decompressing a small frame; one serves a thread for good.
+    decompressor = getattr(_thread, "decompressor", None)
+    if decompressor is None:
+        decompressor = _thread.decompressor = zstandard.ZstdDecompressor()
+    content: bytes = decompressor.decompress(frame, max_output_size=limit, allow_extra_data=False)
+    return content
 
 
 def _associated(ring: KeyRing, start: bytes, name: str) -> bytes:

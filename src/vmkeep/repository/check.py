@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from blake3 import blake3
 
@@ -27,10 +27,11 @@ from vmkeep.repository.inventory import decode_inventory
 from vmkeep.repository.journal import PREFIX as RUNS
 from vmkeep.repository.journal import SESSIONS, read_record
 from vmkeep.repository.keys import KeyRing, key_infos
+from vmkeep.repository.listing import POINTS, SEALS, Listing, SealedPoint
 from vmkeep.repository.nodes import Child
 from vmkeep.repository.packs import Kind, Pack, PackRef, verify_stored
 from vmkeep.repository.parameters import SPECIFICATION_NAME, Parameters
-from vmkeep.repository.points import FORGOTTEN, POINTS, SEALS, Listing, SealedPoint
+from vmkeep.repository.points import FORGOTTEN
 from vmkeep.repository.publish import CONDEMNED
 from vmkeep.repository.reader import Reader, map_of
 from vmkeep.repository.repository import Repository
@@ -84,10 +85,8 @@ def check(repository: Repository, share: float, progress: Progress, seed: int | 
     report = Report()
     store, ring = repository.store, repository.ring
     _check_plain_objects(store, repository.parameters, report)
-    packs = _read_slot_tables(store, ring, repository.parameters, report)
     index = Index()
-    for pack in packs:
-        index.add_pack(pack.ref, pack.slots)
+    packs = _read_slot_tables(store, ring, repository.parameters, index, report)
     reader = Reader(store, repository.parameters, ring, index)
     listing = repository.points.listing()
     for problem in listing.problems:
@@ -100,8 +99,8 @@ def check(repository: Repository, share: float, progress: Progress, seed: int | 
         _check_point(reader, sealed, visited, report)
     _check_inventories(store, repository.parameters, ring, {info.name for info in _packs(store)}, report)
     _check_boxes(store, ring, report)
-    _check_index(store, ring, {pack.ref: len(pack.slots) for pack in packs}, report)
-    _read_packs(store, ring, _sample(packs, share, seed), report, progress)
+    _check_index(store, ring, {pack.ref: pack.slots for pack in packs}, report)
+    _read_packs(store, ring, repository.parameters, _sample(packs, share, seed), report, progress)
     index.close()
     return report
 
@@ -117,7 +116,7 @@ def check_keyless(store: Store, parameters: Parameters, progress: Progress) -> R
 
     def verify(info: ObjectInfo) -> tuple[ObjectInfo, RepositoryError | None]:
         try:
-            checksum = verify_stored(info.name, memoryview(store.get(info.name)))
+            checksum = verify_stored(store, info.name)
             if expected.get(info.name, checksum) != checksum:
                 raise Tampered(f"the pack {info.name} is not the one its inventory lists.", object=info.name)
         except ObjectMissing:
@@ -162,7 +161,18 @@ def _check_plain_objects(store: Store, parameters: Parameters, report: Report) -
             report.add(info.name, f"the object {info.name} is not part of a repository.", harmless=True)
 
 
-def _read_slot_tables(store: Store, ring: KeyRing, parameters: Parameters, report: Report) -> list[Pack]:
+class _KnownPack(NamedTuple):
+    """What is kept of a pack: there may be so many that their slot tables do not fit into memory."""
+
+    ref: PackRef
+    size: int
+    slots: int
+
+
+def _read_slot_tables(
+    store: Store, ring: KeyRing, parameters: Parameters, index: Index, report: Report
+) -> list[_KnownPack]:
+    """Open every pack, tell the index what it holds, and return what can be opened."""
     packs = []
     for info in _packs(store):
         ref = PackRef.from_name(info.name)
@@ -170,9 +180,12 @@ def _read_slot_tables(store: Store, ring: KeyRing, parameters: Parameters, repor
             report.add(info.name, f"the object {info.name} has no pack's name.", harmless=True)
             continue
         try:
-            packs.append(Pack(store, ring, ref, parameters.chunk_size))
+            pack = Pack(store, ring, ref, parameters.chunk_size)
         except (Tampered, ObjectMissing) as error:
             report.add(info.name, error)
+            continue
+        index.add_pack(ref, pack.slots)
+        packs.append(_KnownPack(ref, pack.size, len(pack.slots)))
     report.packs = len(packs)
     return packs
 
@@ -312,28 +325,31 @@ def _check_index(store: Store, ring: KeyRing, packs: dict[PackRef, int], report:
                 report.add(info.name, f"the index object {info.name} contradicts {ref.name}.")
 
 
-def _sample(packs: list[Pack], share: float, seed: int | None) -> list[Pack]:
+def _sample(packs: list[_KnownPack], share: float, seed: int | None) -> list[_KnownPack]:
     count = -(-int(len(packs) * share * 1000) // 1000) if share < 1 else len(packs)
     return random.Random(seed).sample(packs, min(len(packs), max(count, 1 if share > 0 and packs else 0)))
 
 
-def _read_packs(store: Store, ring: KeyRing, packs: list[Pack], report: Report, progress: Progress) -> None:
+def _read_packs(
+    store: Store,
+    ring: KeyRing,
+    parameters: Parameters,
+    packs: list[_KnownPack],
+    report: Report,
+    progress: Progress,
+) -> None:
     progress.begin("reading data", sum(pack.size for pack in packs))
 
-    def verify(pack: Pack) -> tuple[Pack, RepositoryError | None]:
-        name = pack.ref.name
-        key = ring.chunk_id_key if pack.ref.kind is Kind.CHUNKS else ring.node_id_key
+    def verify(known: _KnownPack) -> tuple[_KnownPack, RepositoryError | None]:
+        name = known.ref.name
+        key = ring.chunk_id_key if known.ref.kind is Kind.CHUNKS else ring.node_id_key
         try:
-            stored = memoryview(store.get(name))
-            verify_stored(name, stored)
-            for slot, content in zip(pack.slots, pack.decode_all(stored), strict=True):
-                if blake3(content, key=key).digest() != slot.id:
-                    raise Tampered(f"a frame of {name} does not hold what its id says.", object=name)
+            Pack(store, ring, known.ref, parameters.chunk_size).verify(key)
         except ObjectMissing:
-            return pack, ObjectLost(f"the pack {name} vanished while it was examined.")
+            return known, ObjectLost(f"the pack {name} vanished while it was examined.")
         except Tampered as error:
-            return pack, error
-        return pack, None
+            return known, error
+        return known, None
 
     for pack, error in _in_threads(verify, packs):
         report.bytes_read += pack.size

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from vmkeep.repository.errors import RolledBack
-from vmkeep.repository.points import POINTS, SEALS, Listing, SealedPoint
+from vmkeep.repository.listing import POINTS, SEALS, Listing, SealedPoint
 
 
 class Heads:

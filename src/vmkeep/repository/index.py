@@ -6,7 +6,6 @@ does not grow with the repository.
 """
 
 import heapq
-import os
 import struct
 import tempfile
 import threading
@@ -14,7 +13,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from vmkeep.repository.errors import Tampered
 from vmkeep.repository.packs import Kind, PackRef, Slot
@@ -28,6 +27,7 @@ _ENTRY = struct.Struct("<16sII")
 _PAGE_ENTRIES: Final = 170  # 170 * 24 = 4080 bytes, one page of the file system
 _SPILL_ENTRIES: Final = 256 << 10  # about 60 MB of Python objects
 _MAX_RUNS: Final = 8
+_BUFFER: Final = 16 << 10  # small: a look-up reads one page
 
 
 class Location(NamedTuple):
@@ -71,6 +71,11 @@ class Index:
 
     def __len__(self) -> int:
         return len(self._recent) + sum(len(run) for run in self._runs)
+
+    @property
+    def runs(self) -> int:
+        """How many sorted files this machine keeps for it now."""
+        return len(self._runs)
 
     @property
     def packs(self) -> list[PackRef]:
@@ -182,27 +187,27 @@ class Index:
 class _SortedRun:
     """A file of entries in ascending order and, in memory, the first key of each page."""
 
-    def __init__(self, path: Path, fences: "array[int]", count: int) -> None:
-        self._path = path
+    def __init__(self, file: IO[bytes], fences: "array[int]", count: int) -> None:
+        self._file = file
         self._fences = fences
         self._count = count
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by remove()
 
     def __len__(self) -> int:
         return self._count
 
     @classmethod
     def write(cls, items: Iterable[tuple[bytes, int]], folder: Path | None) -> "_SortedRun":
-        handle, name = tempfile.mkstemp(prefix="vmkeep-index-", dir=folder)
+        # A file without a name: a killed process leaves nothing behind.
+        file: IO[bytes] = tempfile.TemporaryFile(buffering=_BUFFER, dir=folder)  # noqa: SIM115 - closed by remove()
         fences: array[int] = array("Q")
         count = 0
-        with os.fdopen(handle, "wb", buffering=1 << 20) as file:
-            for key, value in items:
-                if count % _PAGE_ENTRIES == 0:
-                    fences.append(int.from_bytes(key[:8], "big"))
-                file.write(_ENTRY.pack(key, value >> 32, value & 0xFFFFFFFF))
-                count += 1
-        return cls(Path(name), fences, count)
+        for key, value in items:
+            if count % _PAGE_ENTRIES == 0:
+                fences.append(int.from_bytes(key[:8], "big"))
+            file.write(_ENTRY.pack(key, value >> 32, value & 0xFFFFFFFF))
+            count += 1
+        file.flush()
+        return cls(file, fences, count)
 
     def find(self, key: bytes) -> int | None:
         # Several pages can start with the same 8 bytes only by chance; then the
@@ -216,8 +221,7 @@ class _SortedRun:
         return None
 
     def _find_in_page(self, page: int, key: bytes) -> int | None:
-        self._file.seek(page * _PAGE_ENTRIES * _ENTRY.size)
-        data = self._file.read(_PAGE_ENTRIES * _ENTRY.size)
+        data = self._read(page * _PAGE_ENTRIES, _PAGE_ENTRIES)
         at = data.find(key)
         while at >= 0 and at % _ENTRY.size:
             at = data.find(key, at + 1)
@@ -227,14 +231,18 @@ class _SortedRun:
         return int(pack << 32 | slot)
 
     def __iter__(self) -> Iterator[tuple[bytes, int]]:
-        with open(self._path, "rb") as file:
-            while data := file.read(_PAGE_ENTRIES * _ENTRY.size * 64):
-                for key, pack, slot in _ENTRY.iter_unpack(data):
-                    yield key, pack << 32 | slot
+        at = 0
+        while data := self._read(at, _PAGE_ENTRIES * 64):
+            at += _PAGE_ENTRIES * 64
+            for key, pack, slot in _ENTRY.iter_unpack(data):
+                yield key, pack << 32 | slot
+
+    def _read(self, entry: int, count: int) -> bytes:
+        self._file.seek(entry * _ENTRY.size)
+        return self._file.read(count * _ENTRY.size)
 
     def remove(self) -> None:
         self._file.close()
-        self._path.unlink(missing_ok=True)
 
 
 def _merge(runs: Sequence[_SortedRun], dropped: set[int]) -> Iterator[tuple[bytes, int]]:

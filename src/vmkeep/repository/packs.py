@@ -2,6 +2,7 @@
 
 import os
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -12,6 +13,7 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from vmkeep.objectstore.errors import ObjectShort
 from vmkeep.objectstore.store import ObjectWriter, Store
 from vmkeep.repository.box import decompress
 from vmkeep.repository.errors import Tampered
@@ -30,6 +32,9 @@ _SLOT = struct.Struct("<32sIIIBxxx")
 _RESERVED: Final = (45, 46, 47)  # of a slot
 _FOOTER = struct.Struct("<II16s32s8s")
 _ASSOCIATED = struct.Struct("<16s16sQB32s")
+# Larger than any frame; the writer hands on what has gathered once half of it is full.
+_BUFFER_BYTES: Final = 4 << 20
+_thread: Final = threading.local()
 _CHECKSUM_REGION_END: Final = 40  # checksum and end mark are not part of what is summed
 
 
@@ -104,7 +109,11 @@ class PackWriter:
         self._sum = blake3()
         self._object: ObjectWriter = store.create(self.ref.name)
         self.size = 0
-        self._write(_MAGIC + self.ref.id + bytes([kind]) + bytes(7))
+        # Frames are encrypted into this buffer, side by side: one write and one
+        # update of the checksum for many of them.
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._filled = 0
+        self._put(_MAGIC + self.ref.id + bytes([kind]) + bytes(7))
 
     @property
     def count(self) -> int:
@@ -118,9 +127,11 @@ class PackWriter:
         """Encrypt and write ``payload`` (already encoded by ``codec``); return its slot."""
         slot = len(self._slots)
         associated = _ASSOCIATED.pack(self._repository, self.ref.id, slot, self.ref.kind, content_id)
-        frame = self._aead.encrypt(slot.to_bytes(12, "big"), payload, associated)
-        self._slots.append(Slot(content_id, self.size, len(frame), plain, codec))
-        self._write(frame)
+        length = len(payload) + TAG_BYTES
+        frame = self._buffer[self._filled : self._filled + length]
+        self._aead.encrypt_into(slot.to_bytes(12, "big"), payload, associated, frame)
+        self._slots.append(Slot(content_id, self.size, length, plain, codec))
+        self._advance(length)
         return slot
 
     def finish(self) -> FinishedPack:
@@ -130,9 +141,12 @@ class PackWriter:
             self._repository, self.ref.id, _TRAILER_NONCE, self.ref.kind, bytes(ID_BYTES)
         )
         trailer = self._aead.encrypt(_TRAILER_NONCE.to_bytes(12, "big"), table, associated)
-        self._write(trailer + struct.pack("<II16x", len(trailer), len(self._slots)))
+        self._hand_on()
+        end = trailer + struct.pack("<II16x", len(trailer), len(self._slots))
+        self._sum.update(end)
+        self.size += len(end)
         checksum = self._sum.digest()
-        self._object.write(checksum + _END)
+        self._object.write(end + checksum + _END)
         self._object.commit()
         return FinishedPack(self.ref, self.size + _CHECKSUM_REGION_END, checksum, tuple(self._slots))
 
@@ -140,10 +154,21 @@ class PackWriter:
         """Leave nothing behind; safe to repeat."""
         self._object.abort()
 
-    def _write(self, data: bytes) -> None:
-        self._sum.update(data)
-        self._object.write(data)
-        self.size += len(data)
+    def _put(self, data: bytes) -> None:
+        self._buffer[self._filled : self._filled + len(data)] = data
+        self._advance(len(data))
+
+    def _advance(self, length: int) -> None:
+        self._filled += length
+        self.size += length
+        if self._filled >= _BUFFER_BYTES // 2:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        part = self._buffer[: self._filled]
+        self._filled = 0
+        self._sum.update(part)
+        self._object.write(part)
 
 
 class Pack:
@@ -198,9 +223,8 @@ class Pack:
             while j < len(slots) and slots[j] == slots[j - 1] + 1:
                 j += 1
             first, last = self.slots[slots[i]], self.slots[slots[j - 1]]
-            span = memoryview(
-                self._store.get_range(self.ref.name, first.offset, last.offset + last.stored - first.offset)
-            )
+            span = _buffer(last.offset + last.stored - first.offset)
+            self._store.read_into(self.ref.name, first.offset, span)
             for number in slots[i:j]:
                 slot = self.slots[number]
                 at = slot.offset - first.offset
@@ -208,10 +232,36 @@ class Pack:
             i = j
         return out
 
-    def decode_all(self, stored: memoryview) -> Iterator[bytes]:
-        """Yield the content of every slot of the whole object ``stored``."""
+    def verify(self, id_key: bytes) -> None:
+        """Read the whole pack once and prove its checksum, frames and ids. Raises Tampered or ObjectMissing.
+
+        A few megabytes of it are in memory at a time.
+        """
+        name = self.ref.name
+        pieces = _Pieces(self._store, name)
+        if pieces.size != self.size:
+            raise Tampered(f"the pack {name} changed its size while it was examined.", object=name)
+        header = bytes(pieces.read(HEADER_BYTES))
+        for first, last in self._spans():
+            start = self.slots[first].offset
+            span = pieces.read(self.slots[last - 1].offset + self.slots[last - 1].stored - start)
+            for number in range(first, last):
+                slot = self.slots[number]
+                at = slot.offset - start
+                content = self._decode(number, slot, span[at : at + slot.stored])
+                if blake3(content, key=id_key).digest() != slot.id:
+                    raise Tampered(f"a frame of {name} does not hold what its id says.", object=name)
+        pieces.finish(self.ref, header)
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """Yield ranges of slots that fit into a buffer together (or one that does not)."""
+        first = 0
         for number, slot in enumerate(self.slots):
-            yield self._decode(number, slot, stored[slot.offset : slot.offset + slot.stored])
+            if number > first and slot.offset + slot.stored - self.slots[first].offset > _BUFFER_BYTES:
+                yield first, number
+                first = number
+        if self.slots:
+            yield first, len(self.slots)
 
     def _decode(self, number: int, slot: Slot, frame: memoryview) -> bytes:
         associated = _ASSOCIATED.pack(self._repository, self.ref.id, number, self.ref.kind, slot.id)
@@ -237,12 +287,16 @@ class Footer(NamedTuple):
     checksum: bytes
 
 
+def _size_of(store: Store, name: str) -> int:
+    info = store.head(name)
+    # A missing object is reported by the store itself, in its own words.
+    return info.size if info else len(store.get(name))
+
+
 def read_footer(store: Store, name: str, size: int | None = None) -> tuple[int, Footer]:
     """Return a pack's size and footer. Raises ObjectMissing or Tampered."""
     if size is None:
-        info = store.head(name)
-        # A missing object is reported by the store itself, in its own words.
-        size = info.size if info else len(store.get(name))
+        size = _size_of(store, name)
     if size < HEADER_BYTES + TAG_BYTES + FOOTER_BYTES:
         raise Tampered(f"the pack {name} is cut off.", object=name)
     trailer, slots, zeros, checksum, end = _FOOTER.unpack(
@@ -256,19 +310,72 @@ def read_footer(store: Store, name: str, size: int | None = None) -> tuple[int, 
     return size, Footer(trailer, slots, checksum)
 
 
-def verify_stored(name: str, stored: memoryview) -> bytes:
-    """Check a whole pack without keys; return its checksum, or raise Tampered.
+def verify_stored(store: Store, name: str) -> bytes:
+    """Check a whole pack without keys; return its checksum. Raises Tampered or ObjectMissing.
 
     Proves that it is as its writer left it as far as chance goes; only the
     keys prove that nobody rewrote it.
     """
-    ref = PackRef.from_name(name)
-    if len(stored) < HEADER_BYTES + FOOTER_BYTES or bytes(stored[-8:]) != _END:
-        raise Tampered(f"the pack {name} is cut off or damaged at its end.", object=name)
-    checksum = bytes(stored[-_CHECKSUM_REGION_END:-8])
-    if blake3(stored[:-_CHECKSUM_REGION_END]).digest() != checksum:
-        raise Tampered(f"the pack {name} is damaged: its checksum is wrong.", object=name)
-    header = bytes(stored[:HEADER_BYTES])
-    if ref is None or header != _MAGIC + ref.id + bytes([ref.kind]) + bytes(7):
-        raise Tampered(f"the pack {name} lies under a name that is not its own.", object=name)
-    return checksum
+    pieces = _Pieces(store, name)
+    header = bytes(pieces.read(min(HEADER_BYTES, pieces.left)))
+    while pieces.left:
+        pieces.read(min(_BUFFER_BYTES, pieces.left))
+    return pieces.finish(PackRef.from_name(name), header)
+
+
+def _buffer(length: int) -> memoryview:
+    """Return memory of the calling thread, to be used before it asks again.
+
+    Fresh memory for every few megabytes costs more than reading them.
+    """
+    buffer: memoryview | None = getattr(_thread, "buffer", None)
+    if buffer is None:
+        buffer = _thread.buffer = memoryview(bytearray(_BUFFER_BYTES))
+    return buffer[:length] if length <= len(buffer) else memoryview(bytearray(length))
+
+
+class _Pieces:
+    """Reads one pack from first to last byte into a buffer of the calling thread, and sums it."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._name = name
+        self._sum = blake3()
+        self._at = 0
+        self.size = _size_of(store, name)
+
+    @property
+    def left(self) -> int:
+        """How many bytes still count for the checksum."""
+        return max(0, self.size - _CHECKSUM_REGION_END - self._at)
+
+    def read(self, length: int) -> memoryview:
+        """Return the next bytes; valid until the next call."""
+        part = _buffer(length)
+        try:
+            self._store.read_into(self._name, self._at, part)
+        except ObjectShort as error:
+            raise self._cut_off() from error
+        self._sum.update(part)
+        self._at += length
+        return part
+
+    def finish(self, ref: PackRef | None, header: bytes) -> bytes:
+        """Read the rest, judge the whole, return its checksum."""
+        if self.left:
+            self.read(self.left)
+        name = self._name
+        if self.size < HEADER_BYTES + FOOTER_BYTES:
+            raise self._cut_off()
+        end = self._store.get_range(name, self._at, _CHECKSUM_REGION_END)
+        if end[-len(_END) :] != _END:
+            raise self._cut_off()
+        checksum = end[: -len(_END)]
+        if self._sum.digest() != checksum:
+            raise Tampered(f"the pack {name} is damaged: its checksum is wrong.", object=name)
+        if ref is None or header != _MAGIC + ref.id + bytes([ref.kind]) + bytes(7):
+            raise Tampered(f"the pack {name} lies under a name that is not its own.", object=name)
+        return checksum
+
+    def _cut_off(self) -> Tampered:
+        return Tampered(f"the pack {self._name} is cut off or damaged at its end.", object=self._name)

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -108,7 +107,7 @@ def canonical(value: object) -> bytes:
 
 def specification_text() -> bytes:
     """Return the format specification that is copied into each new repository."""
-    packaged = resources.files("vmkeep.repository") / "format.md"
+    packaged = Path(__file__).with_name("format.md")
     if packaged.is_file():
         return packaged.read_bytes()
     return (Path(__file__).parents[3] / "docs" / "format.md").read_bytes()  # a source checkout

@@ -13,8 +13,9 @@ from vmkeep.clock import Clock
 from vmkeep.model.point import RestorePoint
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.errors import ObjectLost, PublishRefused, Tampered
+from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.packs import PackRef
-from vmkeep.repository.points import Points, SealedPoint
+from vmkeep.repository.points import Points
 from vmkeep.repository.reader import Reader, map_of, stored_packs
 from vmkeep.repository.writer import Writer
 

@@ -22,9 +22,10 @@ from vmkeep.repository.index import Index
 from vmkeep.repository.journal import Journal
 from vmkeep.repository.keys import PREFIX as KEYS
 from vmkeep.repository.keys import KeyRing, new_master, unlock
+from vmkeep.repository.listing import Listing, SealedPoint
 from vmkeep.repository.manifest import format_time
 from vmkeep.repository.parameters import Parameters, specification_text
-from vmkeep.repository.points import Listing, Points, SealedPoint
+from vmkeep.repository.points import Points
 from vmkeep.repository.publish import condemned_packs
 from vmkeep.repository.reader import DiskMap, Reader, map_of, stored_packs
 from vmkeep.repository.writer import Writer
@@ -82,6 +83,10 @@ class Repository:
         found = probe(store)
         if not (found.read_after_write and found.list_after_write):
             raise StoreUnsupported(f"{store.address} does not show at once what was stored or removed.")
+        if not found.put_if_absent:
+            raise StoreUnsupported(
+                f"{store.address} lets one object replace another: nothing decides a seal."
+            )
         created = format_time(clock.now())
         specification = specification_text()
         parameters = Parameters(
@@ -89,7 +94,7 @@ class Repository:
             created=created,
             chunk_size=chunk_size,
             pack_size=pack_size,
-            put_if_absent=found.put_if_absent,
+            put_if_absent=True,
             specification=blake3(specification).hexdigest(),
         )
         ring = KeyRing(new_master(), parameters.repository)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from queue import Empty, SimpleQueue
+from typing import BinaryIO, Final, NamedTuple
 from uuid import UUID
 
 from vmkeep.formats.creating import create_disk, profile_in
@@ -118,39 +119,59 @@ def _fill(writer: "DiskWriter | TargetFile", disk: DiskMap, progress: Progress) 
         writer.write_at(offset, data)
 
 
-def _pieces(disk: DiskMap, progress: Progress) -> Iterator[tuple[int, bytes]]:
-    """Yield the stored ranges in order, joined within a leaf; a few leaves are fetched ahead in threads."""
+class _Fetched(NamedTuple):
+    """One leaf: the memory it was put into, and its stored ranges (offset on the disk, bytes)."""
+
+    memory: memoryview
+    ranges: list[tuple[int, memoryview]]
+
+
+def _pieces(disk: DiskMap, progress: Progress) -> Iterator[tuple[int, memoryview]]:
+    """Yield the stored ranges in order, joined within a leaf; a few leaves are fetched ahead in threads.
+
+    What is yielded is valid until the next one is asked for.
+    """
     threads = max(2, min(8, os.cpu_count() or 2))
-    ahead: deque[Future[list[tuple[int, bytes]]]] = deque()
+    ahead: deque[Future[_Fetched]] = deque()
+    free: SimpleQueue[memoryview] = SimpleQueue()
     with ThreadPoolExecutor(threads, thread_name_prefix="vmkeep-restore") as pool:
         try:
             for number, leaf_id in disk.leaf_ids():
-                ahead.append(pool.submit(_fetch, disk, number, leaf_id))
+                ahead.append(pool.submit(_fetch, disk, number, leaf_id, free))
                 if len(ahead) > threads + 1:
-                    yield from _reported(ahead.popleft().result(), progress)
+                    yield from _handed_out(ahead.popleft().result(), free, progress)
             while ahead:
-                yield from _reported(ahead.popleft().result(), progress)
+                yield from _handed_out(ahead.popleft().result(), free, progress)
         finally:
             for future in ahead:
                 future.cancel()
 
 
-def _fetch(disk: DiskMap, number: int, leaf_id: bytes) -> list[tuple[int, bytes]]:
-    joined: list[tuple[int, list[bytes]]] = []
-    end = -1
+def _fetch(disk: DiskMap, number: int, leaf_id: bytes, free: "SimpleQueue[memoryview]") -> _Fetched:
+    leaf = disk.reader.parameters.leaf_size
+    try:
+        memory = free.get_nowait()
+    except Empty:
+        memory = memoryview(bytearray(leaf))
+    start = end = number * leaf
+    bounds: list[tuple[int, int]] = []
     for offset, data in disk.pieces(number, disk.reader.node(leaf_id, 0)):
-        if offset == end:
-            joined[-1][1].append(data)
+        if bounds and offset == end:
+            bounds[-1] = (bounds[-1][0], offset + len(data))
         else:
-            joined.append((offset, [data]))
+            bounds.append((offset, offset + len(data)))
         end = offset + len(data)
-    return [(offset, parts[0] if len(parts) == 1 else b"".join(parts)) for offset, parts in joined]
+        memory[offset - start : end - start] = data
+    return _Fetched(memory, [(low, memory[low - start : high - start]) for low, high in bounds])
 
 
-def _reported(pieces: Sequence[tuple[int, bytes]], progress: Progress) -> Iterator[tuple[int, bytes]]:
-    for piece in pieces:
-        yield piece
-        progress.advance(len(piece[1]))
+def _handed_out(
+    fetched: _Fetched, free: "SimpleQueue[memoryview]", progress: Progress
+) -> Iterator[tuple[int, memoryview]]:
+    for offset, data in fetched.ranges:
+        yield offset, data
+        progress.advance(len(data))
+    free.put(fetched.memory)
 
 
 def _restore_files(repository: Repository, point: RestorePoint, target: Path) -> list[RestoredFile]:

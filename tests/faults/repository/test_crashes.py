@@ -30,7 +30,7 @@ from vmkeep.objectstore.store import Store
 from vmkeep.ranges import ByteRange
 from vmkeep.repository.errors import RunAlive
 from vmkeep.repository.journal import FINISHED, read_runs
-from vmkeep.repository.points import SealedPoint
+from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.repository import Repository
 
 # Two leaves, one of them mostly zeros, a last chunk that is short: a few packs of each kind.

@@ -40,9 +40,10 @@ from vmkeep.repository.box import close_box, open_box
 from vmkeep.repository.errors import ObjectLost, PublishRefused
 from vmkeep.repository.index import decode_index, encode_index
 from vmkeep.repository.leaves import Leaf, Payload
+from vmkeep.repository.listing import POINTS, SealedPoint
 from vmkeep.repository.nodes import Child
 from vmkeep.repository.packs import ZSTD, Kind, PackRef, Slot
-from vmkeep.repository.points import POINTS, SealedPoint, seal_name
+from vmkeep.repository.points import seal_name
 from vmkeep.repository.publish import publish
 from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
@@ -247,6 +248,28 @@ def test_chunk_found_elsewhere_while_storing_again_is_verified_too(fake_clock: F
         third.store.delete(f"packs/{digits[:2]}/{digits}")
         third.store.delete(f"maps/{digits[:2]}/{digits}")
     _restores(third, sealed, DISK)
+
+
+def test_packs_that_go_away_for_ever_end_the_run(fake_clock: FakeClock) -> None:
+    store = _Interfering(MemoryStore(fake_clock))
+    repository = make_repository(store, fake_clock)
+    run = write(repository, VM, {"disk": DISK}, fake_clock)
+    outside = reopen(repository, store.inner)
+    condemned: set[PackRef] = set()
+
+    def condemn_all() -> None:
+        for ref in pack_refs(store.inner) - condemned:
+            condemned.add(ref)
+            condemn(outside, ref)
+        store.on = condemnations_are_read
+
+    def condemnations_are_read(request: Request) -> bool:
+        return request == ("list", "condemned/", 0)
+
+    store.on, store.act = condemnations_are_read, condemn_all
+    with pytest.raises(ObjectLost):
+        run.publish()
+    assert outside.listing().points == ()
 
 
 def test_source_that_changed_meanwhile_cannot_replace_what_went(fake_clock: FakeClock) -> None:
@@ -620,7 +643,9 @@ def test_chunk_learned_while_its_leaf_was_on_the_way_is_relied_on(fake_clock: Fa
     disk = first.point.disks[0]
     with repository.writer("ab" * 16) as writer:
         # What a worker thread brings that did not know the chunk when it asked.
-        chunk = next(e for e in repository.disk_map(disk.root, disk.size).leaf(0) if not isinstance(e, Child))
+        chunk = next(
+            e for e in DiskMap(repository.reader, disk.root, disk.size).leaf(0) if not isinstance(e, Child)
+        )
         writer._store_leaf(Leaf(0, [], [Payload(0, chunk, b"packed", ZSTD, CHUNK)], set(), CHUNK))
         assert writer.relied_on == {repository.reader.locate(chunk, Kind.CHUNKS).pack}
         assert writer.bytes_stored == 0

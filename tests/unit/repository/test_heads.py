@@ -11,7 +11,8 @@ from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.repository.box import close_box
 from vmkeep.repository.errors import RolledBack
 from vmkeep.repository.heads import Heads
-from vmkeep.repository.points import SealedPoint, seal_name
+from vmkeep.repository.listing import SealedPoint
+from vmkeep.repository.points import seal_name
 from vmkeep.repository.repository import Repository
 
 pytestmark = pytest.mark.quick

@@ -9,7 +9,7 @@ from tests.clocks import FakeClock
 from tests.repositories import manifest_of
 from vmkeep.model.plan import VmRef
 from vmkeep.repository.errors import PointAmbiguous, PointNotFound
-from vmkeep.repository.points import Listing, SealedPoint
+from vmkeep.repository.listing import Listing, SealedPoint
 
 pytestmark = pytest.mark.quick
 

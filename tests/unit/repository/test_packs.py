@@ -89,9 +89,8 @@ def test_what_goes_in_comes_out() -> None:
     assert pack.read(range(5)) == CONTENTS
     assert pack.read([4, 0, 2, 3]) == [CONTENTS[n] for n in (4, 0, 2, 3)]
     assert pack.read([]) == []
-    stored = memoryview(store.get(finished.ref.name))
-    assert list(pack.decode_all(stored)) == CONTENTS
-    assert verify_stored(finished.ref.name, stored) == finished.checksum
+    pack.verify(RING.chunk_id_key)
+    assert verify_stored(store, finished.ref.name) == finished.checksum
 
 
 def test_pack_forged_without_a_flaw_is_read() -> None:
@@ -131,7 +130,7 @@ def test_packs_swapped_are_refused() -> None:
         with pytest.raises(Tampered, match=ref.name):
             _open(store, ref)
         with pytest.raises(Tampered, match=ref.name):
-            verify_stored(ref.name, memoryview(store.get(ref.name)))
+            verify_stored(store, ref.name)
 
 
 def test_pack_of_chunks_among_the_maps_is_refused() -> None:
@@ -142,7 +141,7 @@ def test_pack_of_chunks_among_the_maps_is_refused() -> None:
     with pytest.raises(Tampered, match=moved.name):
         _open(store, moved)
     with pytest.raises(Tampered, match=moved.name):
-        verify_stored(moved.name, memoryview(store.get(moved.name)))
+        verify_stored(store, moved.name)
 
 
 def test_frame_moved_to_another_slot_is_refused() -> None:
@@ -173,7 +172,9 @@ def test_flip_anywhere_is_refused_or_changes_nothing(mended: bool) -> None:
         store.overwrite(ref.name, bytes(damaged))
         if not mended:
             with pytest.raises(Tampered, match=ref.name):
-                verify_stored(ref.name, memoryview(bytes(damaged)))
+                verify_stored(store, ref.name)
+            with pytest.raises(Tampered, match=ref.name):
+                _open(store, ref).verify(RING.chunk_id_key)
         try:
             contents = _open(store, ref).read([0, 1, 2])
         except Tampered as error:
@@ -193,7 +194,35 @@ def test_every_cut_is_refused() -> None:
         with pytest.raises(Tampered, match=ref.name):
             _open(store, ref)
         with pytest.raises(Tampered, match=ref.name):
-            verify_stored(ref.name, memoryview(good[:length]))
+            verify_stored(store, ref.name)
+
+
+@pytest.mark.parametrize("buffer", [1, 40, 100, 1 << 20])
+def test_verification_in_pieces_finds_every_flip(buffer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    ref = _forge(store, [(IDS[n], CONTENTS[n][:40], 40) for n in range(3)])
+    good = store.get(ref.name)
+    pack = _open(store, ref)
+    monkeypatch.setattr(packs, "_BUFFER_BYTES", buffer)
+    with pytest.raises(Tampered, match="does not hold what its id says"):
+        pack.verify(RING.chunk_id_key)  # the ids are those of other contents
+    ids = [blake3(CONTENTS[n][:40], key=RING.chunk_id_key).digest() for n in range(3)]
+    ref = _forge(store, [(ids[n], CONTENTS[n][:40], 40) for n in range(3)])
+    good = store.get(ref.name)
+    pack = _open(store, ref)
+    pack.verify(RING.chunk_id_key)
+    assert verify_stored(store, ref.name) == pack.checksum
+    for byte in range(len(good)):
+        damaged = bytearray(good)
+        damaged[byte] ^= 1 << byte % 8
+        store.overwrite(ref.name, bytes(damaged))
+        with pytest.raises(Tampered, match=ref.name):
+            pack.verify(RING.chunk_id_key)
+    for other in (good[:-1], good + b"x", good[:40]):
+        store.overwrite(ref.name, other)
+        for verify in (lambda: pack.verify(RING.chunk_id_key), lambda: verify_stored(store, ref.name)):
+            with pytest.raises(Tampered, match=ref.name):
+                verify()
 
 
 def test_pack_cut_after_it_was_opened() -> None:

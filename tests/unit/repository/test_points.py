@@ -24,8 +24,9 @@ from vmkeep.model.plan import VmRef
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.repository.box import close_box
 from vmkeep.repository.errors import PublishRefused, Tampered
+from vmkeep.repository.listing import POINTS, SEALS, SealedPoint
 from vmkeep.repository.manifest import manifest_fields
-from vmkeep.repository.points import POINTS, SEALS, Points, SealedPoint, seal_name
+from vmkeep.repository.points import Points, seal_name
 from vmkeep.repository.repository import Repository
 
 pytestmark = pytest.mark.quick
