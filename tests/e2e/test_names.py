@@ -149,7 +149,7 @@ def test_a_hostile_manifest_is_shown_as_text(tmp_path: Path) -> None:
     reasons = [{"code": HOSTILE, "fact": HOSTILE, "effect": HOSTILE, "fix": HOSTILE}]
     vmkeep = forged(
         tmp_path,
-        disks=[entry("disk", format=HOSTILE, kind=HOSTILE, disk_id=HOSTILE)],
+        disks=[entry("disk", format=HOSTILE, kind=HOSTILE)],
         files=[entry("x.vmcx", role=HOSTILE)],
         source=HOSTILE,
         method=HOSTILE,

@@ -12,7 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from vmkeep.capture.errors import NothingToHold, SourceMissing
-from vmkeep.capture.source import SourceAddress, readable
+from vmkeep.capture.source import SourceAddress, percent, readable
 from vmkeep.formats.disk import Disk
 from vmkeep.formats.errors import SourceChanged
 from vmkeep.formats.opening import open_path
@@ -247,6 +247,4 @@ def safe_name(name: str) -> str:
     """Write characters that no manifest may hold as %XX; ordinary names stay as they are."""
     if name in (".", ".."):
         return name.replace(".", "%2E")  # a disk file may be called "...vhdx"
-    return _UNSAFE.sub(
-        lambda match: "".join(f"%{b:02X}" for b in match[0].encode("utf-8", "surrogateescape")), name
-    )
+    return _UNSAFE.sub(lambda match: percent(match[0]), name)

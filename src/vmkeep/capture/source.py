@@ -43,4 +43,11 @@ class SourceAddress:
 
 def readable(text: str) -> str:
     """Return a file system's text as Unicode that can be stored: bytes that are no UTF-8 become %XX."""
-    return _NO_TEXT.sub(lambda match: f"%{ord(match[0]) & 0xFF:02X}", text)
+    return _NO_TEXT.sub(lambda match: percent(match[0]), text)
+
+
+def percent(character: str) -> str:
+    """Write a character as the %XX of its bytes; what stands for a byte (PEP 383) as that byte."""
+    stands_for_a_byte = "\udc80" <= character <= "\udcff"
+    encoded = character.encode("utf-8", "surrogateescape" if stands_for_a_byte else "surrogatepass")
+    return "".join(f"%{byte:02X}" for byte in encoded)
