@@ -12,7 +12,7 @@ from tests.repositories import manifest_of
 from vmkeep.backup.identity import identify
 from vmkeep.capture.source import SourceAddress
 from vmkeep.model.plan import VmRef
-from vmkeep.repository.points import SealedPoint
+from vmkeep.repository.listing import SealedPoint
 
 pytestmark = pytest.mark.quick
 
