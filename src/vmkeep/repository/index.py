@@ -5,29 +5,27 @@ is written to a sorted file of this machine and searched there, so that memory
 does not grow with the repository.
 """
 
-import heapq
-import os
 import struct
-import tempfile
+import sys
 import threading
 from array import array
-from bisect import bisect_right
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from vmkeep.repository.errors import Tampered
 from vmkeep.repository.packs import Kind, PackRef, Slot
+from vmkeep.repository.sorted_entries import KEY_BYTES, RECORD_BYTES, SortedEntries, join_records, merge
 
 PREFIX: Final = "index/"
-PREFIX_BYTES: Final = 16
 _MAGIC: Final = b"VMKINDX1"
 _COUNTS = struct.Struct("<8sII")
 _PACK = struct.Struct("<16sBxxxI")
 _ENTRY = struct.Struct("<16sII")
-_PAGE_ENTRIES: Final = 170  # 170 * 24 = 4080 bytes, one page of the file system
-_SPILL_ENTRIES: Final = 256 << 10  # about 60 MB of Python objects
+_SPILL_ENTRIES: Final = 128 << 10  # about 30 MB of Python objects
 _MAX_RUNS: Final = 8
+# While index objects are loaded nothing is looked up, so that there may be more files.
+_MAX_RUNS_LOADING: Final = 64
 
 
 class Location(NamedTuple):
@@ -65,12 +63,14 @@ class Index:
         self._dropped: set[int] = set()
         self._avoided_ids: frozenset[bytes] = frozenset()
         self._unusable: set[int] = set()  # numbers of dropped and avoided packs
-        self._runs: list[_SortedRun] = []
+        self._files: list[SortedEntries] = []  # oldest first
+        self._loaded: list[bytes] = []  # records of large index objects, not written yet
         self._folder = folder
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._recent) + sum(len(run) for run in self._runs)
+        written = sum(len(file) for file in self._files)
+        return len(self._recent) + sum(len(part) for part in self._loaded) // RECORD_BYTES + written
 
     @property
     def packs(self) -> list[PackRef]:
@@ -83,24 +83,34 @@ class Index:
     def find(self, content_id: bytes) -> Location | None:
         """Return where the frame lies, or None when nothing is known."""
         with self._lock:
-            return self._look_up(content_id[:PREFIX_BYTES], self._dropped)
+            return self._look_up(content_id[:KEY_BYTES], self._dropped)
 
     def find_reusable(self, content_id: bytes) -> Location | None:
         """Like :meth:`find`, but never in an avoided pack: what a writer may build on."""
         with self._lock:
-            return self._look_up(content_id[:PREFIX_BYTES], self._unusable)
+            return self._look_up(content_id[:KEY_BYTES], self._unusable)
 
     def _look_up(self, key: bytes, excluded: set[int]) -> Location | None:
         value = self._recent.get(key)
-        if value is None or value >> 32 in excluded:
-            answers = (run.find(key) for run in reversed(self._runs))
-            value = next((v for v in answers if v is not None and v >> 32 not in excluded), None)
-        return None if value is None else Location(self._packs[value >> 32], value & 0xFFFFFFFF)
+        if value is not None and value >> 32 not in excluded:
+            return self._location(value)
+        self._write_loaded()
+        self._merge(self._max_runs)
+        for file in reversed(self._files):
+            record = file.find(key)
+            if record is not None:
+                _, pack, slot = _ENTRY.unpack(record)
+                if pack not in excluded:
+                    return Location(self._packs[pack], slot)
+        return None
+
+    def _location(self, value: int) -> Location:
+        return Location(self._packs[value >> 32], value & 0xFFFFFFFF)
 
     def add(self, ref: PackRef, slot: int, content_id: bytes) -> None:
         """Learn where one frame lies; a later answer wins, but an avoided pack over none."""
         with self._lock:
-            self._add(content_id[:PREFIX_BYTES], self._number(ref) << 32 | slot)
+            self._add(content_id[:KEY_BYTES], self._number(ref) << 32 | slot)
 
     def _add(self, key: bytes, value: int) -> None:
         if value >> 32 in self._unusable:
@@ -126,12 +136,32 @@ class Index:
         packs, entries = decode_index(content, name)
         with self._lock:
             numbers = [self._number(ref) if ref in present else None for ref, _ in packs]
+            usable = [number for number in numbers if number is not None and number not in self._unusable]
+            if len(entries) // RECORD_BYTES >= self._spill_entries // 8 and len(usable) == len(numbers):
+                self._load(entries, usable, name)
+                return
             for key, pack, slot in _ENTRY.iter_unpack(entries):
                 if pack >= len(numbers):
                     raise Tampered(f"the index object {name} is damaged.", object=name)
                 number = numbers[pack]
                 if number is not None:
                     self._add(key, number << 32 | slot)
+
+    def _load(self, entries: memoryview, numbers: Sequence[int], name: str) -> None:
+        """Take a large index object as it is, but with our numbers of the packs."""
+        words = array("I", entries.tobytes())
+        if sys.byteorder == "big":
+            words.byteswap()
+        packs = words[4 :: RECORD_BYTES // 4]
+        if max(packs) >= len(numbers):
+            raise Tampered(f"the index object {name} is damaged.", object=name)
+        words[4 :: RECORD_BYTES // 4] = array("I", map(numbers.__getitem__, packs))
+        if sys.byteorder == "big":
+            words.byteswap()
+        self._loaded.append(words.tobytes())
+        if sum(map(len, self._loaded)) >= self._spill_entries * RECORD_BYTES:
+            self._write_loaded()
+            self._merge(max(self._max_runs, _MAX_RUNS_LOADING))
 
     def drop_packs(self, refs: Iterable[PackRef]) -> None:
         """Forget packs that are gone or never came to be."""
@@ -154,9 +184,9 @@ class Index:
     def close(self) -> None:
         """Remove what was written to this machine."""
         with self._lock:
-            for run in self._runs:
-                run.remove()
-            self._runs.clear()
+            for file in self._files:
+                file.remove()
+            self._files.clear()
 
     def _number(self, ref: PackRef) -> int:
         number = self._numbers.get(ref)
@@ -168,93 +198,42 @@ class Index:
         return number
 
     def _spill(self) -> None:
-        items = sorted(self._recent.items())
+        records = sorted(_ENTRY.pack(key, v >> 32, v & 0xFFFFFFFF) for key, v in self._recent.items())
         self._recent = {}
-        self._runs.append(_SortedRun.write(iter(items), self._folder))
-        if len(self._runs) > self._max_runs:
-            # One run again: a look-up asks every run, so their number must stay small.
-            merged = _SortedRun.write(_merge(self._runs, self._dropped), self._folder)
-            for run in self._runs:
-                run.remove()
-            self._runs = [merged]
+        self._files.append(SortedEntries.write([b"".join(records)], self._folder))
+        self._merge(self._max_runs)
 
+    def _write_loaded(self) -> None:
+        if self._loaded:
+            # What was added one by one came later, unless it was written already.
+            records = self._loaded[0] if len(self._loaded) == 1 else join_records(self._loaded)
+            self._files.append(SortedEntries.write([records], self._folder))
+            self._loaded = []
 
-class _SortedRun:
-    """A file of entries in ascending order and, in memory, the first key of each page."""
+    def _merge(self, limit: int) -> None:
+        """Have at most ``limit`` files: a look-up asks every one.
 
-    def __init__(self, path: Path, fences: "array[int]", count: int) -> None:
-        self._path = path
-        self._fences = fences
-        self._count = count
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by remove()
-
-    def __len__(self) -> int:
-        return self._count
-
-    @classmethod
-    def write(cls, items: Iterable[tuple[bytes, int]], folder: Path | None) -> "_SortedRun":
-        handle, name = tempfile.mkstemp(prefix="vmkeep-index-", dir=folder)
-        fences: array[int] = array("Q")
-        count = 0
-        with os.fdopen(handle, "wb", buffering=1 << 20) as file:
-            for key, value in items:
-                if count % _PAGE_ENTRIES == 0:
-                    fences.append(int.from_bytes(key[:8], "big"))
-                file.write(_ENTRY.pack(key, value >> 32, value & 0xFFFFFFFF))
-                count += 1
-        return cls(Path(name), fences, count)
-
-    def find(self, key: bytes) -> int | None:
-        # Several pages can start with the same 8 bytes only by chance; then the
-        # key may lie in the page before the last of them.
-        page = bisect_right(self._fences, int.from_bytes(key[:8], "big")) - 1
-        while page >= 0:
-            value = self._find_in_page(page, key)
-            if value is not None or self._fences[page] != int.from_bytes(key[:8], "big"):
-                return value
-            page -= 1
-        return None
-
-    def _find_in_page(self, page: int, key: bytes) -> int | None:
-        self._file.seek(page * _PAGE_ENTRIES * _ENTRY.size)
-        data = self._file.read(_PAGE_ENTRIES * _ENTRY.size)
-        at = data.find(key)
-        while at >= 0 and at % _ENTRY.size:
-            at = data.find(key, at + 1)
-        if at < 0:
-            return None
-        _, pack, slot = _ENTRY.unpack_from(data, at)
-        return int(pack << 32 | slot)
-
-    def __iter__(self) -> Iterator[tuple[bytes, int]]:
-        with open(self._path, "rb") as file:
-            while data := file.read(_PAGE_ENTRIES * _ENTRY.size * 64):
-                for key, pack, slot in _ENTRY.iter_unpack(data):
-                    yield key, pack << 32 | slot
-
-    def remove(self) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
-
-
-def _merge(runs: Sequence[_SortedRun], dropped: set[int]) -> Iterator[tuple[bytes, int]]:
-    """Merge runs, oldest first; of equal keys the newest stays."""
-
-    def tagged(age: int, run: _SortedRun) -> Iterator[tuple[bytes, int, int]]:
-        return ((key, -age, value) for key, value in run)
-
-    last = b""
-    for key, _, value in heapq.merge(*(tagged(age, run) for age, run in enumerate(runs))):
-        if key != last and value >> 32 not in dropped:
-            yield key, value
-            last = key
+        The newest are merged, and those before them as long as they are no
+        larger than what has come together: nothing is rewritten again and again.
+        """
+        if len(self._files) <= limit:
+            return
+        first = len(self._files) - 2
+        together = sum(len(file) for file in self._files[first:])
+        while first > 0 and (first >= limit or len(self._files[first - 1]) <= together):
+            first -= 1
+            together += len(self._files[first])
+        old = self._files[first:]
+        self._files[first:] = [merge(old, self._dropped, self._folder)]
+        for file in old:
+            file.remove()
 
 
 def encode_index(packs: Sequence[tuple[PackRef, Sequence[Slot]]]) -> bytes:
     """Return the content of an index object over the given packs."""
     head = b"".join(_PACK.pack(ref.id, ref.kind, len(slots)) for ref, slots in packs)
     entries = sorted(
-        (slot.id[:PREFIX_BYTES], number, position)
+        (slot.id[:KEY_BYTES], number, position)
         for number, (_, slots) in enumerate(packs)
         for position, slot in enumerate(slots)
     )
