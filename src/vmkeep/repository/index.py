@@ -22,6 +22,7 @@ _MAGIC: Final = b"VMKINDX1"
 _COUNTS = struct.Struct("<8sII")
 _PACK = struct.Struct("<16sBxxxI")
 _ENTRY = struct.Struct("<16sII")
+_PACK_WORD: Final = slice(4, None, RECORD_BYTES // 4)  # the pack numbers among the words of records
 _SPILL_ENTRIES: Final = 128 << 10  # about 30 MB of Python objects
 _MAX_RUNS: Final = 8
 # While index objects are loaded nothing is looked up, so that there may be more files.
@@ -134,31 +135,26 @@ class Index:
         Tampered when the object is not an index.
         """
         packs, entries = decode_index(content, name)
+        words = _swapped_on_big_endian(array("I", entries.tobytes()))
+        if max(words[_PACK_WORD], default=-1) >= len(packs):
+            raise Tampered(f"the index object {name} is damaged.", object=name)
         with self._lock:
             numbers = [self._number(ref) if ref in present else None for ref, _ in packs]
             usable = [number for number in numbers if number is not None and number not in self._unusable]
-            if len(entries) // RECORD_BYTES >= self._spill_entries // 8 and len(usable) == len(numbers):
-                self._load(entries, usable, name)
+            count = len(entries) // RECORD_BYTES
+            fits = len(self._recent) + count < self._spill_entries
+            if len(usable) == len(numbers) and not fits and count >= self._spill_entries // 8:
+                words[_PACK_WORD] = array("I", map(usable.__getitem__, words[_PACK_WORD]))
+                self._load(_swapped_on_big_endian(words).tobytes())
                 return
             for key, pack, slot in _ENTRY.iter_unpack(entries):
-                if pack >= len(numbers):
-                    raise Tampered(f"the index object {name} is damaged.", object=name)
                 number = numbers[pack]
                 if number is not None:
                     self._add(key, number << 32 | slot)
 
-    def _load(self, entries: memoryview, numbers: Sequence[int], name: str) -> None:
-        """Take a large index object as it is, but with our numbers of the packs."""
-        words = array("I", entries.tobytes())
-        if sys.byteorder == "big":
-            words.byteswap()
-        packs = words[4 :: RECORD_BYTES // 4]
-        if max(packs) >= len(numbers):
-            raise Tampered(f"the index object {name} is damaged.", object=name)
-        words[4 :: RECORD_BYTES // 4] = array("I", map(numbers.__getitem__, packs))
-        if sys.byteorder == "big":
-            words.byteswap()
-        self._loaded.append(words.tobytes())
+    def _load(self, records: bytes) -> None:
+        """Keep a large index object as it is; entry by entry it would take many times as long."""
+        self._loaded.append(records)
         if sum(map(len, self._loaded)) >= self._spill_entries * RECORD_BYTES:
             self._write_loaded()
             self._merge(max(self._max_runs, _MAX_RUNS_LOADING))
@@ -227,6 +223,12 @@ class Index:
         self._files[first:] = [merge(old, self._dropped, self._folder)]
         for file in old:
             file.remove()
+
+
+def _swapped_on_big_endian(words: "array[int]") -> "array[int]":
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words
 
 
 def encode_index(packs: Sequence[tuple[PackRef, Sequence[Slot]]]) -> bytes:

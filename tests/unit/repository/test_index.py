@@ -256,8 +256,11 @@ def test_large_index_object_of_an_avoided_pack_hides_no_good_one(tmp_path: Path)
     index.close()
 
 
-def test_large_index_object_naming_an_unknown_pack_is_refused() -> None:
-    refs, _, content = _large_objects(1)[0]
-    wrong = content[:-8] + struct.pack("<I", 2) + content[-4:]
+@pytest.mark.parametrize("spill_entries", [30, 100])
+def test_index_object_naming_an_unknown_pack_teaches_nothing(spill_entries: int, tmp_path: Path) -> None:
+    refs, places, content = _large_objects(1)[0]
+    index = Index(tmp_path, spill_entries=spill_entries)
     with pytest.raises(Tampered, match="index/x"):
-        Index(spill_entries=100).add_encoded(wrong, "index/x", refs)
+        index.add_encoded(content[:-8] + struct.pack("<I", 2) + content[-4:], "index/x", refs)
+    assert not any(index.find(content_id) for content_id in places)
+    assert not any(index.knows_pack(ref) for ref in refs)
