@@ -262,7 +262,7 @@ def test_equal_content_has_equal_roots_in_the_product_and_in_the_generator(made:
             assert twin.map(Content(image.name, len(data), {0: data} if data else {}), [], []) == image.root
 
 
-def test_rot_and_loss_in_the_products_repository_are_found_without_a_password(
+def test_rot_in_the_products_repository_is_found_without_a_password(
     made: Made, copy: Path, seed: int
 ) -> None:
     rng = random.Random(seed)
@@ -285,12 +285,23 @@ def test_rot_and_loss_in_the_products_repository_are_found_without_a_password(
         whole = (copy / name).read_bytes()
         at = rng.randrange(len(whole))
         (copy / name).write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
-    lost = {prefix: next(n for n in named[prefix] if n not in harmed) for prefix in ("points", "maps")}
-    for name in lost.values():
+    result = run_reader(copy, "scrub", password=None)
+    assert result.code == 1
+    for name in harmed:
+        assert [line for line in result.problems if line.startswith(name + ":")], (name, result.problems)
+
+
+def test_loss_in_the_products_repository_is_found_without_a_password(
+    made: Made, copy: Path, seed: int
+) -> None:
+    # Apart from rot: what only a rotten inventory lists is missed by nobody.
+    rng = random.Random(seed)
+    lost = [rng.choice(made.names(prefix)) for prefix in ("points", "packs", "maps")]
+    for name in lost:
         (copy / name).unlink()
     result = run_reader(copy, "scrub", password=None)
     assert result.code == 1
-    for name in [*harmed, *lost.values()]:
+    for name in lost:
         assert [line for line in result.problems if line.startswith(name + ":")], (name, result.problems)
 
 

@@ -4,7 +4,7 @@ import uuid
 from typing import Final
 
 from vmkeep.capture.folder import vm_id_of_export
-from vmkeep.capture.source import SourceAddress
+from vmkeep.capture.source import SourceAddress, readable
 from vmkeep.model.plan import VmRef
 from vmkeep.repository.listing import SealedPoint
 
@@ -19,11 +19,12 @@ def identify(source: SourceAddress, name: str | None, parent: SealedPoint | None
     A parent given by the user means: this is the same machine, later.
     """
     path = source.path.absolute()
-    label = name or (path.name if source.kind == "folder" else path.stem) or "vm"
+    name = readable(name) if name else None
+    label = name or readable(path.name if source.kind == "folder" else path.stem) or "vm"
     own = vm_id_of_export(source)
     if own is not None:
         return VmRef(str(own), label)
     if parent is not None and name in (None, parent.point.vm.name):
         return parent.point.vm
-    key = f"name:{name}" if name else f"{source.kind}:{path}"
+    key = f"name:{name}" if name else readable(f"{source.kind}:{path}")
     return VmRef(str(uuid.uuid5(_NAMESPACE, key)), label)

@@ -12,7 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from vmkeep.capture.errors import NothingToHold, SourceMissing
-from vmkeep.capture.source import SourceAddress
+from vmkeep.capture.source import SourceAddress, percent, readable
 from vmkeep.formats.disk import Disk
 from vmkeep.formats.errors import SourceChanged
 from vmkeep.formats.opening import open_path
@@ -107,13 +107,13 @@ def hold(address: SourceAddress) -> FolderHold:
     files: list[HeldFile] = []
     try:
         leaves, layers = _open_leaves(disk_paths, root if address.kind == "folder" else None, address)
-        disks = [HeldDisk(name, str(PurePath(path.relative_to(root))), disk) for name, path, disk in leaves]
+        disks = [HeldDisk(name, readable(str(path.relative_to(root))), disk) for name, path, disk in leaves]
         left_out = []
         for path in others:
             role = _role(path, root)
             relative = path.relative_to(root).as_posix()
             if role is None:
-                left_out.append(relative)
+                left_out.append(readable(relative))
             else:
                 files.append(HeldFile(safe_name(relative), role, FileSource(path)))
     except BaseException:
@@ -125,7 +125,7 @@ def hold(address: SourceAddress) -> FolderHold:
     facts = FolderFacts(
         disks=tuple(disk.name for disk in disks),
         left_out=tuple(left_out),
-        layers=tuple(layers),
+        layers=tuple(readable(layer) for layer in layers),
         has_memory=any(file.role == "memory" for file in files),
         damage=_damage([disk.disk for disk in disks]),
     )
@@ -245,6 +245,6 @@ def _role(path: Path, root: Path) -> str | None:
 
 def safe_name(name: str) -> str:
     """Write characters that no manifest may hold as %XX; ordinary names stay as they are."""
-    return _UNSAFE.sub(
-        lambda match: "".join(f"%{b:02X}" for b in match[0].encode("utf-8", "surrogateescape")), name
-    )
+    if name in (".", ".."):
+        return name.replace(".", "%2E")  # a disk file may be called "...vhdx"
+    return _UNSAFE.sub(lambda match: percent(match[0]), name)

@@ -1,10 +1,14 @@
 """Where the data of a VM comes from, as the user names it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from vmkeep.errors import UsageError
+
+# What Python makes of such bytes in names and arguments (PEP 383), and any other lone surrogate.
+_NO_TEXT: Final = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -34,4 +38,16 @@ class SourceAddress:
         )
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.path}"
+        return readable(f"{self.kind}:{self.path}")
+
+
+def readable(text: str) -> str:
+    """Return a file system's text as Unicode that can be stored: bytes that are no UTF-8 become %XX."""
+    return _NO_TEXT.sub(lambda match: percent(match[0]), text)
+
+
+def percent(character: str) -> str:
+    """Write a character as the %XX of its bytes; what stands for a byte (PEP 383) as that byte."""
+    stands_for_a_byte = "\udc80" <= character <= "\udcff"
+    encoded = character.encode("utf-8", "surrogateescape" if stands_for_a_byte else "surrogatepass")
+    return "".join(f"%{byte:02X}" for byte in encoded)

@@ -127,7 +127,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
         return int(result) if isinstance(result, int) else ExitCode.OK
     except typer.Exit as end:
         return end.exit_code
-    except typer.Abort:  # a question was answered with the end of the input
+    except typer.Abort:  # a question at the terminal was left without an answer
         return _interrupted(ExitCode.INTERRUPTED)
     except typer.TyperException as error:
         text = error.format_message() if isinstance(error, _ParseError) else str(error)

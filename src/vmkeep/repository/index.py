@@ -74,6 +74,11 @@ class Index:
         return len(self._recent) + sum(len(part) for part in self._loaded) // RECORD_BYTES + written
 
     @property
+    def runs(self) -> int:
+        """How many sorted files this machine keeps for it now."""
+        return len(self._files)
+
+    @property
     def packs(self) -> list[PackRef]:
         """The packs whose slot tables are known."""
         return [p for n, p in enumerate(self._packs) if n not in self._dropped]

@@ -6,22 +6,21 @@ process is gone is dead at once, so that a crash does not lock a VM out.
 """
 
 import json
-import os
-import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, Final
 
 from vmkeep.clock import Clock
 from vmkeep.model.plan import VmRef
+from vmkeep.objectstore.errors import ObjectMissing
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.box import close_box, open_box
 from vmkeep.repository.errors import RunAlive, Tampered
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.manifest import format_time, parse_time
+from vmkeep.repository.owners import owner_is_gone, this_process
 
 PREFIX: Final = "runs/"
 SESSIONS: Final = "sessions/"
@@ -62,26 +61,29 @@ class Journal:
     def begin(self, detail: Mapping[str, Any]) -> list[list[Record]]:
         """Claim the VM for this run; return the records of runs that died unfinished.
 
-        Raises RunAlive when another run of the VM is alive.
+        Raises RunAlive when another run of the VM is alive. No clock decides
+        who goes on: a run writes, looks, writes again, looks again, and gives
+        way to whoever had written twice by then. Of two that start at once, at
+        least one sees the other; at worst both give way.
         """
         self.step("begun", detail)
         session = SESSIONS + self.run
         fields = {"version": _VERSION, "run": self.run, "time": format_time(self._clock.now())}
         self._store.put(session, close_box(self._ring, session, json.dumps(fields).encode()))
+        self._give_way_to_claims()
+        self.step("claimed")
+        return self._give_way_to_claims()
+
+    def _give_way_to_claims(self) -> list[list[Record]]:
+        """Return the unfinished runs that are dead; RunAlive when a live one has claimed the VM."""
         dead = []
-        mine = None
-        others = []
         for records in read_runs(self._store, self._ring, self._vm.id):
-            if records[0].run == self.run:
-                mine = records[0]
-            elif records[-1].step != FINISHED:
-                others.append(records)
-        for records in others:
-            first = records[0]
-            if not self._alive(records[-1]):
+            first, last = records[0], records[-1]
+            if first.run == self.run or last.step == FINISHED:
+                continue
+            if not self._alive(last):
                 dead.append(records)
-            # Both wrote before they looked, so both see both; the earlier one goes on.
-            elif mine is None or (first.time, first.run) < (mine.time, mine.run):
+            elif last.number > 0:
                 self.step(FINISHED, {"outcome": "gave way", "to": first.run})
                 raise RunAlive(
                     f"another run of {self._vm.name!r} is under way since {format_time(first.time)} "
@@ -127,19 +129,34 @@ class Journal:
 
     def bury(self, dead: list[Record]) -> None:
         """Close the journal of a run that died, after whatever it left has been cleaned up."""
-        self._write(dead[0].run, dead[-1].number + 1, FINISHED, {"outcome": "died", "found by": self.run})
+        folder = f"{self._folder}{dead[0].run}/"
+        # Behind every record there is, also one that cannot be read.
+        number = max(_number_of(info.name) for info in self._store.list(folder)) + 1
+        self._write(dead[0].run, number, FINISHED, {"outcome": "died", "found by": self.run})
 
     def _alive(self, record: Record) -> bool:
         return record.lease > self._clock.now() and not owner_is_gone(record.owner)
 
 
 def read_runs(store: Store, ring: KeyRing, vm_id: str) -> list[list[Record]]:
-    """Return the records of each run of a VM, in order. Raises Tampered naming the record."""
+    """Return the records of each run of a VM, in order; one that does not verify counts as absent.
+
+    ``check`` reports such records. Here they must not keep a VM from being
+    protected: a run without readable records is nobody's claim.
+    """
     runs: dict[str, list[Record]] = {}
     for info in store.list(f"{PREFIX}{ring.vm_key(vm_id)}/"):
-        record = read_record(store, ring, info.name)
+        try:
+            record = read_record(store, ring, info.name)
+        except (Tampered, ObjectMissing):
+            continue
         runs.setdefault(record.run, []).append(record)
     return [sorted(records, key=lambda r: r.number) for records in runs.values()]
+
+
+def _number_of(name: str) -> int:
+    digits = name.rpartition("/")[2]
+    return int(digits) if digits.isdecimal() else 0
 
 
 def read_record(store: Store, ring: KeyRing, name: str) -> Record:
@@ -162,64 +179,3 @@ def _decode(name: str, content: bytes) -> Record:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise Tampered(f"the journal record {name} cannot be understood.", object=name) from error
-
-
-def this_process() -> dict[str, Any]:
-    """Return what tells this process from every other one, here and elsewhere."""
-    pid = os.getpid()
-    return {
-        "host": socket.gethostname(),
-        "boot": _boot_id(),
-        "namespace": _namespace(),
-        "pid": pid,
-        "start": _process_start(pid),
-    }
-
-
-def owner_is_gone(owner: Mapping[str, Any]) -> bool:
-    """Tell whether a process is certainly dead; False when that cannot be known from here."""
-    boot = _boot_id()
-    if not boot or owner.get("host") != socket.gethostname():
-        return False
-    if owner.get("boot") != boot:
-        return bool(owner.get("boot"))  # this machine has been restarted since
-    if owner.get("namespace") != _namespace():
-        return False  # another container: its process numbers mean nothing here
-    return _is_gone(int(owner.get("pid", 0)), str(owner.get("start")))
-
-
-def _is_gone(pid: int, start: str) -> bool:
-    found = _process_start(pid)
-    if found:
-        return found != start  # another process has its number now
-    # /proc may hide the processes of other users (mount option hidepid): ask the kernel.
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return False
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return ""  # not Linux: leases decide alone
-
-
-def _namespace() -> str:
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
-
-
-def _process_start(pid: int) -> str:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
-    except OSError:
-        return ""
-    # The name in parentheses may hold spaces; field 22 of the whole is the start time.
-    return stat.rpartition(")")[2].split()[19]

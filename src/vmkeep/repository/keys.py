@@ -24,6 +24,7 @@ _VERSION: Final = 1
 _MEMORY_KIB, _ITERATIONS, _LANES = 64 << 10, 3, 4
 _MAX_MEMORY_KIB, _MAX_ITERATIONS, _MAX_LANES = 1 << 20, 10, 16
 _MAX_BYTES: Final = 64 << 10
+_MAX_KEYS: Final = 64  # each one tried costs time and memory
 
 
 class KeyRing:
@@ -125,6 +126,7 @@ def unlock(store: Store, parameters: Parameters, password: Secret) -> tuple[KeyR
     """
     damaged: list[str] = []
     foreign: list[str] = []
+    tried = 0
     for info in store.list(PREFIX):
         # Another key may still be good, and whoever can only add objects must not lock us out.
         try:
@@ -135,6 +137,9 @@ def unlock(store: Store, parameters: Parameters, password: Secret) -> tuple[KeyR
         if fields["format"] != parameters.digest().hex():
             foreign.append(info.name)
             continue
+        if tried == _MAX_KEYS:
+            raise KeyRefused(f"the repository has more than {_MAX_KEYS} keys; somebody may have added some.")
+        tried += 1
         master = _unwrap(fields, parameters, password)
         if master is not None:
             return KeyRing(master, parameters.repository), fields["id"]

@@ -7,6 +7,7 @@ writer: names that could leave a folder and sizes that make no sense are refused
 import json
 from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 from vmkeep.model.consistency import Consistency, Reason
 from vmkeep.model.plan import VmRef
@@ -136,7 +137,7 @@ def _disk(fields: dict[str, Any]) -> StoredDisk:
         logical_sector=_count(fields["logical_sector"]),
         physical_sector=_count(fields["physical_sector"]),
         block_size=None if block is None else _count(block),
-        disk_id=None if fields["disk_id"] is None else _text(fields["disk_id"]),
+        disk_id=None if fields["disk_id"] is None else str(UUID(_text(fields["disk_id"]))),
         source=_text(fields["source"]),
         excluded=tuple((_count(o), _count(n), _text(why)) for o, n, why in fields["excluded"]),
     )

@@ -6,7 +6,6 @@ are; taking each apart in Python would take hours for a large repository.
 """
 
 import operator
-import os
 import struct
 import tempfile
 from array import array
@@ -14,7 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from vmkeep.objectstore.files import read_some
 
@@ -31,11 +30,10 @@ _PREFIXES: Final = 1 << 16
 class SortedEntries:
     """One file of ascending records and, in memory, the first 8 bytes of each page."""
 
-    def __init__(self, path: Path, fences: "array[int]", count: int) -> None:
-        self._path = path
+    def __init__(self, file: IO[bytes], fences: "array[int]", count: int) -> None:
+        self._file = file
         self._fences = fences
         self._count = count
-        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
 
     def __len__(self) -> int:
         return self._count
@@ -43,16 +41,17 @@ class SortedEntries:
     @classmethod
     def write(cls, parts: Iterable[bytes], folder: Path | None) -> "SortedEntries":
         """Store records that ascend within and across ``parts``."""
-        handle, name = tempfile.mkstemp(prefix="vmkeep-index-", dir=folder)
+        # A file without a name: a killed process leaves nothing behind.
+        file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by remove()
         fences: array[int] = array("Q")
         size = 0
-        with os.fdopen(handle, "wb") as file:
-            for part in parts:
-                for at in range(-size % _PAGE_BYTES, len(part), _PAGE_BYTES):
-                    fences.append(int.from_bytes(part[at : at + 8], "big"))
-                file.write(part)
-                size += len(part)
-        return cls(Path(name), fences, size // RECORD_BYTES)
+        for part in parts:
+            for at in range(-size % _PAGE_BYTES, len(part), _PAGE_BYTES):
+                fences.append(int.from_bytes(part[at : at + 8], "big"))
+            file.write(part)
+            size += len(part)
+        file.flush()
+        return cls(file, fences, size // RECORD_BYTES)
 
     def find(self, key: bytes) -> bytes | None:
         """Return the record of this key."""
@@ -91,20 +90,17 @@ class SortedEntries:
 
     def _read(self, record: int, count: int) -> bytes:
         offset, length = record * RECORD_BYTES, min(count, self._count - record) * RECORD_BYTES
-        records = read_some(self._fd, offset, length)
+        records = read_some(self._file.fileno(), offset, length)
         while len(records) < length:
-            more = read_some(self._fd, offset + len(records), length - len(records))
+            more = read_some(self._file.fileno(), offset + len(records), length - len(records))
             if not more:
-                raise OSError(f"{str(self._path)!r} became shorter")
+                raise OSError("a temporary file of the index became shorter")
             records += more
         return records
 
     def remove(self) -> None:
-        """Delete the file; safe to repeat."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-            self._path.unlink(missing_ok=True)
+        """Let the file go; safe to repeat."""
+        self._file.close()
 
 
 def merge(files: Sequence[SortedEntries], dropped: Set[int], folder: Path | None) -> SortedEntries:

@@ -37,7 +37,7 @@ from vmkeep.repository.box import close_box, open_box
 from vmkeep.repository.check import check, check_keyless
 from vmkeep.repository.errors import RolledBack
 from vmkeep.repository.inventory import decode_inventory
-from vmkeep.repository.journal import read_runs
+from vmkeep.repository.journal import read_record
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.listing import POINTS, SealedPoint
 from vmkeep.repository.packs import Kind, PackRef
@@ -161,8 +161,8 @@ def _walk_every_read_path(store: MemoryStore, clock: FakeClock) -> Seen:
             seen.restored[sealed.name] = content["disk"]
         seen.note(points.attached, "tracking", sealed.name)
         seen.note(points.attached, "evidence", sealed.name)
-    for vm in (VM, OTHER_VM):
-        seen.note(read_runs, store, ring, vm.id)
+    for name in names(store, "runs/"):
+        seen.note(read_record, store, ring, name)
     for name in names(store, "inventory/"):
         seen.note(decode_inventory, name, store.get(name), ring.repository, ring)
     for prefix in ("sessions/", "condemned/"):

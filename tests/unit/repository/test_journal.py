@@ -16,11 +16,12 @@ from tests.repositories import OTHER_VM, VM, make_repository, names
 from vmkeep.objectstore.errors import StoreUnavailable
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.objectstore.store import Store
-from vmkeep.repository import journal as journal_module
+from vmkeep.repository import owners as owners_module
 from vmkeep.repository.box import close_box, open_box
 from vmkeep.repository.errors import RunAlive, Tampered
-from vmkeep.repository.journal import FINISHED, LEASE, Journal, owner_is_gone, read_runs, this_process
+from vmkeep.repository.journal import FINISHED, LEASE, Journal, read_record, read_runs
 from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.owners import owner_is_gone, this_process
 
 pytestmark = pytest.mark.quick
 
@@ -54,13 +55,18 @@ def test_steps_are_written_before_they_are_taken(world: World) -> None:
     journal.step("holding", {"checkpoint": "c"})
     journal.finish({"outcome": "sealed"})
     (records,) = read_runs(world.store, world.ring, VM.id)
-    assert [(r.number, r.step) for r in records] == [(0, "begun"), (1, "holding"), (2, FINISHED)]
-    assert records[0].detail == {"source": "x"} and records[1].detail == {"checkpoint": "c"}
+    assert [(r.number, r.step) for r in records] == [
+        (0, "begun"),
+        (1, "claimed"),
+        (2, "holding"),
+        (3, FINISHED),
+    ]
+    assert records[0].detail == {"source": "x"} and records[2].detail == {"checkpoint": "c"}
     assert {r.vm for r in records} == {VM}
     assert {r.lease - r.time for r in records} == {LEASE}
     assert records[0].owner == this_process()
     folder = f"runs/{world.ring.vm_key(VM.id)}/{journal.run}/"
-    assert names(world.store, "runs/") == [f"{folder}{n:06}" for n in range(3)]
+    assert names(world.store, "runs/") == [f"{folder}{n:06}" for n in range(4)]
     session = f"sessions/{journal.run}"
     assert journal.run in open_box(world.ring, session, world.store.get(session)).decode()
 
@@ -73,7 +79,7 @@ def test_second_run_gives_way_while_the_first_lives(world: World) -> None:
         second.begin({})
     assert caught.value.context["run"] == first.run
     assert VM.name in caught.value.message
-    assert world.runs() == {first.run: ["begun"], second.run: ["begun", FINISHED]}
+    assert world.runs() == {first.run: ["begun", "claimed"], second.run: ["begun", FINISHED]}
     first.finish({})
     assert world.journal().begin({}) == []
 
@@ -118,9 +124,46 @@ def test_of_two_runs_at_once_exactly_one_goes_on(world: World, seconds: int, swa
     second = world.journal(run=ids[1], clock=clock)
     first = world.journal(_Meeting(world.store, lambda: begin(second)), run=ids[0])
     begin(first)
-    assert sorted(outcomes.values()) == [False, True]
-    smaller = min((seconds, ids[1]), (0, ids[0]))[1]
-    assert outcomes[smaller]
+    # The second had claimed the VM before the first looked, whatever the clocks and ids say.
+    assert outcomes == {ids[0]: False, ids[1]: True}
+
+
+@pytest.mark.parametrize("at", range(1, 7))
+@pytest.mark.parametrize("seconds", [-60, 60])
+def test_never_do_two_runs_go_on(world: World, at: int, seconds: int) -> None:
+    # The other run begins and goes as far as it can before each single request of this one.
+    outcomes: list[bool] = []
+
+    def begin(journal: Journal) -> None:
+        try:
+            journal.begin({})
+            outcomes.append(True)
+        except RunAlive:
+            outcomes.append(False)
+
+    clock = FakeClock(world.clock.now() + timedelta(seconds=seconds))
+    second = world.journal(run="b" * 32, clock=clock)
+
+    class Interleaved(WrappedStore):
+        requests = 0
+
+        def around(self, request: Request, call: Callable[[], Any]) -> Any:
+            self.requests += 1
+            if self.requests == at:
+                begin(second)
+            return super().around(request, call)
+
+    begin(world.journal(Interleaved(world.store), run="a" * 32))
+    assert sum(outcomes) == 1
+
+
+def test_run_under_way_is_not_overtaken_by_a_slow_clock(world: World) -> None:
+    first = world.journal()
+    first.begin({})
+    first.step("holding")
+    behind = FakeClock(world.clock.now() - timedelta(minutes=5))
+    with pytest.raises(RunAlive):
+        world.journal(clock=behind).begin({})
 
 
 def test_expired_run_is_handed_over_with_its_records(world: World) -> None:
@@ -129,11 +172,11 @@ def test_expired_run_is_handed_over_with_its_records(world: World) -> None:
     dead.step("holding", {"checkpoint": "left behind"})
     world.clock.advance(LEASE.total_seconds() + 1)
     journal = world.journal()
-    ((begun, holding),) = journal.begin({})
+    ((begun, claimed, holding),) = journal.begin({})
     assert (begun.run, holding.detail) == (dead.run, {"checkpoint": "left behind"})
-    journal.bury([begun, holding])
+    journal.bury([begun, claimed, holding])
     journal.finish({})
-    assert world.runs()[dead.run] == ["begun", "holding", FINISHED]
+    assert world.runs()[dead.run] == ["begun", "claimed", "holding", FINISHED]
     assert world.journal().begin({}) == []
 
 
@@ -168,7 +211,7 @@ def test_renewals_keep_a_run_alive_and_are_rare(world: World) -> None:
         with pytest.raises(RunAlive):
             world.journal().begin({})
     (records,) = [r for r in read_runs(world.store, world.ring, VM.id) if r[0].run == long.run]
-    renewals = records[2:]
+    renewals = records[3:]
     assert {r.step for r in renewals} == {"writing"}
     # 100 minutes; a third of the lease is ten.
     assert len(renewals) in range(7, 11)
@@ -177,7 +220,7 @@ def test_renewals_keep_a_run_alive_and_are_rare(world: World) -> None:
 @pytest.mark.parametrize("done", [True, False], ids=["reply lost", "request lost"])
 def test_store_that_stutters_does_not_end_the_journal(world: World, done: bool) -> None:
     store = FaultyStore(world.store)
-    (store.lose_reply if done else store.fail)("put", 3, prefix="runs/")
+    (store.lose_reply if done else store.fail)("put", 4, prefix="runs/")
     journal = world.journal(store)
     journal.begin({})
     journal.step("one")
@@ -186,7 +229,7 @@ def test_store_that_stutters_does_not_end_the_journal(world: World, done: bool) 
     journal.step("two")
     journal.finish({})
     steps = world.runs()[journal.run]
-    assert steps == ["begun", "one", *(["two"] if done else []), "two", FINISHED]
+    assert steps == ["begun", "claimed", "one", *(["two"] if done else []), "two", FINISHED]
     assert world.journal().begin({}) == []
 
 
@@ -194,14 +237,16 @@ def test_store_that_stutters_does_not_end_the_journal(world: World, done: bool) 
 
 
 def _written_by(world: World, owner: dict[str, Any]) -> None:
-    """Put the first record of a run of another process."""
+    """Put the first two records of a run of another process."""
     now = world.clock.now()
-    fields = {
-        "version": 1, "run": "ee" * 16, "vm": {"id": VM.id, "name": VM.name}, "number": 0, "step": "begun",
-        "time": now.isoformat(), "lease": (now + LEASE).isoformat(), "owner": owner, "detail": {},
-    }  # fmt: skip
-    name = f"runs/{world.ring.vm_key(VM.id)}/{'ee' * 16}/000000"
-    world.store.put(name, close_box(world.ring, name, json.dumps(fields).encode()))
+    for number, step in enumerate(("begun", "claimed")):
+        fields = {
+            "version": 1, "run": "ee" * 16, "vm": {"id": VM.id, "name": VM.name}, "number": number,
+            "step": step, "time": now.isoformat(), "lease": (now + LEASE).isoformat(), "owner": owner,
+            "detail": {},
+        }  # fmt: skip
+        name = f"runs/{world.ring.vm_key(VM.id)}/{'ee' * 16}/{number:06}"
+        world.store.put(name, close_box(world.ring, name, json.dumps(fields).encode()))
     world.clock.advance(1)
 
 
@@ -223,7 +268,7 @@ def test_reused_process_number_is_another_process(world: World) -> None:
 @pytest.mark.parametrize(
     "elsewhere",
     [
-        {"host": "another-machine", "pid": 1 << 22, "start": "1"},
+        {"machine": "another-machine", "boot": "another", "pid": 1 << 22, "start": "1"},
         {"host": "another-machine", "boot": "another"},
         {"namespace": "pid:[1]", "pid": 1 << 22, "start": "1"},
         {"boot": "", "pid": 1 << 22, "start": "1"},
@@ -250,13 +295,13 @@ def test_owner_of_no_known_shape_counts_as_alive() -> None:
 
 def test_hidden_process_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     # /proc mounted with hidepid shows nothing of other users' processes.
-    monkeypatch.setattr(journal_module, "_process_start", lambda pid: "")
+    monkeypatch.setattr(owners_module, "_process_start", lambda pid: "")
     assert not owner_is_gone(this_process() | {"start": "12345"})
     assert owner_is_gone(this_process() | {"pid": _dead_pid(), "start": "12345"})
 
 
 def test_where_no_process_can_be_told_leases_decide_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "_boot_id", lambda: "")  # as on Windows
+    monkeypatch.setattr(owners_module, "_boot_id", lambda: "")  # as on Windows
     assert not owner_is_gone(this_process() | {"pid": _dead_pid(), "start": "1"})
 
 
@@ -268,20 +313,34 @@ def test_where_no_process_can_be_told_leases_decide_alone(monkeypatch: pytest.Mo
     [b"", b"[]", b"{}", b'{"run": 1}', b"\xff", b"null"],
     ids=lambda content: content.decode("latin1"),
 )
-def test_record_that_is_none_is_named(world: World, content: bytes) -> None:
+def test_record_that_is_none_is_named_and_keeps_nobody_out(world: World, content: bytes) -> None:
     name = f"runs/{world.ring.vm_key(VM.id)}/{'ee' * 16}/000000"
     world.store.put(name, close_box(world.ring, name, content))
     with pytest.raises(Tampered, match=name):
-        read_runs(world.store, world.ring, VM.id)
+        read_record(world.store, world.ring, name)
+    assert read_runs(world.store, world.ring, VM.id) == []
+    assert world.journal().begin({}) == []
+
+
+def test_damaged_last_record_of_a_dead_run_does_not_keep_it_from_being_closed(world: World) -> None:
+    dead = world.journal()
+    dead.begin({})
+    dead.step("next")
+    world.store.overwrite(names(world.store, "runs/")[-1], b"junk")
+    world.clock.advance(LEASE.total_seconds() + 1)
+    journal = world.journal()
+    (records,) = journal.begin({})
+    journal.bury(records)
+    assert world.runs()[dead.run] == ["begun", "claimed", FINISHED]
 
 
 def test_records_swapped_are_named(world: World) -> None:
     journal = world.journal()
     journal.begin({})
-    journal.step("next")
     one, two = names(world.store, "runs/")
     first, second = world.store.get(one), world.store.get(two)
     world.store.overwrite(one, second)
     world.store.overwrite(two, first)
-    with pytest.raises(Tampered, match=one):
-        read_runs(world.store, world.ring, VM.id)
+    for name in (one, two):
+        with pytest.raises(Tampered, match=name):
+            read_record(world.store, world.ring, name)

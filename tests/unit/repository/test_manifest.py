@@ -18,6 +18,7 @@ pytestmark = pytest.mark.quick
 NAME = "points/aa/bb"
 MOMENT = datetime(2026, 3, 29, 0, 30, 5, 123456, tzinfo=UTC)
 HOSTILE_NAME = "r\r\n<script>[red]\x1b[31m\u202e.."
+DISK_ID = "6f68302a-741c-704d-bf6c-4101d31a2e93"
 POINT = RestorePoint(
     id="ab" * 16,
     run="cd" * 16,
@@ -33,7 +34,7 @@ POINT = RestorePoint(
         "preferred", Consistency.FILESYSTEM, Consistency.CRASH, (Reason("C1", "fact", "effect", "fix"),)
     ),
     disks=(
-        StoredDisk("a.vhdx", 1 << 40, b"\6" * 32, "vhdx", "dynamic", 512, 4096, 1 << 25, "d" * 36, "a.vhdx"),
+        StoredDisk("a.vhdx", 1 << 40, b"\6" * 32, "vhdx", "dynamic", 512, 4096, 1 << 25, DISK_ID, "a.vhdx"),
         StoredDisk("b", 5, None, "raw", "fixed", 512, 512, None, None, "b", ((0, 4, "pagefile"),)),
     ),
     files=(StoredFile("Virtual Machines/x.vmcx", "configuration", 70, b"\7" * 32),),

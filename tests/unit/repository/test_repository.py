@@ -110,8 +110,9 @@ def test_store_that_lags_is_refused(fake_clock: FakeClock) -> None:
         _create(Lagging(MemoryStore(fake_clock)), fake_clock)
 
 
-def test_store_without_conditional_put_is_written_down(fake_clock: FakeClock) -> None:
-    assert not _create(LyingStore(MemoryStore(fake_clock)), fake_clock).put_if_absent
+def test_store_without_conditional_put_is_refused(fake_clock: FakeClock) -> None:
+    with pytest.raises(StoreUnsupported, match="replace"):
+        _create(LyingStore(MemoryStore(fake_clock)), fake_clock)
     assert _create(MemoryStore(fake_clock), fake_clock).put_if_absent
 
 

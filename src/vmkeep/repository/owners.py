@@ -1,0 +1,83 @@
+"""Tell the process that owns a run from every other one, and whether it is gone."""
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+
+def this_process() -> dict[str, Any]:
+    """Return what tells this process from every other one, here and elsewhere."""
+    pid = os.getpid()
+    return {
+        "host": socket.gethostname(),
+        "machine": _machine_id(),
+        "boot": _boot_id(),
+        "namespace": _namespace(),
+        "pid": pid,
+        "start": _process_start(pid),
+    }
+
+
+def owner_is_gone(owner: Mapping[str, Any]) -> bool:
+    """Tell whether a process is certainly dead; False when that cannot be known from here."""
+    boot = _boot_id()
+    if not boot or not owner.get("boot"):
+        return False
+    if owner["boot"] != boot:
+        # Another boot: of this machine, then everything of before has ended; of another one
+        # (which may have the same name), then only its lease tells.
+        machine = _machine_id()
+        return bool(machine) and (owner.get("host"), owner.get("machine")) == (socket.gethostname(), machine)
+    if owner.get("namespace") != _namespace():
+        return False  # another container: its process numbers mean nothing here
+    return _is_gone(int(owner.get("pid", 0)), str(owner.get("start")))
+
+
+def _is_gone(pid: int, start: str) -> bool:
+    found = _process_start(pid)
+    if found:
+        return found != start  # another process has its number now
+    # /proc may hide the processes of other users (mount option hidepid): ask the kernel.
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def _machine_id() -> str:
+    # A name is not enough: two machines may have the same one.
+    try:
+        text = Path("/etc/machine-id").read_text("ascii").strip()
+    except OSError:
+        return ""
+    return blake3(b"vmkeep run owner " + text.encode()).hexdigest(length=16)  # the id itself is private
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""  # not Linux: leases decide alone
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _process_start(pid: int) -> str:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+    except OSError:
+        return ""
+    # The name in parentheses may hold spaces; field 22 of the whole is the start time.
+    return stat.rpartition(")")[2].split()[19]

@@ -1,0 +1,161 @@
+"""What counts as a disk, what as a file of the VM, and when the hold is broken."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vmkeep.capture.errors import NothingToHold, SourceMissing
+from vmkeep.capture.folder import hold, safe_name, vm_id_of_export
+from vmkeep.capture.source import SourceAddress
+from vmkeep.formats.errors import FormatError, SourceChanged
+
+pytestmark = pytest.mark.quick
+
+GUID = "5A1F0C3E-AB12-4C00-8000-0123456789AB"
+
+
+def put(root: Path, *names: str, content: bytes = bytes(512)) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def folder(root: Path) -> SourceAddress:
+    return SourceAddress("folder", root)
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_disks_files_and_what_is_left_out(tmp_path: Path) -> None:
+    put(tmp_path, "Virtual Hard Disks/b.raw", "Virtual Hard Disks/A.IMG", "c.raw")
+    put(tmp_path, f"Virtual Machines/{GUID}.vmcx", f"Virtual Machines/{GUID}.VMRS", content=b"x")
+    put(tmp_path, f"Virtual Machines/{GUID}/{GUID}.bin", f"Virtual Machines/{GUID}.xml", content=b"x")
+    put(tmp_path, "readme.xml", "notes.bin", "disk.raw.vmkeep-partial", content=b"x")
+    with hold(folder(tmp_path)) as held:
+        assert [disk.name for disk in held.disks] == ["A", "b", "c"]
+        assert {(file.name, file.role) for file in held.files} == {
+            (f"Virtual Machines/{GUID}.vmcx", "configuration"),
+            (f"Virtual Machines/{GUID}.xml", "configuration"),
+            (f"Virtual Machines/{GUID}.VMRS", "runtime-state"),
+            (f"Virtual Machines/{GUID}/{GUID}.bin", "memory"),
+        }
+        assert set(held.facts.left_out) == {"readme.xml", "notes.bin", "disk.raw.vmkeep-partial"}
+        assert held.facts.has_memory
+        assert held.check() == 7
+
+
+def test_disks_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    put(tmp_path, "one/d.raw", "two/d.raw", "d.img")
+    with hold(folder(tmp_path)) as held:
+        names = [disk.name for disk in held.disks]
+    assert len(set(names)) == 3 and not any("/" in name for name in names)
+
+
+def test_one_disk_has_no_other_files(tmp_path: Path) -> None:
+    put(tmp_path, "d.raw", "other.raw", f"Virtual Machines/{GUID}.vmcx")
+    with hold(SourceAddress("disk", tmp_path / "d.raw")) as held:
+        assert ([d.name for d in held.disks], held.files) == (["d"], ())
+        assert [(r.offset, r.length) for r in held.disks[0].extents()] in ([], [(0, 512)])
+
+
+def test_nothing_stays_open(tmp_path: Path) -> None:
+    put(tmp_path, "a.raw", "b.raw", f"Virtual Machines/{GUID}.vmcx")
+    before = open_descriptors()
+    with hold(folder(tmp_path)) as held:
+        assert open_descriptors() == before + 3
+    assert open_descriptors() == before
+    held.release()  # safe to repeat
+    put(tmp_path, "c.vhdx", content=b"no disk at all")
+    with pytest.raises(FormatError):
+        hold(folder(tmp_path))
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("victim", ["a.raw", f"Virtual Machines/{GUID}.vmcx"])
+@pytest.mark.parametrize("change", ["write", "grow", "cut", "replace", "remove"])
+def test_whatever_moves_breaks_the_hold(tmp_path: Path, victim: str, change: str) -> None:
+    put(tmp_path, "a.raw", "b.raw", f"Virtual Machines/{GUID}.vmcx", content=bytes(1024))
+    path = tmp_path / victim
+    with hold(folder(tmp_path)) as held:
+        assert held.check() == 3
+        match change:
+            case "write":
+                with path.open("r+b") as file:
+                    file.write(b"\0")
+                os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+            case "grow":
+                os.truncate(path, 2048)
+            case "cut":
+                os.truncate(path, 512)
+            case "replace":
+                put(tmp_path.parent, "other", content=bytes(1024))
+                os.replace(tmp_path.parent / "other", path)
+            case "remove":
+                path.unlink()
+        with pytest.raises(FormatError) as caught:
+            held.check()
+    assert Path(victim).name in caught.value.message
+
+
+def test_a_file_that_gets_shorter_while_it_is_read(tmp_path: Path) -> None:
+    put(tmp_path, "a.raw", f"Virtual Machines/{GUID}.vmcx", content=bytes(1024))
+    with hold(folder(tmp_path)) as held:
+        os.truncate(tmp_path / "Virtual Machines" / f"{GUID}.vmcx", 10)
+        with pytest.raises(SourceChanged):
+            held.files[0].read_into(0, memoryview(bytearray(1024)))
+
+
+def test_links_and_special_files_are_passed_over(tmp_path: Path) -> None:
+    vm = tmp_path / "vm"
+    put(vm, "a.raw")
+    put(tmp_path, "outside.raw")
+    (vm / "link.raw").symlink_to(tmp_path / "outside.raw")
+    (vm / "loop").symlink_to(vm)
+    os.mkfifo(vm / "pipe.raw")
+    with hold(folder(vm)) as held:
+        assert [disk.name for disk in held.disks] == ["a"]
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    put(tmp_path, "readme.txt")
+    with pytest.raises(NothingToHold):
+        hold(folder(tmp_path))
+    for address in (
+        folder(tmp_path / "no"),
+        SourceAddress("disk", tmp_path / "no"),
+        SourceAddress("disk", tmp_path),
+    ):
+        with pytest.raises(SourceMissing):
+            hold(address)
+
+
+def test_an_export_tells_its_vm_s_id(tmp_path: Path) -> None:
+    put(tmp_path, "d.raw")
+    assert vm_id_of_export(folder(tmp_path)) is None
+    put(
+        tmp_path,
+        f"x/Virtual Machines/{GUID}.vmcx",
+        "x/Virtual Machines/notes.xml",
+        f"Snapshots/{GUID[::-1]}.vmcx",
+    )
+    found = vm_id_of_export(folder(tmp_path))
+    assert str(found) == GUID.lower()
+    assert vm_id_of_export(SourceAddress("disk", tmp_path / "d.raw")) is None
+    # Two machines in one folder: neither.
+    put(tmp_path, "y/Virtual Machines/00000000-0000-0000-0000-000000000001.xml")
+    assert vm_id_of_export(folder(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("web", "web"), ("a b/c", "a b/c"), ("100%", "100%25"), ("a\\b", "a%5Cb"), ("a\nb", "a%0Ab"),
+        ("d\udcff", "d%FF"), ("..", "%2E%2E"), (".", "%2E"), ("...", "..."), ("\u202e", "\u202e"),
+    ],
+)  # fmt: skip
+def test_names_a_manifest_may_hold(name: str, safe: str) -> None:
+    assert safe_name(name) == safe

@@ -1,0 +1,104 @@
+"""What all commands share: text on a terminal, settings, sizes, places."""
+
+import io
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.clocks import FakeClock
+from vmkeep.cli import frame
+from vmkeep.cli.progress import TerminalProgress
+from vmkeep.cli.text import rounded, visible
+
+pytestmark = pytest.mark.quick
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=())))
+def test_nothing_visible_steers_a_terminal(text: str) -> None:
+    shown = visible(text)
+    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+    shown.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "text", ["web server", "[red]x[/red]", "<b>", "\u30b5\u30fc\u30d0 \u00e4", "C:\\VMs"]
+)
+def test_ordinary_text_stays_as_it_is(text: str) -> None:
+    assert visible(text) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (64 << 20, "64.0 MiB"),
+        (5 << 40, "5.0 TiB"), (5000 << 40, "5000.0 TiB"),
+    ],
+)  # fmt: skip
+def test_sizes_as_people_read_them(size: int, text: str) -> None:
+    assert rounded(size) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rest", "set_"),
+    [
+        (["-q", "points"], ["points"], {"quiet"}),
+        (["points", "--debug", "-v"], ["points"], {"debug", "verbose"}),
+        (["points", "--json"], ["points", "--json"], {"json"}),
+        (["points", "--no-color", "--quiet", "--verbose"], ["points"], {"no_color", "quiet", "verbose"}),
+        (["show", "--", "-q", "--json"], ["show", "--", "-q", "--json"], set()),
+        (["backup", "--as=-q"], ["backup", "--as=-q"], set()),
+    ],
+)
+def test_settings_are_taken_from_anywhere(arguments: list[str], rest: list[str], set_: set[str]) -> None:
+    assert frame._take_settings(arguments) == rest
+    assert {name for name, value in vars(frame.settings).items() if value} == set_
+    frame._take_settings([])
+    assert not any(vars(frame.settings).values())
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"VMKEEP_STATE_DIR": "/x/s", "XDG_STATE_HOME": "/y", "HOME": "/h"}, Path("/x/s")),
+        ({"XDG_STATE_HOME": "/y", "HOME": "/h"}, Path("/y/vmkeep")),
+        ({"HOME": "/h"}, Path("/h/.local/state/vmkeep")),
+        ({}, None),
+    ],
+)
+def test_where_this_machine_keeps_its_memory(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Path | None
+) -> None:
+    for name in ("VMKEEP_STATE_DIR", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert frame.state_folder() == expected
+
+
+def test_progress_shows_share_rate_and_what_is_left() -> None:
+    out, clock = io.StringIO(), FakeClock()
+    progress = TerminalProgress(out, clock, color=False)
+    progress.begin("reading w\x1b[31m", 100 << 20)
+    clock.advance(10)
+    progress.advance(25 << 20)
+    line = out.getvalue().rpartition("\x1b[K")[2]
+    assert "25%" in line and "25.0 MiB" in line and "2.5 MiB/s" in line and "0:30 left" in line
+    assert "\x1b" not in line  # no colour was asked for, and the label has none of its own
+    progress.end()
+    assert out.getvalue().endswith("\r\x1b[K")
+
+
+def test_progress_of_unknown_length_and_beyond_its_end() -> None:
+    out, clock = io.StringIO(), FakeClock()
+    progress = TerminalProgress(out, clock, color=True)
+    progress.begin("reading", None)
+    clock.advance(1)
+    progress.advance(1 << 20)
+    assert "1.0 MiB/s" in out.getvalue()
+    progress.begin("reading", 10)
+    clock.advance(1)
+    progress.advance(20)
+    assert "100%" in out.getvalue()
