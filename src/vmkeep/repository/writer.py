@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from blake3 import blake3
@@ -221,6 +221,10 @@ class Writer:
         if packs:
             name = INDEX_PREFIX + os.urandom(16).hex()
             self._store.put(name, close_box(self._ring, name, encode_index(packs), compress=False))
+            # All that is needed from here on are names and checksums; slot tables would fill the memory.
+            self._finished[self._indexed :] = [
+                replace(pack, slots=()) for pack in self._finished[self._indexed :]
+            ]
         self._indexed = len(self._finished)
 
     def _write_inventory(self) -> str:
