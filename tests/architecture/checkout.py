@@ -12,8 +12,8 @@ _NOT_OURS: Final = {".git", ".venv", "build", "dist", "__pycache__"}
 
 @functools.cache
 def project_files() -> tuple[Path, ...]:
-    """Every file that is or would be committed, as paths from the root of the checkout."""
-    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    """Every file that git tracks, as paths from the root of the checkout."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached"]
     try:
         listed = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\0")
         found = {Path(name) for name in listed if name}

@@ -163,10 +163,10 @@ def test_sources_that_are_not_there_or_hold_no_disk(vmkeep: Vmkeep, tmp_path: Pa
     os.mkfifo(tmp_path / "pipe.raw")
     cases = [
         ("does not exist", "disk:nowhere.vhdx"),
-        ("no such file", "folder:nowhere"),
+        ("does not exist", "folder:nowhere"),
         ("no virtual disk", "folder:vm"),
         ("is a folder", "disk:vm"),
-        ("not a directory", "folder:vm/notes.txt"),
+        ("does not exist", "folder:vm/notes.txt"),
         ("does not exist", "disk:dangling.raw"),
         ("regular file", "disk:pipe.raw"),
         ("regular file", "disk:/dev/null"),

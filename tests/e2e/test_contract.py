@@ -214,7 +214,7 @@ def test_usage_errors_end_with_2_and_name_what_is_allowed(story: Story, tmp_path
         ("not a source", ("backup", "web.raw")),
         ("not a source", ("backup", "disk:")),
         ("hyperv://", ("backup", "hyperv://host/vm")),
-        ("--changes needs --parent", ("backup", web, "--changes", tmp_path / "x.json")),
+        ("belong together", ("backup", web, "--changes", tmp_path / "x.json")),
         ("required:application", ("backup", web, "--consistency", "best")),
         ("--to", ("restore", "web")),
         ("vhdx", ("restore", "web", "--to", tmp_path / "x", "--format", "iso")),

@@ -7,7 +7,7 @@ class RunRefused(VmkeepError):
     """The plan does not reach what the policy requires; nothing was taken."""
 
     code = "BK001"
-    default_hint = "`vmkeep plan` shows what would raise the consistency."
+    default_hint = "Lower the policy with --consistency preferred."
 
 
 class ChangesUnusable(VmkeepError):

@@ -1,6 +1,8 @@
 """Tell whose restore point a run takes when no host says it."""
 
+import os
 import uuid
+from pathlib import Path
 from typing import Final
 
 from vmkeep.capture.folder import vm_id_of_export
@@ -18,7 +20,7 @@ def identify(source: SourceAddress, name: str | None, parent: SealedPoint | None
 
     A parent given by the user means: this is the same machine, later.
     """
-    path = source.path.absolute()
+    path = Path(os.path.normpath(source.path.absolute()))
     name = readable(name) if name else None
     label = name or readable(path.name if source.kind == "folder" else path.stem) or "vm"
     own = vm_id_of_export(source)

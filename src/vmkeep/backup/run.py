@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -88,7 +88,7 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
 
 def _decide(request: Request, held: FolderHold, base: SealedPoint | None) -> Plan:
     plan = decide_folder(
-        held.facts,
+        replace(held.facts, other_ids=_other_ids(held, base)),
         request.policy,
         has_earlier_point=base is not None,
         changes_given=request.changes is not None,
@@ -97,6 +97,25 @@ def _decide(request: Request, held: FolderHold, base: SealedPoint | None) -> Pla
         last = plan.reasons[-1]
         raise RunRefused(f"refused: {last.fact} {plan.reasons[0].effect}", hint=last.fix)
     return plan
+
+
+def _other_ids(held: FolderHold, base: SealedPoint | None) -> tuple[str, ...]:
+    """Name the disks whose identifier differs from that of the same disk in the earlier point."""
+    stored = base.point.disks if base is not None else ()
+    found = []
+    for disk in held.disks:
+        before = _same_disk(disk, held.disks, stored)
+        now = disk.disk.profile.disk_id
+        if before is not None and before.disk_id and now and before.disk_id != str(now):
+            found.append(disk.name)
+    return tuple(found)
+
+
+def _same_disk(disk: HeldDisk, disks: Sequence[HeldDisk], stored: Sequence[StoredDisk]) -> StoredDisk | None:
+    """Return the disk in an earlier point: the one of its name, or the only one where both have one."""
+    if len(stored) == len(disks) == 1:
+        return stored[0]
+    return next((d for d in stored if d.name == disk.name), None)
 
 
 def _refuse_own_repository(source: SourceAddress, repository: Repository) -> None:
@@ -195,15 +214,12 @@ class _Taking:
         Disks are matched by name; where both points have just one, that one is meant.
         Raises ChangesUnusable when declared changes have nothing to build on.
         """
-        stored = self.base.point.disks if self.base is not None else ()
-        same = [d for d in stored if d.name == disk.name]
-        if len(stored) == len(disks) == 1:
-            same = list(stored)
+        same = _same_disk(disk, disks, self.base.point.disks if self.base is not None else ())
         size = disk.disk.profile.size
-        if same and same[0].size == size:
-            return self.repository.disk_map(same[0])
+        if same is not None and same.size == size:
+            return self.repository.disk_map(same)
         if self.request.changes is not None:
-            what = f"has another size ({same[0].size} bytes) there" if same else "is not in it"
+            what = f"has another size ({same.size} bytes) there" if same else "is not in it"
             raise ChangesUnusable(
                 f"--changes builds on the parent restore point, but the disk {disk.name!r} {what}."
             )

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Final
 from uuid import UUID
 
-from vmkeep.capture.errors import NothingToHold, SourceMissing
+from vmkeep.capture.errors import NothingToHold, SourceMissing, SourceRefused
 from vmkeep.capture.source import SourceAddress, percent, readable
 from vmkeep.formats.disk import Disk
 from vmkeep.formats.errors import SourceChanged
@@ -92,7 +92,9 @@ class FolderHold:
             file.source.close()
 
     def _identities(self) -> dict[str, tuple[object, ...]]:
-        found: dict[str, tuple[object, ...]] = {disk.disk.name: disk.disk.identity() for disk in self.disks}
+        # Each layer by itself, parents first: the file that is named is the one that was written.
+        layers = [layer for disk in self.disks for layer in reversed(disk.disk.chain())]
+        found: dict[str, tuple[object, ...]] = {layer.name: layer.identity() for layer in layers}
         found |= {file.source.name: file.source.identity() for file in self.files}
         return found
 
@@ -112,7 +114,7 @@ def hold(address: SourceAddress) -> FolderHold:
         for path in others:
             role = _role(path, root)
             relative = path.relative_to(root).as_posix()
-            if role is None:
+            if role is None or path.is_symlink():
                 left_out.append(readable(relative))
             else:
                 files.append(HeldFile(safe_name(relative), role, FileSource(path)))
@@ -174,14 +176,18 @@ def _find(address: SourceAddress) -> tuple[list[Path], list[Path], Path]:
     disks: list[Path] = []
     others: list[Path] = []
     for file in _walk(path):
-        (disks if file.suffix.lower() in DISK_SUFFIXES else others).append(file)
+        is_disk = file.suffix.lower() in DISK_SUFFIXES
+        if is_disk and file.is_symlink():
+            # Left out in silence, the VM would look complete.
+            raise SourceRefused(f"{str(file)!r} is a link; a folder's disks have to lie in it.")
+        (disks if is_disk else others).append(file)
     if not disks:
         raise NothingToHold(f"the folder {str(path)!r} holds no virtual disk.")
     return disks, others, path
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Yield the regular files below a folder in a fixed order; links are not followed."""
+    """Yield the regular files and the links below a folder in a fixed order; links are not followed."""
     try:
         entries = sorted(root.iterdir())
     except OSError as error:
@@ -189,11 +195,9 @@ def _walk(root: Path) -> Iterator[Path]:
             f"cannot list the folder {str(root)!r}: {(error.strerror or '').lower()}."
         ) from error
     for entry in entries:
-        if entry.is_symlink():
-            continue
-        if entry.is_dir():
+        if entry.is_dir() and not entry.is_symlink():
             yield from _walk(entry)
-        elif entry.is_file():
+        elif entry.is_file() or entry.is_symlink():
             yield entry
 
 

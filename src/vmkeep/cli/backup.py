@@ -70,8 +70,10 @@ def backup(
         policy = Policy.parse(consistency, allow_interruption=allow_interruption)
     except ValueError as error:
         raise UsageError(f"{error}.") from error
-    if changes is not None and parent is None:
-        raise UsageError("--changes needs --parent: changed since when?")
+    if (changes is None) != (parent is None):
+        raise UsageError("--changes and --parent belong together: what changed, and since when.")
+    if name == "":
+        raise UsageError("--as needs a name.")
     address = SourceAddress.parse(source)
     ranges = tuple(read_changes(changes)) if changes is not None else None
     with open_repository(repo, password_file, password_command, meanwhile="vmkeep.backup.run") as repository:
@@ -114,9 +116,10 @@ def _summary(outcome: "Outcome") -> tuple[dict[str, Any], list[str]]:
         f"{point.vm.name}: restore point {point.id[:12]}, {point.consistency.got.value}-consistent",
         f"  read {rounded(point.bytes_read)}, stored {rounded(point.bytes_stored)}, {outcome.seconds:.1f} s",
     ]
-    lines += (
-        [f"  {reason.effect} ({reason.fact})" for reason in point.consistency.reasons]
-        if settings.verbose
-        else []
-    )
+    # That files do not tell how their VM was brought to rest is so each time; everything else is news.
+    lines += [
+        f"  {reason.effect} ({reason.fact})"
+        for reason in point.consistency.reasons
+        if settings.verbose or reason.code != "files-only"
+    ]
     return document, [] if settings.quiet else lines

@@ -22,7 +22,9 @@ app = typer.Typer(
 
 _MOST_LISTED: Final = 1000
 
-Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="VHD, VHDX, AVHDX or raw disk files.")]
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", readable=False, help="VHD, VHDX, AVHDX or raw disk files.")
+]
 
 
 def siblings_of(path: Path) -> list[Path]:

@@ -56,7 +56,8 @@ _EVERYWHERE: Final = {
 }
 EPILOG: Final = (
     "Every command also takes -q (only results and errors), -v (more words), --no-color, "
-    "--debug (the traceback of an error). Password: --password-file, --password-command or VMKEEP_PASSWORD."
+    "--debug (the traceback of an error). Password: --password-file, --password-command or VMKEEP_PASSWORD. "
+    "VMKEEP_STATE_DIR: where this machine remembers which restore points it has seen."
 )
 
 
@@ -123,13 +124,17 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     previous = {number: signal.signal(number, _stop) for number in _STOPPING}
     try:
         result = typer.main.get_command(app).main(rest, prog_name="vmkeep", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return int(result) if isinstance(result, int) else ExitCode.OK
     except typer.Exit as end:
         return end.exit_code
     except typer.Abort:  # a question at the terminal was left without an answer
         return _interrupted(ExitCode.INTERRUPTED)
     except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: its help is the answer
+            print(error, file=sys.stderr)
+            return int(ExitCode.USAGE)
         text = error.format_message() if isinstance(error, _ParseError) else str(error)
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "vmkeep"
@@ -155,6 +160,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
 
 def _give_up_unwritable_output() -> None:
     """Let go of what standard output did not take: the interpreter would try once more, and end with 120."""
+    if sys.stdout is None:
+        return  # closed before we began
     try:
         sys.stdout.flush()
     except OSError:
@@ -165,7 +172,12 @@ def _give_up_unwritable_output() -> None:
 
 def _interrupted(code: ExitCode) -> int:
     hint = "Start the command again when it suits; what is stored already is not stored twice."
-    _report(code, "VK130", "interrupted; what was held has been released.", hint)
+    _report(
+        code,
+        "VK130",
+        "interrupted; whatever was held has been released, and nothing half-written counts.",
+        hint,
+    )
     return int(code)
 
 
@@ -267,6 +279,24 @@ def open_store_of(address: str) -> Store:
 
 def state_folder() -> Path | None:
     """Return where this machine remembers what it has seen; None when there is no such place."""
+    folder = _state_folder_named()
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        usable = False
+    if usable:
+        return folder
+    # Bringing data back must not depend on being able to take a note.
+    warn(
+        f"cannot write to {str(folder)!r}: a rolled back repository would not be noticed; set {STATE_VARIABLE}."
+    )
+    return None
+
+
+def _state_folder_named() -> Path | None:
     if os.environ.get(STATE_VARIABLE):
         return Path(os.environ[STATE_VARIABLE])
     if os.name == "nt":

@@ -28,8 +28,9 @@ def points(
 ) -> None:
     """List restore points, oldest first.
 
-    Exit codes: 0 listed; 10 no repository; 12 wrong password; 14 some objects are damaged (named on standard
-    error; the others are listed) or the repository was rolled back.
+    Exit codes: 0 listed (also when there are none); 10 no repository; 12 wrong password;
+    14 some objects are damaged (named on standard error; the others are listed) or the repository
+    was rolled back.
     """
     with open_repository(repo, password_file, password_command) as repository:
         listing = repository.listing(accept_rollback=accept_rollback)
@@ -41,7 +42,9 @@ def points(
         f"{rounded(sum(d['size'] for d in row['disks'])):>12}{rounded(row['bytes_stored']):>12}"
         for row in rows
     ]
-    answer(rows, lines if rows else ["no restore points"])
+    of_vm = f" of a VM called {vm!r}; `vmkeep points` lists all" if vm is not None else ""
+    nothing = f"no restore points{of_vm}"
+    answer(rows, lines if rows else [nothing])
     for problem in listing.problems:
         warn(problem.message)
     if listing.problems:

@@ -61,6 +61,8 @@ def init(
     """
     from vmkeep.clock import SystemClock
     from vmkeep.objectstore.address import open_store
+    from vmkeep.objectstore.errors import StoreMissing
+    from vmkeep.repository.errors import RepositoryExists
     from vmkeep.repository.keys import new_recovery_key
     from vmkeep.repository.repository import Repository
 
@@ -73,12 +75,15 @@ def init(
     if not no_recovery_key and (recovery_key_file is not None or interactive):
         passwords["recovery"] = new_recovery_key()
         _hand_over(passwords["recovery"], recovery_key_file)
-    elif not no_recovery_key:
-        warn("no recovery key was made: add one with `vmkeep repo key add --recovery-key-file FILE`.")
-    store = open_store(repo, create=True)
+    try:
+        store = open_store(repo, create=True)
+    except StoreMissing as error:
+        raise RepositoryExists(f"{repo} is no folder.", hint="Choose the name of a new folder.") from error
     parameters = Repository.create(
         store, passwords, SystemClock(), chunk_size=chunk_size, repository_id=os.urandom(16)
     )
+    if not no_recovery_key and "recovery" not in passwords:
+        warn("no recovery key was made: add one with `vmkeep repo key add --recovery-key-file FILE`.")
     document = {
         "message_type": "initialized",
         "id": parameters.repository.hex(),
@@ -100,9 +105,11 @@ def _hand_over(key: Secret, file: Path | None) -> None:
         return
     sys.stderr.write("\nRecovery key, shown this once. Write it down and keep it away from this machine:\n")
     sys.stderr.write(f"\n  {key.reveal().decode()}\n\n")
-    typed = typer.prompt("Type its last four characters", err=True)
-    if typed.strip().upper() != key.reveal().decode()[-4:]:
-        raise UsageError("these are not the last four characters; no repository was made.")
+    for _ in range(3):
+        typed = typer.prompt("Type its last four characters", err=True)
+        if typed.strip().upper() == key.reveal().decode()[-4:]:
+            return
+    raise UsageError("these are not the last four characters; no key was made.")
 
 
 @app.command("info")
@@ -335,18 +342,14 @@ def key_remove(
     It does not lock out whoever copied the repository before.
     Exit codes: 0 removed; 1 no such key, or it is the one in use; 10 no repository; 12 wrong password.
     """
-    from vmkeep.repository.errors import KeyRefused
+    from vmkeep.repository.errors import KeyInUse, NoSuchKey
     from vmkeep.repository.keys import PREFIX, key_infos
 
     with open_repository(repo, password_file, password_command) as repository:
         found = [info.id for info in key_infos(repository.store) if info.id.startswith(key)]
         if len(found) != 1:
-            raise UsageError(
-                f"{key!r} means {len(found)} keys.", hint="`vmkeep repo key list` shows their ids."
-            )
+            raise NoSuchKey(f"{key!r} means {len(found)} keys.")
         if found[0] == repository.key_id:
-            raise KeyRefused(
-                "this is the key you opened the repository with.", hint="Open it with another one."
-            )
+            raise KeyInUse("this is the key you opened the repository with.")
         repository.store.delete(PREFIX + found[0])
     answer({"message_type": "key_removed", "id": found[0]}, [f"removed the key {found[0]}"])

@@ -1,6 +1,8 @@
 """`vmkeep restore`: bring disks and files back."""
 
+import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +42,8 @@ def restore(
     ],
     repo: RepositoryOption = "",
     format: Annotated[
-        DiskFormat | None, typer.Option("--format", help="Disk file format; default: as the source was.")
+        DiskFormat | None,
+        typer.Option("--format", case_sensitive=False, help="Disk file format; default: as the source was."),
     ] = None,
     disk: Annotated[
         str | None, typer.Option("--disk", metavar="N", help="Only this disk, by number (from 0) or name.")
@@ -71,7 +74,13 @@ def restore(
             stream_disk(repository, disks[0], sys.stdout.buffer, progress())
             return
         written = restore_point(
-            repository, chosen, Path(to), format.value if format else None, disk, progress()
+            repository,
+            chosen,
+            Path(to),
+            format.value if format else None,
+            disk,
+            progress(),
+            as_folder=to.endswith(("/", os.sep)),
         )
     document = {
         "message_type": "summary",
@@ -79,5 +88,9 @@ def restore(
         "vm": chosen.vm.name,
         "files": [vars(w) for w in written],
     }
-    lines = [f"{file.path}  ({file.format}, {rounded(file.size)})" for file in written]
+    lines = [f"{file.path}  ({file.format}, {rounded(file.size)}){_not_kept(file.lost)}" for file in written]
     answer(document, [] if settings.quiet else lines)
+
+
+def _not_kept(lost: Sequence[str]) -> str:
+    return f"; not kept: {', '.join(lost).replace('_', ' ')}" if lost else ""

@@ -37,7 +37,7 @@ def convert(disk: Disk, target: Path, format: Format) -> Converted:
     except BaseException:
         writer.abort()
         raise
-    return Converted(profile, copied, _lost(disk.profile, profile))
+    return Converted(profile, copied, lost_in(disk.profile, profile))
 
 
 def _copy(disk: Disk, writer: DiskWriter) -> int:
@@ -52,7 +52,8 @@ def _copy(disk: Disk, writer: DiskWriter) -> int:
     return copied
 
 
-def _lost(source: DiskProfile, target: DiskProfile) -> tuple[str, ...]:
+def lost_in(source: DiskProfile, target: DiskProfile) -> tuple[str, ...]:
+    """Name what a guest or Hyper-V could notice of ``source`` and ``target`` has no place for."""
     lost = [
         name
         for name in ("logical_sector", "physical_sector")

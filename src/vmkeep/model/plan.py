@@ -33,7 +33,8 @@ class FolderFacts:
     ``left_out`` names files that are neither disks nor part of the VM;
     ``layers`` names differencing layers below the disks that are taken;
     ``has_memory``: a memory file lies beside them, so the VM was saved or running;
-    ``damage`` tells what is wrong in the disk files' own structures.
+    ``damage`` tells what is wrong in the disk files' own structures;
+    ``other_ids`` names disks that carry another identifier than in the parent.
     """
 
     disks: tuple[str, ...]
@@ -41,6 +42,7 @@ class FolderFacts:
     layers: tuple[str, ...] = ()
     has_memory: bool = False
     damage: tuple[str, ...] = ()
+    other_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

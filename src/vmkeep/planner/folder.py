@@ -32,6 +32,15 @@ def decide_folder(
                 "Back up the lower files one by one with disk:FILE if their states matter.",
             )
         )
+    if changes_given and facts.other_ids:
+        reasons.append(
+            Reason(
+                "other-disk-id",
+                f"The identifier of {', '.join(facts.other_ids)} is not the one in the parent restore point.",
+                "If these are not the same disk, everything outside the declared ranges is wrong.",
+                "Check --parent; leave --changes away to have everything read.",
+            )
+        )
     if facts.damage:
         reasons.append(
             Reason(

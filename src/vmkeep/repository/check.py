@@ -92,6 +92,9 @@ def check(repository: Repository, share: float, progress: Progress, seed: int | 
     for problem in listing.problems:
         report.add(str(problem.context.get("object", "")), problem)
     report.points = len(listing.points)
+    rolled_back = repository.rollback(listing)
+    if rolled_back is not None:
+        report.add("points/", rolled_back)
     _check_chains(listing, report)
     _check_promises(store, ring, listing, report)
     visited: dict[bytes, bool] = {}

@@ -108,6 +108,20 @@ class KeyRefused(RepositoryError):
     default_hint = "Restore the key object from a copy of the repository, or use another key."
 
 
+class NoSuchKey(RepositoryError):
+    """No key, or more than one, answers to this id."""
+
+    code = "RP014"
+    default_hint = "`vmkeep repo key list` shows their ids."
+
+
+class KeyInUse(RepositoryError):
+    """The key is the one the repository was opened with."""
+
+    code = "RP015"
+    default_hint = "Open the repository with another key to remove this one."
+
+
 class PublishRefused(RepositoryError):
     """The decision about a restore point was taken elsewhere, again and again."""
 

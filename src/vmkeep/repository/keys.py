@@ -118,6 +118,16 @@ def new_recovery_key() -> Secret:
     return Secret("-".join(text[i : i + 4] for i in range(0, len(text), 4)))
 
 
+def _readings(password: Secret, kind: str) -> list[Secret]:
+    """Return what may be meant: a recovery key was written down by hand, and is typed in an emergency."""
+    if kind != "recovery":
+        return [password]
+    letters = [c for c in password.reveal().decode("utf-8", "replace").upper() if c not in "- \t"]
+    text = "".join(letters).translate(str.maketrans("018", "OIB"))  # base32 has none of these digits
+    grouped = "-".join(text[i : i + 4] for i in range(0, len(text), 4))
+    return [password] if grouped.encode() == password.reveal() else [password, Secret(grouped)]
+
+
 def unlock(store: Store, parameters: Parameters, password: Secret) -> tuple[KeyRing, str]:
     """Open the repository's keys with ``password``; return them and the id of the key that fits.
 
@@ -140,9 +150,10 @@ def unlock(store: Store, parameters: Parameters, password: Secret) -> tuple[KeyR
         if tried == _MAX_KEYS:
             raise KeyRefused(f"the repository has more than {_MAX_KEYS} keys; somebody may have added some.")
         tried += 1
-        master = _unwrap(fields, parameters, password)
-        if master is not None:
-            return KeyRing(master, parameters.repository), fields["id"]
+        for text in _readings(password, fields["kind"]):
+            master = _unwrap(fields, parameters, text)
+            if master is not None:
+                return KeyRing(master, parameters.repository), fields["id"]
     if foreign:
         raise Tampered(
             f"`format` or {', '.join(foreign)} was altered: they do not belong together.", object=foreign[0]

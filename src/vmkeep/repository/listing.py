@@ -146,7 +146,10 @@ class Listing:
         named = [s for s in self.points if vm in (s.point.vm.name, s.point.vm.id)]
         if len({s.point.vm.id for s in named}) > 1:
             raise PointAmbiguous(
-                f"more than one VM is called {vm!r}.", hint="Give the VM's id instead of its name."
+                f"more than one VM is called {vm!r}.",
+                hint="Give the VM's id instead of its name: "
+                + ", ".join(sorted({s.point.vm.id for s in named}))
+                + ".",
             )
         return named
 

@@ -17,7 +17,7 @@ from vmkeep.repository import index as index_objects
 from vmkeep.repository import parameters as parameter_object
 from vmkeep.repository.box import open_box
 from vmkeep.repository.condemned import condemned_packs, damaged_packs
-from vmkeep.repository.errors import NotARepository, RepositoryExists, Tampered
+from vmkeep.repository.errors import NotARepository, RepositoryExists, RolledBack, Tampered
 from vmkeep.repository.heads import Heads
 from vmkeep.repository.index import Index
 from vmkeep.repository.journal import Journal
@@ -78,7 +78,9 @@ class Repository:
         """
         if store.head(parameter_object.NAME) is not None:
             raise RepositoryExists(f"there is a repository at {store.address} already.")
-        if any(not info.name.startswith(_UNFINISHED) for info in store.list("")):
+        strangers: bool = any(not info.name.startswith(_UNFINISHED) for info in store.list(""))
+        # Only a folder can hold what is no object at all.
+        if strangers or bool(getattr(store, "foreign", 0)):
             raise RepositoryExists(f"{store.address} is not empty.")
         found = probe(store)
         if not (found.read_after_write and found.list_after_write):
@@ -145,6 +147,15 @@ class Repository:
         """Remember, on this machine, a point it has just made: its loss is a rollback."""
         if self._heads is not None:
             self._heads.add(sealed)
+
+    def rollback(self, listing: Listing) -> RolledBack | None:
+        """Return what this machine has seen and the listing lacks; None when nothing is missing."""
+        try:
+            if self._heads is not None:
+                self._heads.check(listing)
+        except RolledBack as error:
+            return error
+        return None
 
     @property
     def index(self) -> Index:

@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import BinaryIO, Final, NamedTuple
 from uuid import UUID
 
+from vmkeep.formats.converting import lost_in
 from vmkeep.formats.creating import create_disk, profile_in
 from vmkeep.formats.disk import DiskProfile, DiskWriter, Format, Kind
 from vmkeep.formats.target import TargetFile
@@ -26,12 +27,13 @@ _ZEROS: Final = bytes(4 << 20)
 
 @dataclass(frozen=True)
 class RestoredFile:
-    """One file that was written: where, what it is, and how many bytes it stands for."""
+    """One file that was written: where, what it is, its bytes, and what its format has no place for."""
 
     path: str
     disk: str | None
     format: str
     size: int
+    lost: tuple[str, ...] = ()
 
 
 def choose_disks(point: RestorePoint, wanted: str | None) -> list[StoredDisk]:
@@ -53,24 +55,34 @@ def restore_point(
     format: Format | None,
     wanted: str | None,
     progress: Progress,
+    *,
+    as_folder: bool = False,
 ) -> list[RestoredFile]:
     """Write a restore point into ``target`` and return what was written.
 
-    A target with an ending that does not exist as a folder is one file;
-    everything else is a folder (made if missing), into which the VM's other
+    A target with an ending that does not exist as a folder is one file
+    (unless ``as_folder``); everything else is a folder (made if missing), into which the VM's other
     files go too, unless one disk was chosen. Nothing is overwritten, and no
     file has its name before it is complete.
     """
     disks = choose_disks(point, wanted)
     progress.begin("restoring", sum(_stored_bytes(repository, disk) for disk in disks))
-    if target.suffix and not target.is_dir():
+    if target.suffix and not target.is_dir() and not as_folder:
         if len(disks) != 1:
-            raise OneDiskNeeded(f"{str(target)!r} is one file, but the restore point has {len(disks)} disks.")
+            hint = f"Choose one disk with --disk N, or give {str(target) + '/'!r} for a folder."
+            raise OneDiskNeeded(
+                f"{str(target)!r} is one file, but the restore point has {len(disks)} disks.", hint=hint
+            )
         _require_folder(target.parent)
         written = [_restore_disk(repository, disks[0], target, _format(format, target, disks[0]), progress)]
     else:
         _make_folder(target)
         names = _file_names(disks, format)
+        others = [safe_relative_path(file.name) for file in point.files] if wanted is None else []
+        for path in [target / name for name, _ in names] + [target / other for other in others]:
+            # Before the first byte: a name taken later would leave a part of the VM behind.
+            if os.path.lexists(path):
+                raise TargetRefused(f"{str(path)!r} exists already; nothing was restored.")
         written = [
             _restore_disk(repository, disk, target / name, chosen, progress)
             for disk, (name, chosen) in zip(disks, names, strict=True)
@@ -104,14 +116,16 @@ def _write_zeros(out: BinaryIO, length: int) -> None:
 def _restore_disk(
     repository: Repository, disk: StoredDisk, path: Path, format: Format, progress: Progress
 ) -> RestoredFile:
-    writer = create_disk(path, profile_in(stored_profile(disk), format))
+    stored = stored_profile(disk)
+    profile = profile_in(stored, format)
+    writer = create_disk(path, profile)
     try:
         _fill(writer, repository.disk_map(disk), progress)
         writer.finish()
     except BaseException:
         writer.abort()
         raise
-    return RestoredFile(str(path), disk.name, format, disk.size)
+    return RestoredFile(str(path), disk.name, format, disk.size, lost_in(stored, profile))
 
 
 def _fill(writer: "DiskWriter | TargetFile", disk: DiskMap, progress: Progress) -> None:

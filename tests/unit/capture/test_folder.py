@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vmkeep.capture.errors import NothingToHold, SourceMissing
+from vmkeep.capture.errors import NothingToHold, SourceMissing, SourceRefused
 from vmkeep.capture.folder import hold, safe_name, vm_id_of_export
 from vmkeep.capture.source import SourceAddress
 from vmkeep.formats.errors import FormatError, SourceChanged
@@ -109,15 +109,19 @@ def test_a_file_that_gets_shorter_while_it_is_read(tmp_path: Path) -> None:
             held.files[0].read_into(0, memoryview(bytearray(1024)))
 
 
-def test_links_and_special_files_are_passed_over(tmp_path: Path) -> None:
+def test_links_are_not_followed_but_named(tmp_path: Path) -> None:
     vm = tmp_path / "vm"
     put(vm, "a.raw")
     put(tmp_path, "outside.raw")
-    (vm / "link.raw").symlink_to(tmp_path / "outside.raw")
     (vm / "loop").symlink_to(vm)
+    (vm / "notes.txt").symlink_to(tmp_path / "outside.raw")
     os.mkfifo(vm / "pipe.raw")
     with hold(folder(vm)) as held:
         assert [disk.name for disk in held.disks] == ["a"]
+        assert sorted(held.facts.left_out) == ["loop", "notes.txt"]
+    (vm / "link.raw").symlink_to(tmp_path / "outside.raw")
+    with pytest.raises(SourceRefused, match=r"link\.raw"):
+        hold(folder(vm))
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
