@@ -21,8 +21,10 @@ PREFIX: Final = "index/"
 _MAGIC: Final = b"VMKINDX1"
 _COUNTS = struct.Struct("<8sII")
 _PACK = struct.Struct("<16sBxxxI")
+_KEY = struct.Struct("<16s8x")
 _ENTRY = struct.Struct("<16sII")
 _PACK_WORD: Final = slice(4, None, RECORD_BYTES // 4)  # the pack numbers among the words of records
+_SLOT_WORD: Final = slice(5, None, RECORD_BYTES // 4)
 _SPILL_ENTRIES: Final = 128 << 10  # about 30 MB of Python objects
 _MAX_RUNS: Final = 8
 # While index objects are loaded nothing is looked up, so that there may be more files.
@@ -146,12 +148,19 @@ class Index:
         with self._lock:
             numbers = [self._number(ref) if ref in present else None for ref, _ in packs]
             usable = [number for number in numbers if number is not None and number not in self._unusable]
-            count = len(entries) // RECORD_BYTES
-            fits = len(self._recent) + count < self._spill_entries
-            if len(usable) == len(numbers) and not fits and count >= self._spill_entries // 8:
-                words[_PACK_WORD] = array("I", map(usable.__getitem__, words[_PACK_WORD]))
-                self._load(_swapped_on_big_endian(words).tobytes())
-                return
+            if len(usable) == len(numbers):
+                count = len(entries) // RECORD_BYTES
+                if len(self._recent) + count < self._spill_entries:
+                    places = zip(words[_PACK_WORD], words[_SLOT_WORD], strict=True)
+                    values = [usable[pack] << 32 | slot for pack, slot in places]
+                    self._recent.update(
+                        zip((key for (key,) in _KEY.iter_unpack(entries)), values, strict=True)
+                    )
+                    return
+                if count >= self._spill_entries // 8:
+                    words[_PACK_WORD] = array("I", map(usable.__getitem__, words[_PACK_WORD]))
+                    self._load(_swapped_on_big_endian(words).tobytes())
+                    return
             for key, pack, slot in _ENTRY.iter_unpack(entries):
                 number = numbers[pack]
                 if number is not None:
