@@ -44,12 +44,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run achieved: the restore point that now exists, and how the process should end."""
+    """What a run achieved: the restore point that now exists, and how the process should end.
+
+    ``warnings`` tell what is wrong besides: damaged points of the same VM, a
+    run that could not be closed.
+    """
 
     sealed: SealedPoint
     plan: Plan
     exit_code: ExitCode
     seconds: float
+    warnings: tuple[str, ...] = ()
 
 
 def run(request: Request, repository: Repository, clock: Clock, progress: Progress) -> Outcome:
@@ -73,17 +78,31 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
         with hold(request.source) as held:
             plan = _decide(request, held, parent or newest)
             taking = _Taking(
-                request, repository, clock, progress, journal, vm, listing.head(vm.id), parent or newest
+                request,
+                repository,
+                clock,
+                progress,
+                journal,
+                vm,
+                repository.head(listing, vm.id),
+                parent or newest,
             )
             sealed = taking.take(held, plan)
     except BaseException as error:
         _note_failure(journal, error)
         raise
-    journal.finish({"outcome": "sealed", "point": sealed.name})
-    released = {"time": format_time(clock.now()), "run": journal.run, "released": True}
-    repository.points.attach("evidence", sealed.name, released)
+    warnings = [problem.message for problem in listing.problems]
     repository.remember(sealed)
-    return Outcome(sealed, plan, ExitCode.OK, clock.monotonic() - started)
+    try:
+        journal.finish({"outcome": "sealed", "point": sealed.name})
+        released = {"time": format_time(clock.now()), "run": journal.run, "released": True}
+        repository.points.attach("evidence", sealed.name, released)
+    except VmkeepError as error:
+        # The point exists and is whole; only what is told about it is not.
+        warnings.append(f"the restore point is sealed, but its run could not be closed: {error.message}")
+    code = ExitCode.PARTIAL if warnings else ExitCode.OK
+    seconds = clock.monotonic() - started
+    return Outcome(sealed, plan, code, seconds, tuple(warnings + repository.warnings))
 
 
 def _decide(request: Request, held: FolderHold, base: SealedPoint | None) -> Plan:

@@ -15,6 +15,7 @@ from vmkeep.cli.frame import (
     open_repository,
     progress,
     settings,
+    warn,
 )
 from vmkeep.cli.text import rounded
 from vmkeep.errors import UsageError
@@ -57,7 +58,7 @@ def backup(
 ) -> None:
     """Take a restore point: read the VM's disks, store what is new, prove that nothing moved meanwhile.
 
-    Exit codes: 0 taken; 1 failed or refused, nothing taken; 3 taken but weaker than promised;
+    Exit codes: 0 taken; 1 failed or refused, nothing taken; 3 taken, but with warnings;
     10 no repository; 11 another run of this VM is under way; 12 wrong password;
     14 the repository is damaged or was rolled back.
     """
@@ -89,6 +90,8 @@ def backup(
         )
         outcome = run(request, repository, SystemClock(), progress())
     answer(*_summary(outcome))
+    for warning in outcome.warnings:
+        warn(warning)
     raise typer.Exit(outcome.exit_code)
 
 
@@ -110,6 +113,7 @@ def _summary(outcome: "Outcome") -> tuple[dict[str, Any], list[str]]:
         "bytes_stored": point.bytes_stored,
         "seconds": round(outcome.seconds, 3),
         "reasons": [vars(reason) for reason in point.consistency.reasons],
+        "warnings": list(outcome.warnings),
         "exit_code": int(outcome.exit_code),
     }
     lines = [

@@ -121,6 +121,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the application and turn whatever happens into an exit code and one clear sentence."""
     rest = _take_settings(arguments)
+    _allow_many_files()
     previous = {number: signal.signal(number, _stop) for number in _STOPPING}
     try:
         result = typer.main.get_command(app).main(rest, prog_name="vmkeep", standalone_mode=False)
@@ -156,6 +157,16 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
         for number, handler in previous.items():
             signal.signal(number, handler)
         _give_up_unwritable_output()
+
+
+def _allow_many_files() -> None:
+    """Use the hard limit of open files: a VM with many checkpoints has many layers."""
+    try:
+        import resource
+    except ImportError:
+        return  # Windows has no such limit
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _give_up_unwritable_output() -> None:
@@ -290,9 +301,8 @@ def state_folder() -> Path | None:
     if usable:
         return folder
     # Bringing data back must not depend on being able to take a note.
-    warn(
-        f"cannot write to {str(folder)!r}: a rolled back repository would not be noticed; set {STATE_VARIABLE}."
-    )
+    notice = "a rolled back repository would go unnoticed"
+    warn(f"cannot write to {str(folder)!r}: {notice}; set {STATE_VARIABLE}.")
     return None
 
 

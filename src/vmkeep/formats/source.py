@@ -123,7 +123,8 @@ class FileSource:
             stat = self._path.stat()
         except OSError as error:
             raise self._unreadable(error) from error
-        return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        # The time of the last change of the file's own record cannot be set back by a user.
+        return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
     def close(self) -> None:
         if self._fd >= 0:

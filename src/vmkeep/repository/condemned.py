@@ -13,9 +13,11 @@ from vmkeep.ranges import ByteRange, join_sorted
 from vmkeep.repository.box import open_box
 from vmkeep.repository.errors import ObjectLost, Tampered
 from vmkeep.repository.index import Index
+from vmkeep.repository.inventory import PREFIX as INVENTORY
+from vmkeep.repository.inventory import decode_inventory
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.nodes import Child
-from vmkeep.repository.packs import Kind
+from vmkeep.repository.packs import Kind, PackRef
 from vmkeep.repository.parameters import LEAF_CHUNKS
 from vmkeep.repository.reader import DiskMap
 
@@ -44,6 +46,22 @@ def damaged_packs(store: Store, ring: KeyRing) -> frozenset[bytes]:
         except (Tampered, ObjectMissing, ValueError, KeyError, TypeError):
             continue
     return frozenset(found)
+
+
+def incomplete_packs(store: Store, repository: bytes, ring: KeyRing) -> frozenset[bytes]:
+    """Return the ids of packs that are gone or have another size than their run wrote down."""
+    present = {info.name: info.size for kind in Kind for info in store.list(kind.prefix)}
+    written: dict[str, int] = {}
+    removed: set[str] = set()
+    for info in store.list(INVENTORY):
+        try:
+            inventory = decode_inventory(info.name, store.get(info.name), repository, ring)
+        except (Tampered, ObjectMissing):
+            continue  # reported by `check`; without it nothing is known about its packs
+        written |= {name: size for name, size, _ in inventory.added}
+        removed |= set(inventory.removed)
+    names = (name for name, size in written.items() if name not in removed and present.get(name) != size)
+    return frozenset(ref.id for ref in map(PackRef.from_name, names) if ref is not None)
 
 
 def damaged_ranges(base: DiskMap, index: Index, damaged: frozenset[bytes]) -> list[ByteRange] | None:

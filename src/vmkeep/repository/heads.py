@@ -57,6 +57,11 @@ class Heads:
         if known is None or sealed.point.number >= known[0]:
             self._write(seen | {sealed.point.vm.id: (sealed.point.number, sealed.digest, sealed.name)})
 
+    def newest(self, vm_id: str) -> tuple[int, str, bytes] | None:
+        """Return number, object name and digest of the newest point of a VM that this machine has seen."""
+        head = self._read().get(vm_id)
+        return (head[0], head[2], head[1]) if head is not None else None
+
     def _read(self) -> dict[str, tuple[int, bytes, str]]:
         try:
             fields = json.loads(self._path.read_text("utf-8"))
@@ -73,6 +78,8 @@ class Heads:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(name, self._path)
         except OSError:
             Path(name).unlink(missing_ok=True)

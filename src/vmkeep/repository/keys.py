@@ -154,6 +154,10 @@ def unlock(store: Store, parameters: Parameters, password: Secret) -> tuple[KeyR
             master = _unwrap(fields, parameters, text)
             if master is not None:
                 return KeyRing(master, parameters.repository), fields["id"]
+    if not tried and not foreign and not damaged:
+        raise Tampered(
+            "the repository has no key object any more: without one nothing opens it.", object=PREFIX
+        )
     if foreign:
         raise Tampered(
             f"`format` or {', '.join(foreign)} was altered: they do not belong together.", object=foreign[0]

@@ -111,6 +111,26 @@ class Reader:
             # moved before), or the index was wrong about it.
             self._correct(ref, error)
             return [self._read_moved(content_id, kind) for content_id in ids]
+        except Tampered as error:
+            copies = self._other_copies(set(ids), ref)
+            if len(copies) < len(set(ids)):
+                raise error
+            return [copies[content_id] for content_id in ids]
+
+    def _other_copies(self, wanted: set[bytes], damaged: PackRef) -> dict[bytes, bytes]:
+        """Return what can be read of the wanted frames from other packs; asks every pack, needed rarely."""
+        found: dict[bytes, bytes] = {}
+        for ref in sorted(stored_packs(self._store)):
+            if ref.kind is not damaged.kind or ref == damaged or len(found) == len(wanted):
+                continue
+            try:
+                pack = self.pack(ref)
+                slots = [n for n, slot in enumerate(pack.slots) if slot.id in wanted and slot.id not in found]
+                for slot, content in zip(slots, pack.read(slots), strict=True):
+                    found[pack.slots[slot].id] = bytes(content)
+            except (Tampered, ObjectMissing):
+                continue  # this one does not help either
+        return found
 
     def _read_moved(self, content_id: bytes, kind: Kind) -> bytes:
         tried: set[PackRef] = set()

@@ -1,6 +1,6 @@
 """One repository: made, opened, and handed out as reader, writer, points and journal."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Self
 
@@ -16,7 +16,7 @@ from vmkeep.progress import Progress
 from vmkeep.repository import index as index_objects
 from vmkeep.repository import parameters as parameter_object
 from vmkeep.repository.box import open_box
-from vmkeep.repository.condemned import condemned_packs, damaged_packs
+from vmkeep.repository.condemned import condemned_packs, damaged_packs, incomplete_packs
 from vmkeep.repository.errors import NotARepository, RepositoryExists, RolledBack, Tampered
 from vmkeep.repository.heads import Heads
 from vmkeep.repository.index import Index
@@ -57,6 +57,7 @@ class Repository:
         self.points = Points(store, ring)
         self._clock = clock
         self._heads = heads
+        self.warnings: list[str] = []
         self._index: Index | None = None
         self._reader: Reader | None = None
 
@@ -140,13 +141,29 @@ class Repository:
         if self._heads is not None:
             if not accept_rollback:
                 self._heads.check(listing)
-            self._heads.remember(listing, accept_rollback=accept_rollback)
+            heads = self._heads
+            self._note(lambda: heads.remember(listing, accept_rollback=accept_rollback))
         return listing
 
     def remember(self, sealed: SealedPoint) -> None:
         """Remember, on this machine, a point it has just made: its loss is a rollback."""
-        if self._heads is not None:
-            self._heads.add(sealed)
+        heads = self._heads
+        if heads is not None:
+            self._note(lambda: heads.add(sealed))
+
+    def head(self, listing: Listing, vm_id: str) -> tuple[int, str, bytes] | None:
+        """Return number, name and digest of a VM's last point: listed, forgotten, or only remembered here."""
+        remembered = self._heads.newest(vm_id) if self._heads is not None else None
+        listed = listing.head(vm_id)
+        return max((head for head in (listed, remembered) if head is not None), default=None)
+
+    def _note(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            # A full disk here must keep nobody from restoring, nor make a good point a failure.
+            reason = (error.strerror or str(error)).lower()
+            self.warnings.append(f"this machine could not note which restore points it has seen: {reason}.")
 
     def rollback(self, listing: Listing) -> RolledBack | None:
         """Return what this machine has seen and the listing lacks; None when nothing is missing."""
@@ -190,8 +207,9 @@ class Repository:
         """Return a writer that deduplicates against everything known and not condemned."""
         # Whatever became of `index/`: nothing that is here is stored twice.
         self.reader.refresh()
-        self.index.avoid(condemned_packs(self.store))
-        damaged = damaged_packs(self.store, self.ring)
+        incomplete = incomplete_packs(self.store, self.ring.repository, self.ring)
+        self.index.avoid(condemned_packs(self.store) | incomplete)
+        damaged = damaged_packs(self.store, self.ring) | incomplete
         return Writer(self.store, self.parameters, self.ring, self.index, run, progress, damaged=damaged)
 
     def journal(self, vm: VmRef, run: str) -> Journal:

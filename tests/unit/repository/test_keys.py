@@ -120,8 +120,8 @@ def test_wrong_password_is_told_apart_from_damage() -> None:
         unlock(store, PARAMETERS, GOOD)
 
 
-def test_no_key_at_all_is_a_wrong_key() -> None:
-    with pytest.raises(WrongKey):
+def test_no_key_at_all_is_damage_and_no_wrong_key() -> None:
+    with pytest.raises(Tampered, match="no key object"):
         unlock(MemoryStore(), PARAMETERS, GOOD)
 
 
