@@ -171,16 +171,12 @@ def forms(story: Story, listed: Any) -> list[tuple[str, str]]:
     elsewhere = time.astimezone(timezone(timedelta(hours=2)))
     return [
         (first, first),
-        (first.upper(), first),
-        (first[:12], first),
         (shortest(first, [db, second]), first),
         ("latest", second),
         ("web", second),
-        ("db", db),
         (listed[1]["vm_id"], db),
         ("web@latest", second),
         (f"web@{listed[0]['time']}", first),
-        (f"web@{listed[0]['time'].removesuffix('Z')}", first),
         (f"web@{time.strftime('%Y-%m-%d %H:%M:%S.%f')}", first),
         (f"web@{elsewhere.isoformat()}", first),
         (f"db@{time.date().isoformat()[:7]}", db),  # only one point of that VM is of this month
