@@ -101,7 +101,7 @@ class Vmkeep:
         assert CANARY.encode() not in out + err, "the password was printed"
         if "--debug" not in arguments:
             assert b"Traceback" not in err, err.decode()
-        return Result(process.returncode, out, err.decode("utf-8"))
+        return Result(process.returncode, out, err.decode("utf-8", "replace"))
 
     def ok(
         self, *arguments: object, env: Mapping[str, str | None] | None = None, stdin: bytes | None = None
