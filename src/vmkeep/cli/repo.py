@@ -216,6 +216,40 @@ def check(
         raise typer.Exit(ExitCode.MISMATCH)
 
 
+@app.command("repair")
+def repair(
+    repo: RepositoryArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    password_file: PasswordFile = None,
+    password_command: PasswordCommand = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read everything, and condemn damaged packs so that later runs store their content again.
+
+    Nothing is removed: what can still be read stays readable. Restore points that need a damaged part
+    stay incomplete until a later run of the VM brings the same content.
+    Exit codes: 0 nothing is damaged; 10 no repository; 12 wrong password; 14 damage was found.
+    """
+    from vmkeep.clock import SystemClock
+    from vmkeep.repository.repair import repair as repair_repository
+
+    with open_repository(repo, password_file, password_command) as repository:
+        report, condemned = repair_repository(repository, SystemClock(), progress(), dry_run=dry_run)
+    document = {
+        "message_type": "summary",
+        "ok": report.ok,
+        "dry_run": dry_run,
+        "condemned": condemned,
+        "problems": [vars(problem) for problem in report.problems],
+    }
+    done = "would be condemned" if dry_run else "condemned: the next run of each VM stores its content again"
+    lines = [f"PROBLEM  {problem.message}" for problem in report.problems if not problem.harmless]
+    lines += [f"{name} {done}" for name in condemned]
+    answer(document, lines or ["nothing is damaged"])
+    if not report.ok:
+        raise typer.Exit(ExitCode.MISMATCH)
+
+
 def _share(text: str | None) -> float:
     if text is None:
         return 0.0

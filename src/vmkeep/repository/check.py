@@ -19,6 +19,7 @@ from vmkeep.objectstore.errors import ObjectMissing
 from vmkeep.objectstore.store import ObjectInfo, Store
 from vmkeep.progress import Progress
 from vmkeep.repository.box import open_box, verify_box
+from vmkeep.repository.condemned import CONDEMNED
 from vmkeep.repository.errors import ObjectLost, RepositoryError, Tampered
 from vmkeep.repository.index import PREFIX as INDEX
 from vmkeep.repository.index import Index, decode_index
@@ -32,7 +33,6 @@ from vmkeep.repository.nodes import Child
 from vmkeep.repository.packs import Kind, Pack, PackRef, verify_stored
 from vmkeep.repository.parameters import SPECIFICATION_NAME, Parameters
 from vmkeep.repository.points import FORGOTTEN
-from vmkeep.repository.publish import CONDEMNED
 from vmkeep.repository.reader import Reader, map_of
 from vmkeep.repository.repository import Repository
 

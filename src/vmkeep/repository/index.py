@@ -5,29 +5,28 @@ is written to a sorted file of this machine and searched there, so that memory
 does not grow with the repository.
 """
 
-import heapq
 import struct
-import tempfile
+import sys
 import threading
 from array import array
-from bisect import bisect_right
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from vmkeep.repository.errors import Tampered
 from vmkeep.repository.packs import Kind, PackRef, Slot
+from vmkeep.repository.sorted_entries import KEY_BYTES, RECORD_BYTES, SortedEntries, join_records, merge
 
 PREFIX: Final = "index/"
-PREFIX_BYTES: Final = 16
 _MAGIC: Final = b"VMKINDX1"
 _COUNTS = struct.Struct("<8sII")
 _PACK = struct.Struct("<16sBxxxI")
 _ENTRY = struct.Struct("<16sII")
-_PAGE_ENTRIES: Final = 170  # 170 * 24 = 4080 bytes, one page of the file system
-_SPILL_ENTRIES: Final = 256 << 10  # about 60 MB of Python objects
+_PACK_WORD: Final = slice(4, None, RECORD_BYTES // 4)  # the pack numbers among the words of records
+_SPILL_ENTRIES: Final = 128 << 10  # about 30 MB of Python objects
 _MAX_RUNS: Final = 8
-_BUFFER: Final = 16 << 10  # small: a look-up reads one page
+# While index objects are loaded nothing is looked up, so that there may be more files.
+_MAX_RUNS_LOADING: Final = 64
 
 
 class Location(NamedTuple):
@@ -65,17 +64,19 @@ class Index:
         self._dropped: set[int] = set()
         self._avoided_ids: frozenset[bytes] = frozenset()
         self._unusable: set[int] = set()  # numbers of dropped and avoided packs
-        self._runs: list[_SortedRun] = []
+        self._files: list[SortedEntries] = []  # oldest first
+        self._loaded: list[bytes] = []  # records of large index objects, not written yet
         self._folder = folder
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._recent) + sum(len(run) for run in self._runs)
+        written = sum(len(file) for file in self._files)
+        return len(self._recent) + sum(len(part) for part in self._loaded) // RECORD_BYTES + written
 
     @property
     def runs(self) -> int:
         """How many sorted files this machine keeps for it now."""
-        return len(self._runs)
+        return len(self._files)
 
     @property
     def packs(self) -> list[PackRef]:
@@ -88,24 +89,34 @@ class Index:
     def find(self, content_id: bytes) -> Location | None:
         """Return where the frame lies, or None when nothing is known."""
         with self._lock:
-            return self._look_up(content_id[:PREFIX_BYTES], self._dropped)
+            return self._look_up(content_id[:KEY_BYTES], self._dropped)
 
     def find_reusable(self, content_id: bytes) -> Location | None:
         """Like :meth:`find`, but never in an avoided pack: what a writer may build on."""
         with self._lock:
-            return self._look_up(content_id[:PREFIX_BYTES], self._unusable)
+            return self._look_up(content_id[:KEY_BYTES], self._unusable)
 
     def _look_up(self, key: bytes, excluded: set[int]) -> Location | None:
         value = self._recent.get(key)
-        if value is None or value >> 32 in excluded:
-            answers = (run.find(key) for run in reversed(self._runs))
-            value = next((v for v in answers if v is not None and v >> 32 not in excluded), None)
-        return None if value is None else Location(self._packs[value >> 32], value & 0xFFFFFFFF)
+        if value is not None and value >> 32 not in excluded:
+            return self._location(value)
+        self._write_loaded()
+        self._merge(self._max_runs)
+        for file in reversed(self._files):
+            record = file.find(key)
+            if record is not None:
+                _, pack, slot = _ENTRY.unpack(record)
+                if pack not in excluded:
+                    return Location(self._packs[pack], slot)
+        return None
+
+    def _location(self, value: int) -> Location:
+        return Location(self._packs[value >> 32], value & 0xFFFFFFFF)
 
     def add(self, ref: PackRef, slot: int, content_id: bytes) -> None:
         """Learn where one frame lies; a later answer wins, but an avoided pack over none."""
         with self._lock:
-            self._add(content_id[:PREFIX_BYTES], self._number(ref) << 32 | slot)
+            self._add(content_id[:KEY_BYTES], self._number(ref) << 32 | slot)
 
     def _add(self, key: bytes, value: int) -> None:
         if value >> 32 in self._unusable:
@@ -129,14 +140,29 @@ class Index:
         Tampered when the object is not an index.
         """
         packs, entries = decode_index(content, name)
+        words = _swapped_on_big_endian(array("I", entries.tobytes()))
+        if max(words[_PACK_WORD], default=-1) >= len(packs):
+            raise Tampered(f"the index object {name} is damaged.", object=name)
         with self._lock:
             numbers = [self._number(ref) if ref in present else None for ref, _ in packs]
+            usable = [number for number in numbers if number is not None and number not in self._unusable]
+            count = len(entries) // RECORD_BYTES
+            fits = len(self._recent) + count < self._spill_entries
+            if len(usable) == len(numbers) and not fits and count >= self._spill_entries // 8:
+                words[_PACK_WORD] = array("I", map(usable.__getitem__, words[_PACK_WORD]))
+                self._load(_swapped_on_big_endian(words).tobytes())
+                return
             for key, pack, slot in _ENTRY.iter_unpack(entries):
-                if pack >= len(numbers):
-                    raise Tampered(f"the index object {name} is damaged.", object=name)
                 number = numbers[pack]
                 if number is not None:
                     self._add(key, number << 32 | slot)
+
+    def _load(self, records: bytes) -> None:
+        """Keep a large index object as it is; entry by entry it would take many times as long."""
+        self._loaded.append(records)
+        if sum(map(len, self._loaded)) >= self._spill_entries * RECORD_BYTES:
+            self._write_loaded()
+            self._merge(max(self._max_runs, _MAX_RUNS_LOADING))
 
     def drop_packs(self, refs: Iterable[PackRef]) -> None:
         """Forget packs that are gone or never came to be."""
@@ -159,9 +185,9 @@ class Index:
     def close(self) -> None:
         """Remove what was written to this machine."""
         with self._lock:
-            for run in self._runs:
-                run.remove()
-            self._runs.clear()
+            for file in self._files:
+                file.remove()
+            self._files.clear()
 
     def _number(self, ref: PackRef) -> int:
         number = self._numbers.get(ref)
@@ -173,96 +199,48 @@ class Index:
         return number
 
     def _spill(self) -> None:
-        items = sorted(self._recent.items())
+        records = sorted(_ENTRY.pack(key, v >> 32, v & 0xFFFFFFFF) for key, v in self._recent.items())
         self._recent = {}
-        self._runs.append(_SortedRun.write(iter(items), self._folder))
-        if len(self._runs) > self._max_runs:
-            # One run again: a look-up asks every run, so their number must stay small.
-            merged = _SortedRun.write(_merge(self._runs, self._dropped), self._folder)
-            for run in self._runs:
-                run.remove()
-            self._runs = [merged]
+        self._files.append(SortedEntries.write([b"".join(records)], self._folder))
+        self._merge(self._max_runs)
+
+    def _write_loaded(self) -> None:
+        if self._loaded:
+            # What was added one by one came later, unless it was written already.
+            records = self._loaded[0] if len(self._loaded) == 1 else join_records(self._loaded)
+            self._files.append(SortedEntries.write([records], self._folder))
+            self._loaded = []
+
+    def _merge(self, limit: int) -> None:
+        """Have at most ``limit`` files: a look-up asks every one.
+
+        The newest are merged, and those before them as long as they are no
+        larger than what has come together: nothing is rewritten again and again.
+        """
+        if len(self._files) <= limit:
+            return
+        first = len(self._files) - 2
+        together = sum(len(file) for file in self._files[first:])
+        while first > 0 and (first >= limit or len(self._files[first - 1]) <= together):
+            first -= 1
+            together += len(self._files[first])
+        old = self._files[first:]
+        self._files[first:] = [merge(old, self._dropped, self._folder)]
+        for file in old:
+            file.remove()
 
 
-class _SortedRun:
-    """A file of entries in ascending order and, in memory, the first key of each page."""
-
-    def __init__(self, file: IO[bytes], fences: "array[int]", count: int) -> None:
-        self._file = file
-        self._fences = fences
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    @classmethod
-    def write(cls, items: Iterable[tuple[bytes, int]], folder: Path | None) -> "_SortedRun":
-        # A file without a name: a killed process leaves nothing behind.
-        file: IO[bytes] = tempfile.TemporaryFile(buffering=_BUFFER, dir=folder)  # noqa: SIM115 - closed by remove()
-        fences: array[int] = array("Q")
-        count = 0
-        for key, value in items:
-            if count % _PAGE_ENTRIES == 0:
-                fences.append(int.from_bytes(key[:8], "big"))
-            file.write(_ENTRY.pack(key, value >> 32, value & 0xFFFFFFFF))
-            count += 1
-        file.flush()
-        return cls(file, fences, count)
-
-    def find(self, key: bytes) -> int | None:
-        # Several pages can start with the same 8 bytes only by chance; then the
-        # key may lie in the page before the last of them.
-        page = bisect_right(self._fences, int.from_bytes(key[:8], "big")) - 1
-        while page >= 0:
-            value = self._find_in_page(page, key)
-            if value is not None or self._fences[page] != int.from_bytes(key[:8], "big"):
-                return value
-            page -= 1
-        return None
-
-    def _find_in_page(self, page: int, key: bytes) -> int | None:
-        data = self._read(page * _PAGE_ENTRIES, _PAGE_ENTRIES)
-        at = data.find(key)
-        while at >= 0 and at % _ENTRY.size:
-            at = data.find(key, at + 1)
-        if at < 0:
-            return None
-        _, pack, slot = _ENTRY.unpack_from(data, at)
-        return int(pack << 32 | slot)
-
-    def __iter__(self) -> Iterator[tuple[bytes, int]]:
-        at = 0
-        while data := self._read(at, _PAGE_ENTRIES * 64):
-            at += _PAGE_ENTRIES * 64
-            for key, pack, slot in _ENTRY.iter_unpack(data):
-                yield key, pack << 32 | slot
-
-    def _read(self, entry: int, count: int) -> bytes:
-        self._file.seek(entry * _ENTRY.size)
-        return self._file.read(count * _ENTRY.size)
-
-    def remove(self) -> None:
-        self._file.close()
-
-
-def _merge(runs: Sequence[_SortedRun], dropped: set[int]) -> Iterator[tuple[bytes, int]]:
-    """Merge runs, oldest first; of equal keys the newest stays."""
-
-    def tagged(age: int, run: _SortedRun) -> Iterator[tuple[bytes, int, int]]:
-        return ((key, -age, value) for key, value in run)
-
-    last = b""
-    for key, _, value in heapq.merge(*(tagged(age, run) for age, run in enumerate(runs))):
-        if key != last and value >> 32 not in dropped:
-            yield key, value
-            last = key
+def _swapped_on_big_endian(words: "array[int]") -> "array[int]":
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words
 
 
 def encode_index(packs: Sequence[tuple[PackRef, Sequence[Slot]]]) -> bytes:
     """Return the content of an index object over the given packs."""
     head = b"".join(_PACK.pack(ref.id, ref.kind, len(slots)) for ref, slots in packs)
     entries = sorted(
-        (slot.id[:PREFIX_BYTES], number, position)
+        (slot.id[:KEY_BYTES], number, position)
         for number, (_, slots) in enumerate(packs)
         for position, slot in enumerate(slots)
     )

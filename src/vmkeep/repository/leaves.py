@@ -45,9 +45,11 @@ class Leaf(NamedTuple):
 class LeafReader:
     """Read, recognise and compress leaves; :meth:`process` may run in many threads."""
 
-    def __init__(self, read_into: ReadInto, size: int, chunk_size: int, id_key: bytes, index: Index) -> None:
+    def __init__(
+        self, read_into: ReadInto, chunk_size: int, id_key: bytes, index: Index, *, trust_base: bool = True
+    ) -> None:
         self._read_into = read_into
-        self._size = size
+        self._trust_base = trust_base
         self._chunk = chunk_size
         self._key = id_key
         self._index = index
@@ -58,7 +60,7 @@ class LeafReader:
 
         ``wanted`` are ranges of the disk, aligned to chunks, inside this leaf.
         ``base`` is what the chunks not wanted become; the parent protects it, so
-        a wanted chunk equal to it is stored already.
+        a wanted chunk equal to it is stored already (unless ``trust_base`` is off).
         """
         buffer, view, compressor = self._thread_state()
         start = number * LEAF_CHUNKS * self._chunk
@@ -80,7 +82,7 @@ class LeafReader:
                 content = view[low:high]
                 content_id = blake3(content, key=self._key).digest()
                 entries[position] = content_id
-                if base[position] == content_id:
+                if base[position] == content_id and self._trust_base:
                     continue
                 location = self._index.find_reusable(content_id)
                 if location is not None:

@@ -12,6 +12,7 @@ from typing import Final
 from vmkeep.clock import Clock
 from vmkeep.model.point import RestorePoint
 from vmkeep.objectstore.store import Store
+from vmkeep.repository.condemned import condemned_packs
 from vmkeep.repository.errors import ObjectLost, PublishRefused, Tampered
 from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.packs import PackRef
@@ -19,7 +20,6 @@ from vmkeep.repository.points import Points
 from vmkeep.repository.reader import Reader, map_of, stored_packs
 from vmkeep.repository.writer import Writer
 
-CONDEMNED: Final = "condemned/"
 _ATTEMPTS: Final = 3
 _ROUNDS: Final = 3
 # Beyond so many packs one listing is cheaper than a question for each.
@@ -76,17 +76,6 @@ def _make_whole(
         # What was stored again may have been found in packs nobody has looked at yet.
         lost, readable = _lost(store, set(writer.relied_on)), True
         rounds += 1
-
-
-def condemned_packs(store: Store) -> set[bytes]:
-    """Return the ids of condemned packs; forged records only cost an upload."""
-    found = set()
-    for info in store.list(CONDEMNED):
-        try:
-            found.add(bytes.fromhex(info.name.removeprefix(CONDEMNED)))
-        except ValueError:
-            continue  # the name of no pack
-    return found
 
 
 def _lost(store: Store, relied: set[PackRef]) -> set[PackRef]:

@@ -16,6 +16,7 @@ from vmkeep.progress import Progress
 from vmkeep.repository import index as index_objects
 from vmkeep.repository import parameters as parameter_object
 from vmkeep.repository.box import open_box
+from vmkeep.repository.condemned import condemned_packs, damaged_packs
 from vmkeep.repository.errors import NotARepository, RepositoryExists, Tampered
 from vmkeep.repository.heads import Heads
 from vmkeep.repository.index import Index
@@ -26,7 +27,6 @@ from vmkeep.repository.listing import Listing, SealedPoint
 from vmkeep.repository.manifest import format_time
 from vmkeep.repository.parameters import Parameters, specification_text
 from vmkeep.repository.points import Points
-from vmkeep.repository.publish import condemned_packs
 from vmkeep.repository.reader import DiskMap, Reader, map_of, stored_packs
 from vmkeep.repository.writer import Writer
 from vmkeep.secrets import Secret
@@ -180,7 +180,8 @@ class Repository:
         # Whatever became of `index/`: nothing that is here is stored twice.
         self.reader.refresh()
         self.index.avoid(condemned_packs(self.store))
-        return Writer(self.store, self.parameters, self.ring, self.index, run, progress)
+        damaged = damaged_packs(self.store, self.ring)
+        return Writer(self.store, self.parameters, self.ring, self.index, run, progress, damaged=damaged)
 
     def journal(self, vm: VmRef, run: str) -> Journal:
         return Journal(self.store, self.ring, self._clock, vm, run)

@@ -10,15 +10,16 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from blake3 import blake3
 
 from vmkeep.objectstore.store import Store
 from vmkeep.progress import Progress, Silent
-from vmkeep.ranges import ByteRange, align_out
+from vmkeep.ranges import ByteRange, align_out, normalise
 from vmkeep.repository.box import close_box
+from vmkeep.repository.condemned import damaged_ranges
 from vmkeep.repository.errors import ObjectLost
 from vmkeep.repository.index import PREFIX as INDEX_PREFIX
 from vmkeep.repository.index import Index, encode_index
@@ -71,6 +72,7 @@ class Writer:
         run: str,
         progress: Progress | None = None,
         threads: int | None = None,
+        damaged: frozenset[bytes] = frozenset(),
     ) -> None:
         self.run = run
         self.bytes_stored = 0
@@ -80,6 +82,7 @@ class Writer:
         self._index = index
         self._progress = progress or Silent()
         self._threads = threads or max(2, min(8, os.cpu_count() or 2))
+        self._damaged = damaged
         self._open: dict[Kind, PackWriter] = {}
         self._closing: deque[tuple[PackWriter, Future[FinishedPack]]] = deque()
         self._closer = ThreadPoolExecutor(1, thread_name_prefix="vmkeep-pack")
@@ -118,10 +121,15 @@ class Writer:
         # Only a map that inherits is protected by its parent's manifest. What any other
         # map shares with the parent is relied on like every known chunk, and verified.
         base = base if inherit else None
+        if base is not None and self._damaged:
+            # The sources are at hand: what nobody can read from the repository is read from them.
+            again = damaged_ranges(base, self._index, self._damaged)
+            base, ranges = (base, normalise([*ranges, *again])) if again is not None else (None, _all(size))
         chunk = self._parameters.chunk_size
         aligned = align_out(ranges, chunk, size)
         tree = TreeBuilder(size, self._parameters.leaf_size, self._put_node, base)
-        reader = LeafReader(read_into, size, chunk, self._ring.chunk_id_key, self._index)
+        id_key = self._ring.chunk_id_key
+        reader = LeafReader(read_into, chunk, id_key, self._index, trust_base=not self._damaged)
         bytes_read = 0
         for leaf in self._process(reader, aligned, base):
             self._store_leaf(leaf)
@@ -130,7 +138,7 @@ class Writer:
             self._progress.advance(leaf.read)
         written = WrittenMap(tree.finish(), size, bytes_read)
         # To store it again without the parent, all of an inherited map has to be read.
-        whole = (ByteRange(0, size),) if inherit and size else tuple(ranges)
+        whole = _all(size) if inherit else tuple(ranges)
         self._sources.append(_Source(read_into, whole, written))
         return written
 
@@ -213,6 +221,10 @@ class Writer:
         if packs:
             name = INDEX_PREFIX + os.urandom(16).hex()
             self._store.put(name, close_box(self._ring, name, encode_index(packs), compress=False))
+            # All that is needed from here on are names and checksums; slot tables would fill the memory.
+            self._finished[self._indexed :] = [
+                replace(pack, slots=()) for pack in self._finished[self._indexed :]
+            ]
         self._indexed = len(self._finished)
 
     def _write_inventory(self) -> str:
@@ -248,3 +260,7 @@ class Writer:
     def relied_on(self) -> frozenset[PackRef]:
         """The packs in which this run found or wrote something."""
         return frozenset(self._relied)
+
+
+def _all(size: int) -> tuple[ByteRange, ...]:
+    return (ByteRange(0, size),) if size else ()

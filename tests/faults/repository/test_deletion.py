@@ -359,11 +359,6 @@ def test_unsealed_point_is_no_parent(fake_clock: FakeClock) -> None:
     assert reopen(repository).points.listing(VM.id).newest(VM.id) is None
 
 
-@pytest.mark.xfail(
-    reason="step 1 of a writer is not written yet: ranges of the parent that lie in packs condemned as "
-    "damaged are to be read again (gc-protocol section 2)",
-    raises=ObjectLost,
-)
 def test_increment_does_not_inherit_from_a_damaged_pack(fake_clock: FakeClock) -> None:
     repository = make_repository(clock=fake_clock)
     take(repository, VM, {"disk": DISK}, fake_clock)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vmkeep.repository import sorted_entries
 from vmkeep.repository.errors import Tampered
 from vmkeep.repository.index import Index, Location, decode_index, encode_index
 from vmkeep.repository.packs import STORED, Kind, PackRef, Slot
@@ -199,3 +200,67 @@ def test_damaged_index_object_is_refused() -> None:
     packs, entries = decode_index(good, "index/x")
     assert [slots for _, slots in packs] == [0, 5, 10, 15]
     assert len(entries) == 30 * 24
+
+
+def _large_objects(count: int) -> list[tuple[list[PackRef], dict[bytes, Location], bytes]]:
+    """Index objects of two packs and 60 entries each; a third of them is in the next object too."""
+    made = []
+    for k in range(count):
+        refs = [PackRef(struct.pack(">QQ", k, n), Kind.CHUNKS) for n in range(2)]
+        ids = [_id(40 * k + n) for n in range(60)]
+        tables = [(refs[n], [_slot(content_id) for content_id in ids[n::2]]) for n in range(2)]
+        places = {i: Location(refs[n % 2], n // 2) for n, i in enumerate(ids)}
+        made.append((refs, places, encode_index(tables)))
+    return made
+
+
+@pytest.mark.parametrize("count", [1, 3, 30, 200])
+def test_large_index_objects_are_found(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sorted_entries, "_MERGED_AT_ONCE", 70)  # merged in many steps
+    index = Index(tmp_path, spill_entries=100, max_runs=3)
+    objects = _large_objects(count)
+    right: dict[bytes, set[Location]] = {}
+    for refs, places, content in objects:
+        index.add_encoded(content, "index/x", refs)
+        for content_id, place in places.items():
+            right.setdefault(content_id, set()).add(place)
+    index.add(PACKS[0], 9, _id(1))
+    for content_id, allowed in right.items():
+        assert index.find(content_id) in (allowed if content_id != _id(1) else {Location(PACKS[0], 9)})
+    assert index.find(_id(1 << 40)) is None
+    assert index.runs <= 3
+    gone = {ref for refs, _, _ in objects[1::2] for ref in refs}
+    index.drop_packs(gone)
+    for content_id, allowed in right.items():
+        found = index.find(content_id)
+        assert found is None or found.pack not in gone
+        if len(allowed) == 1 and content_id != _id(1):
+            assert found == (None if next(iter(allowed)).pack in gone else next(iter(allowed)))
+    for n in range(100_000, 100_500):
+        index.add(PACKS[1], n, _id(n))
+    assert all(index.find(_id(n)) == Location(PACKS[1], n) for n in range(100_000, 100_500))
+    index.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_large_index_object_of_an_avoided_pack_hides_no_good_one(tmp_path: Path) -> None:
+    index = Index(tmp_path, spill_entries=100, max_runs=3)
+    (refs, places, content), (other_refs, others, other) = _large_objects(2)
+    index.avoid([ref.id for ref in other_refs])
+    index.add_encoded(content, "index/x", refs)
+    index.add_encoded(other, "index/y", other_refs)
+    assert all(index.find_reusable(content_id) == place for content_id, place in places.items())
+    avoided = {content_id: place for content_id, place in others.items() if content_id not in places}
+    assert all(index.find(content_id) == place for content_id, place in avoided.items())
+    assert not any(index.find_reusable(content_id) for content_id in avoided)
+    index.close()
+
+
+@pytest.mark.parametrize("spill_entries", [30, 100])
+def test_index_object_naming_an_unknown_pack_teaches_nothing(spill_entries: int, tmp_path: Path) -> None:
+    refs, places, content = _large_objects(1)[0]
+    index = Index(tmp_path, spill_entries=spill_entries)
+    with pytest.raises(Tampered, match="index/x"):
+        index.add_encoded(content[:-8] + struct.pack("<I", 2) + content[-4:], "index/x", refs)
+    assert not any(index.find(content_id) for content_id in places)
+    assert not any(index.knows_pack(ref) for ref in refs)

@@ -93,6 +93,22 @@ def test_what_goes_in_comes_out() -> None:
     assert verify_stored(store, finished.ref.name) == finished.checksum
 
 
+@pytest.mark.parametrize("buffer", [2100, 3000, 8000])
+def test_frames_gathered_in_the_writers_buffer_come_out(buffer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "_BUFFER_BYTES", buffer)
+    store = MemoryStore()
+    contents = [random_bytes(length, length) for length in (1, 1000, 17, 999, 1034, 1, 512, 1000, 3)]
+    ids = [blake3(content, key=RING.chunk_id_key).digest() for content in contents]
+    writer = PackWriter(store, RING, Kind.CHUNKS)
+    for content_id, content in zip(ids, contents, strict=True):
+        writer.append(content_id, content, STORED, len(content))
+    finished = writer.finish()
+    assert finished.size == len(store.get(finished.ref.name))
+    pack = _open(store, finished.ref)
+    assert pack.read(range(len(contents))) == contents
+    pack.verify(RING.chunk_id_key)
+
+
 def test_pack_forged_without_a_flaw_is_read() -> None:
     # Otherwise the refusals below could have any reason.
     store = MemoryStore()

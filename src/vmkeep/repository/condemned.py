@@ -1,0 +1,69 @@
+"""Packs that will be deleted or are damaged: nobody may rely on them any more. `docs/format.md` section 11.
+
+An increment inherits what it does not read, so it has to find out what of its
+parent rests on damaged packs, and read that again from its source.
+"""
+
+import json
+from typing import Final
+
+from vmkeep.objectstore.errors import ObjectMissing
+from vmkeep.objectstore.store import Store
+from vmkeep.ranges import ByteRange, join_sorted
+from vmkeep.repository.box import open_box
+from vmkeep.repository.errors import ObjectLost, Tampered
+from vmkeep.repository.index import Index
+from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.nodes import Child
+from vmkeep.repository.packs import Kind
+from vmkeep.repository.parameters import LEAF_CHUNKS
+from vmkeep.repository.reader import DiskMap
+
+CONDEMNED: Final = "condemned/"
+
+
+def condemned_packs(store: Store) -> set[bytes]:
+    """Return the ids of condemned packs; forged records only cost an upload."""
+    found = set()
+    for info in store.list(CONDEMNED):
+        try:
+            found.add(bytes.fromhex(info.name.removeprefix(CONDEMNED)))
+        except ValueError:
+            continue  # the name of no pack
+    return found
+
+
+def damaged_packs(store: Store, ring: KeyRing) -> frozenset[bytes]:
+    """Return the ids of packs condemned as damaged; records that do not verify count as absent."""
+    found = set()
+    for info in store.list(CONDEMNED):
+        try:
+            fields = json.loads(open_box(ring, info.name, store.get(info.name)))
+            if fields["reason"] == "damaged":
+                found.add(bytes.fromhex(info.name.removeprefix(CONDEMNED)))
+        except (Tampered, ObjectMissing, ValueError, KeyError, TypeError):
+            continue
+    return frozenset(found)
+
+
+def damaged_ranges(base: DiskMap, index: Index, damaged: frozenset[bytes]) -> list[ByteRange] | None:
+    """Return the ranges of a map whose chunks lie in damaged packs; None when parts of the map itself do."""
+    found = []
+    chunk = base.reader.parameters.chunk_size
+    try:
+        nodes = (content_id for kind, content_id in base.all_ids() if kind is Kind.NODES)
+        if any(_is_in(index, node_id, damaged) for node_id in nodes):
+            return None
+        for number, entries in base.leaves():
+            for i, entry in enumerate(entries):
+                if not isinstance(entry, Child) and _is_in(index, entry, damaged):
+                    offset = (number * LEAF_CHUNKS + i) * chunk
+                    found.append(ByteRange(offset, min(chunk, base.size - offset)))
+    except (Tampered, ObjectLost):
+        return None
+    return list(join_sorted(found))
+
+
+def _is_in(index: Index, content_id: bytes, packs: frozenset[bytes]) -> bool:
+    location = index.find(content_id)
+    return location is None or location.pack.id in packs
