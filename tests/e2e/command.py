@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -65,10 +65,11 @@ class Vmkeep:
         stdin: int = subprocess.DEVNULL,
         stdout: int = subprocess.PIPE,
         before_exec: Callable[[], None] | None = None,
+        program: Sequence[str] = ("-c", _MAIN),
     ) -> "subprocess.Popen[bytes]":
         """Start a command and return the running process."""
         return subprocess.Popen(
-            [sys.executable, "-c", _MAIN, *(str(a) for a in arguments)],
+            [sys.executable, *program, *(str(a) for a in arguments)],
             cwd=self.folder,
             env=self.environment(env),
             stdin=stdin,
@@ -100,7 +101,7 @@ class Vmkeep:
         assert CANARY.encode() not in out + err, "the password was printed"
         if "--debug" not in arguments:
             assert b"Traceback" not in err, err.decode()
-        return Result(process.returncode, out, err.decode("utf-8"))
+        return Result(process.returncode, out, err.decode("utf-8", "replace"))
 
     def ok(
         self, *arguments: object, env: Mapping[str, str | None] | None = None, stdin: bytes | None = None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Final, NoReturn
@@ -122,6 +123,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the application and turn whatever happens into an exit code and one clear sentence."""
     rest = _take_settings(arguments)
     _allow_many_files()
+    _take_any_text()
     previous = {number: signal.signal(number, _stop) for number in _STOPPING}
     try:
         result = typer.main.get_command(app).main(rest, prog_name="vmkeep", standalone_mode=False)
@@ -169,12 +171,18 @@ def _allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _take_any_text() -> None:
+    """Let output take names its encoding cannot hold: they are written as codes, as :func:`visible` does."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _give_up_unwritable_output() -> None:
     """Let go of what standard output did not take: the interpreter would try once more, and end with 120."""
-    if sys.stdout is None:
-        return  # closed before we began
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed before we were started
+            sys.stdout.flush()
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -68,6 +68,8 @@ def restore(
         if to == "-":
             if format not in (None, DiskFormat.raw) or as_json:
                 raise UsageError("standard output takes one raw disk, and nothing else.")
+            if sys.stdout is None:
+                raise UsageError("standard output is closed.", hint="Give a file or a folder with --to.")
             disks = choose_disks(chosen, disk)
             if len(disks) != 1:
                 raise OneDiskNeeded(f"the restore point has {len(disks)} disks; standard output takes one.")

@@ -149,19 +149,19 @@ def test_a_backup_killed_at_any_time_is_simply_repeated(scene: Scene, seed: int)
     scene.take_first()
     rng = random.Random(seed)
     vmkeep = scene.vmkeep
-    killed = 0
-    for _ in range(4):
+    killed = attempts = 0
+    while killed < 4:
+        attempts += 1
         process = vmkeep.start("backup", f"folder:{scene.vm}")
-        time.sleep(rng.uniform(0.1, 1.2))
+        time.sleep(rng.uniform(0.05, 1.0 / attempts))  # ever earlier: some are caught on any machine
         process.kill()
         process.communicate()
         killed += process.returncode == -signal.SIGKILL
     again = vmkeep.backup(f"folder:{scene.vm}")
     assert vmkeep.restore_raw(again["id"]) == scene.after
     assert vmkeep.restore_raw(scene.point) == scene.before
-    assert len(vmkeep.points()) <= 2 + 4
+    assert len(vmkeep.points()) <= 2 + attempts
     vmkeep.check_all()
-    assert killed
 
 
 @pytest.mark.qemu
