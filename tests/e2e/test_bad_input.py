@@ -402,6 +402,8 @@ def test_changes_of_another_set_of_disks_are_refused(vmkeep: Vmkeep, disk: Path,
     parent = vmkeep.backup(f"folder:{folder}")["id"]
     changes = tmp_path / "changes.json"
     changes.write_text("[[0, 512]]")
+    # One list cannot be meant for both.
+    vmkeep.fails(1, "backup", f"folder:{folder}", "--changes", changes, "--parent", parent, says="one disk")
     # disk.raw is none of the two, whatever its size.
     vmkeep.fails(1, "backup", f"disk:{disk}", "--changes", changes, "--parent", parent, says="not in it")
 

@@ -168,6 +168,11 @@ class _Taking:
 
     def take(self, held: FolderHold, plan: Plan) -> SealedPoint:
         """Write, check that everything stood still, publish and seal."""
+        if self.request.changes is not None and len(held.disks) > 1:
+            raise ChangesUnusable(
+                f"--changes lists the ranges of one disk, but the source has {len(held.disks)}.",
+                hint="Give each disk with disk:FILE, or leave --changes away.",
+            )
         at_rest = self.clock.now()
         bases = [self._base_map(disk, held.disks) for disk in held.disks]
         work = [self._ranges(disk, base) for disk, base in zip(held.disks, bases, strict=True)]

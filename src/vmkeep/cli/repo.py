@@ -79,9 +79,14 @@ def init(
         store = open_store(repo, create=True)
     except StoreMissing as error:
         raise RepositoryExists(f"{repo} is no folder.", hint="Choose the name of a new folder.") from error
-    parameters = Repository.create(
-        store, passwords, SystemClock(), chunk_size=chunk_size, repository_id=os.urandom(16)
-    )
+    try:
+        parameters = Repository.create(
+            store, passwords, SystemClock(), chunk_size=chunk_size, repository_id=os.urandom(16)
+        )
+    except BaseException:
+        if recovery_key_file is not None:
+            recovery_key_file.unlink(missing_ok=True)  # it opens nothing
+        raise
     if not no_recovery_key and "recovery" not in passwords:
         warn("no recovery key was made: add one with `vmkeep repo key add --recovery-key-file FILE`.")
     document = {
