@@ -208,10 +208,14 @@ def test_links_in_the_source_are_not_followed(vmkeep: Vmkeep, tmp_path: Path) ->
     source.mkdir()
     (source / "d.raw").write_bytes(DATA)
     (tmp_path / "secret.raw").write_bytes(b"s" * 512)
-    (source / "link.raw").symlink_to(tmp_path / "secret.raw")
     (source / "folder").symlink_to(tmp_path)
-    vmkeep.backup(f"folder:{source}")
+    (source / "notes").symlink_to(tmp_path / "secret.raw")
+    done = vmkeep.backup(f"folder:{source}")
     assert [d["name"] for d in vmkeep.points()[0]["disks"]] == ["d"]
+    assert "folder, notes" in next(r["fact"] for r in done["reasons"] if r["code"] == "files-left-out")
+    # A disk behind a link would be missing from a point that looks complete.
+    (source / "link.raw").symlink_to(tmp_path / "secret.raw")
+    vmkeep.fails(1, "backup", f"folder:{source}", says="link.raw")
 
 
 def test_links_in_the_repository_are_not_followed(vmkeep: Vmkeep, tmp_path: Path) -> None:
