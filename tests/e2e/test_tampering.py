@@ -250,3 +250,25 @@ def test_the_latest_point_is_not_quietly_the_one_before(copy: Vmkeep, kept: Kept
     for point in ("latest", "db"):
         copy.fails(14, "restore", point, "--to", "-", says=name_of(copy, victim))
     assert copy.restore_raw("web") == kept.contents[1]
+
+
+@pytest.mark.parametrize(
+    "kind", ["points", "seals", "keys", "index", "runs", "inventory", "condemned", "spec.md"]
+)
+def test_an_enormous_object_fills_no_memory_and_hides_nothing(copy: Vmkeep, kept: Kept, kind: str) -> None:
+    # A sparse file costs whoever plants it nothing.
+    if kind == "spec.md":
+        place = copy.repo / kind
+    else:
+        beside = next((p for p in sorted((copy.repo / kind).rglob("*")) if p.is_file()), None)
+        place = (beside.parent if beside is not None else copy.repo / kind) / ("f" * 32)
+        place.parent.mkdir(exist_ok=True)
+        if kind == "seals":
+            (copy.repo / "points" / place.relative_to(copy.repo / kind)).write_bytes(b"junk")
+    with place.open("wb") as file:
+        file.truncate(1 << 40)
+    listed = copy("points", "--json")
+    assert listed.code in (0, 14), listed.err
+    assert [p["id"] for p in listed.json] == kept.ids
+    assert copy("repo", "check", copy.repo).code in (0, 14)
+    assert copy("backup", "disk:" + str(kept.vmkeep.folder / "db.raw"), "--json").code in (0, 3, 14)

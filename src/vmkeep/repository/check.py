@@ -21,6 +21,7 @@ from vmkeep.progress import Progress
 from vmkeep.repository.box import open_box, verify_box
 from vmkeep.repository.condemned import CONDEMNED
 from vmkeep.repository.errors import ObjectLost, RepositoryError, Tampered
+from vmkeep.repository.fetching import fetch
 from vmkeep.repository.index import PREFIX as INDEX
 from vmkeep.repository.index import Index, decode_index
 from vmkeep.repository.inventory import PREFIX as INVENTORY
@@ -145,11 +146,13 @@ def _packs(store: Store) -> Iterator[ObjectInfo]:
 
 def _check_plain_objects(store: Store, parameters: Parameters, report: Report) -> None:
     try:
-        specification = store.get(SPECIFICATION_NAME)
+        specification = fetch(store, SPECIFICATION_NAME)
         if blake3(specification).hexdigest() != parameters.specification:
             report.add(SPECIFICATION_NAME, "the copy of the format specification was altered.", harmless=True)
     except ObjectMissing:
         report.add(SPECIFICATION_NAME, "the copy of the format specification is missing.", harmless=True)
+    except Tampered as error:
+        report.add(SPECIFICATION_NAME, error, harmless=True)
     for info in store.list("keys/"):
         try:
             key_infos(store, only=info.name)
@@ -274,7 +277,7 @@ def _check_inventories(
     removed: set[str] = set()
     for info in store.list(INVENTORY):
         try:
-            inventory = decode_inventory(info.name, store.get(info.name), parameters.repository, ring)
+            inventory = decode_inventory(info.name, fetch(store, info), parameters.repository, ring)
         except (Tampered, ObjectMissing) as error:
             report.add(info.name, error)
             continue
@@ -290,7 +293,7 @@ def _check_boxes(store: Store, ring: KeyRing, report: Report) -> None:
     for prefix in _BOXES:
         for info in store.list(prefix):
             try:
-                fields = json.loads(open_box(ring, info.name, store.get(info.name)))
+                fields = json.loads(open_box(ring, info.name, fetch(store, info)))
                 if not isinstance(fields, dict) or fields.get("version") != 1:
                     report.add(info.name, f"the object {info.name} is of a kind or version nobody wrote.")
             except (Tampered, ObjectMissing) as error:
@@ -311,7 +314,7 @@ def _check_boxes_keyless(store: Store, report: Report) -> None:
     for prefix in (*_BOXES, POINTS, SEALS, INDEX):
         for info in store.list(prefix):
             try:
-                verify_box(info.name, store.get(info.name))
+                verify_box(info.name, fetch(store, info))
             except (Tampered, ObjectMissing) as error:
                 report.add(info.name, error, harmless=prefix == INDEX)
 
@@ -319,7 +322,7 @@ def _check_boxes_keyless(store: Store, report: Report) -> None:
 def _check_index(store: Store, ring: KeyRing, packs: dict[PackRef, int], report: Report) -> None:
     for info in store.list(INDEX):
         try:
-            listed, _ = decode_index(open_box(ring, info.name, store.get(info.name)), info.name)
+            listed, _ = decode_index(open_box(ring, info.name, fetch(store, info)), info.name)
         except (Tampered, ObjectMissing) as error:
             report.add(info.name, f"{error.message} It is derived and may be deleted.", harmless=True)
             continue

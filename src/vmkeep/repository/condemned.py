@@ -12,6 +12,7 @@ from vmkeep.objectstore.store import Store
 from vmkeep.ranges import ByteRange, join_sorted
 from vmkeep.repository.box import open_box
 from vmkeep.repository.errors import ObjectLost, Tampered
+from vmkeep.repository.fetching import fetch
 from vmkeep.repository.index import Index
 from vmkeep.repository.inventory import PREFIX as INVENTORY
 from vmkeep.repository.inventory import decode_inventory
@@ -40,7 +41,7 @@ def damaged_packs(store: Store, ring: KeyRing) -> frozenset[bytes]:
     found = set()
     for info in store.list(CONDEMNED):
         try:
-            fields = json.loads(open_box(ring, info.name, store.get(info.name)))
+            fields = json.loads(open_box(ring, info.name, fetch(store, info)))
             if fields["reason"] == "damaged":
                 found.add(bytes.fromhex(info.name.removeprefix(CONDEMNED)))
         except (Tampered, ObjectMissing, ValueError, KeyError, TypeError):
@@ -55,7 +56,7 @@ def incomplete_packs(store: Store, repository: bytes, ring: KeyRing) -> frozense
     removed: set[str] = set()
     for info in store.list(INVENTORY):
         try:
-            inventory = decode_inventory(info.name, store.get(info.name), repository, ring)
+            inventory = decode_inventory(info.name, fetch(store, info), repository, ring)
         except (Tampered, ObjectMissing):
             continue  # reported by `check`; without it nothing is known about its packs
         written |= {name: size for name, size, _ in inventory.added}

@@ -18,6 +18,7 @@ from vmkeep.objectstore.errors import ObjectMissing
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.box import close_box, open_box
 from vmkeep.repository.errors import RunAlive, Tampered
+from vmkeep.repository.fetching import fetch
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.manifest import format_time, parse_time
 from vmkeep.repository.owners import owner_is_gone, this_process
@@ -161,7 +162,7 @@ def _number_of(name: str) -> int:
 
 def read_record(store: Store, ring: KeyRing, name: str) -> Record:
     """Return one record of any run. Raises ObjectMissing, or Tampered naming the record."""
-    return _decode(name, open_box(ring, name, store.get(name)))
+    return _decode(name, open_box(ring, name, fetch(store, name)))
 
 
 def _decode(name: str, content: bytes) -> Record:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.errors import KeyRefused, Tampered, WrongKey
+from vmkeep.repository.fetching import fetch
 from vmkeep.repository.parameters import Parameters, canonical
 from vmkeep.secrets import Secret
 
@@ -140,7 +141,7 @@ def unlock(store: Store, parameters: Parameters, password: Secret) -> tuple[KeyR
     for info in store.list(PREFIX):
         # Another key may still be good, and whoever can only add objects must not lock us out.
         try:
-            fields = _read(info.name, store.get(info.name))
+            fields = _read(info.name, fetch(store, info))
         except (Tampered, KeyRefused):
             damaged.append(info.name)
             continue
@@ -173,7 +174,7 @@ def key_infos(store: Store, only: str | None = None) -> list[KeyInfo]:
     for info in store.list(PREFIX):
         if only not in (None, info.name):
             continue
-        fields = _read(info.name, store.get(info.name))
+        fields = _read(info.name, fetch(store, info))
         found.append(KeyInfo(fields["id"], fields["kind"], fields["created"]))
     return found
 

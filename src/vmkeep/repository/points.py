@@ -16,6 +16,7 @@ from vmkeep.objectstore.errors import ObjectMissing, StoreUnavailable
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.box import close_box, open_box
 from vmkeep.repository.errors import PublishRefused, RepositoryError, Tampered
+from vmkeep.repository.fetching import fetch
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.listing import POINTS, SEALS, Listing, SealedPoint, Tombstone, stamp_of
 from vmkeep.repository.manifest import decode_manifest, encode_manifest, format_time
@@ -123,7 +124,7 @@ class Points:
 
     def load(self, name: str) -> SealedPoint | None:
         """Return a sealed point; None when it was voided. Raises Tampered or ObjectMissing."""
-        stored = self._store.get(name)
+        stored = fetch(self._store, name)
         digest = blake3(stored).digest()
         point = decode_manifest(name, open_box(self._ring, name, stored))
         if name != self._name_of(point):
@@ -186,7 +187,7 @@ class Points:
         return close_box(self._ring, name, json.dumps(dict(fields)).encode())
 
     def _open(self, name: str) -> dict[str, Any]:
-        content = open_box(self._ring, name, self._store.get(name))
+        content = open_box(self._ring, name, fetch(self._store, name))
         try:
             fields = json.loads(content)
         except (ValueError, RecursionError) as error:

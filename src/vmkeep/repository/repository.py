@@ -18,6 +18,7 @@ from vmkeep.repository import parameters as parameter_object
 from vmkeep.repository.box import open_box
 from vmkeep.repository.condemned import condemned_packs, damaged_packs, incomplete_packs
 from vmkeep.repository.errors import NotARepository, RepositoryExists, RolledBack, Tampered
+from vmkeep.repository.fetching import fetch
 from vmkeep.repository.heads import Heads
 from vmkeep.repository.index import Index
 from vmkeep.repository.journal import Journal
@@ -187,7 +188,7 @@ class Repository:
         present = stored_packs(self.store)
         for info in self.store.list(index_objects.PREFIX):
             try:
-                content = open_box(self.ring, info.name, self.store.get(info.name))
+                content = open_box(self.ring, info.name, fetch(self.store, info))
                 index.add_encoded(content, info.name, present)
             except (Tampered, ObjectMissing):
                 continue  # derived: the slot tables say the same, and `check` reports it
@@ -219,7 +220,7 @@ class Repository:
 def read_parameters(store: Store) -> Parameters:
     """Read the `format` object. Raises NotARepository, RepositoryTooNew or Tampered."""
     try:
-        stored = store.get(parameter_object.NAME)
+        stored = fetch(store, parameter_object.NAME)
     except (ObjectMissing, StoreMissing) as error:
         raise NotARepository(f"there is no repository at {store.address}.") from error
     return Parameters.decode(stored, store.address)
