@@ -1,6 +1,7 @@
 """After `repo repair` no later restore point rests on a damaged pack, whichever way it is taken."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -69,3 +70,18 @@ def test_nothing_damaged_nothing_done(vmkeep: Vmkeep, tmp_path: Path) -> None:
         "problems": [],
     }
     assert not (vmkeep.repo / "condemned").exists()
+
+
+def test_what_killed_runs_left_is_swept_by_the_next(vmkeep: Vmkeep, tmp_path: Path) -> None:
+    (tmp_path / "disk.raw").write_bytes(b"x" * MIB)
+    vmkeep.ok("backup", "disk:disk.raw")
+    left = vmkeep.repo / "tmp"
+    left.mkdir(exist_ok=True)
+    for name, age_s in (("a" * 32, 3 * 86400), ("b" * 32, 60)):
+        (left / name).write_bytes(b"half a pack")
+        then = (left / name).stat().st_mtime - age_s
+        os.utime(left / name, (then, then))
+    vmkeep.ok("backup", "disk:disk.raw")
+    assert [path.name for path in left.iterdir()] == ["b" * 32], (
+        "a day is waited: its writer may live elsewhere"
+    )

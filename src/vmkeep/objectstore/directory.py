@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from vmkeep.clock import SystemClock
 from vmkeep.objectstore.errors import (
     ObjectExists,
     ObjectMissing,
@@ -217,6 +218,12 @@ class DirectoryStore:
             self._require_root()
             self._make_folder(self._temporary)
             self._known.add(self._temporary)
+            try:
+                sweep_folder(
+                    self._temporary, SystemClock().now()
+                )  # what killed processes left, once per process
+            except OSError:
+                return  # somebody else's file: in nobody's way
 
     def _make_folders(self, name: str) -> None:
         """Make the folders above ``name`` and flush their names, once per folder and process.
