@@ -2,12 +2,16 @@
 
 import errno
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from vmkeep.formats.errors import TargetUnwritable
 
 PARTIAL_SUFFIX: Final = ".vmkeep-partial"
+# Written so much, the system is asked to bring it to the disk, while writing goes on:
+# the flush at the end would otherwise begin with all of it.
+_FLUSHED_BESIDE: Final = 256 << 20
 
 
 class TargetFile:
@@ -29,10 +33,14 @@ class TargetFile:
             self._fd = os.open(self._partial, flags, 0o600)
         except OSError as error:
             raise self._refused(error) from error
+        self._unflushed = 0
+        self._flusher: ThreadPoolExecutor | None = None
+        self._flushing: Future[None] | None = None
 
     def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of ``data`` at ``offset``."""
         view = memoryview(data)
+        self._unflushed += len(view)
         try:
             while view:
                 if hasattr(os, "pwrite"):
@@ -41,8 +49,20 @@ class TargetFile:
                     os.lseek(self._fd, offset, os.SEEK_SET)
                     done = os.write(self._fd, view)
                 view, offset = view[done:], offset + done
+            if self._unflushed >= _FLUSHED_BESIDE:
+                self._flush_beside()
         except OSError as error:
             raise self._refused(error) from error
+
+    def _flush_beside(self) -> None:
+        if self._flushing is not None:
+            if not self._flushing.done():
+                return  # the disk is slower than we are; the next flush takes more with it
+            self._flushing.result()
+        if self._flusher is None:
+            self._flusher = ThreadPoolExecutor(1, thread_name_prefix="vmkeep-flush")
+        self._unflushed = 0
+        self._flushing = self._flusher.submit(os.fsync, self._fd)
 
     def truncate(self, size: int) -> None:
         """Set the size; new space reads as zeros."""
@@ -54,6 +74,8 @@ class TargetFile:
     def flush(self) -> None:
         """Return when everything written so far survives a power cut."""
         try:
+            if self._flushing is not None:
+                self._flushing.result()  # the system tells of a write that failed only once
             os.fsync(self._fd)
         except OSError as error:
             raise self._refused(error) from error
@@ -93,6 +115,8 @@ class TargetFile:
             self._partial.unlink(missing_ok=True)
 
     def _close(self) -> None:
+        if self._flusher is not None:
+            self._flusher.shutdown()  # it uses the descriptor
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
