@@ -26,6 +26,8 @@ from vmkeep.repository.owners import owner_is_gone, this_process
 PREFIX: Final = "runs/"
 SESSIONS: Final = "sessions/"
 LEASE: Final = timedelta(minutes=30)
+_LOOKS: Final = 40
+_LOOK_AGAIN_S: Final = 0.25
 _VERSION: Final = 1
 FINISHED: Final = "finished"
 
@@ -63,27 +65,39 @@ class Journal:
         """Claim the VM for this run; return the records of runs that died unfinished.
 
         Raises RunAlive when another run of the VM is alive. No clock decides
-        who goes on: a run writes, looks, writes again, looks again, and gives
-        way to whoever had written twice by then. Of two that start at once, at
-        least one sees the other; at worst both give way.
+        who goes on: a run writes, looks, writes again, and looks again; each time
+        it gives way to whoever had written twice by then. Of two that start at
+        once, the one with the greater id gives way, and the other waits to see it do so.
         """
         self.step("begun", detail)
         session = SESSIONS + self.run
         fields = {"version": _VERSION, "run": self.run, "time": format_time(self._clock.now())}
         self._store.put(session, close_box(self._ring, session, json.dumps(fields).encode()))
-        self._give_way_to_claims()
+        self._give_way_to_claims(patient=False)
         self.step("claimed")
-        return self._give_way_to_claims()
+        for _ in range(_LOOKS):
+            dead = self._give_way_to_claims(patient=True)
+            if dead is not None:
+                return dead
+            self._clock.sleep(_LOOK_AGAIN_S)
+        return self._give_way_to_claims(patient=False) or []
 
-    def _give_way_to_claims(self) -> list[list[Record]]:
-        """Return the unfinished runs that are dead; RunAlive when a live one has claimed the VM."""
+    def _give_way_to_claims(self, *, patient: bool) -> list[list[Record]] | None:
+        """Return the unfinished runs that are dead; RunAlive when a live one has claimed the VM.
+
+        ``patient``: None instead, while the other has got no further than its
+        claim and has the greater id: seeing ours, it will give way.
+        """
         dead = []
+        wait = False
         for records in read_runs(self._store, self._ring, self._vm.id):
             first, last = records[0], records[-1]
             if first.run == self.run or last.step == FINISHED:
                 continue
             if not self._alive(last):
                 dead.append(records)
+            elif patient and last.number == 1 and first.run > self.run:
+                wait = True
             elif last.number > 0:
                 self.step(FINISHED, {"outcome": "gave way", "to": first.run})
                 raise RunAlive(
@@ -91,7 +105,7 @@ class Journal:
                     f"on {first.owner.get('host', 'an unknown machine')}.",
                     run=first.run,
                 )
-        return dead
+        return None if wait else dead
 
     def step(self, step: str, detail: Mapping[str, Any] | None = None) -> None:
         """Write down what is done next; durable on return."""
