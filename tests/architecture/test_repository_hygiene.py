@@ -123,7 +123,7 @@ def test_no_path_of_one_machine() -> None:
     assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("text", ["cd /root/x", "see /home/ann/vmkeep", "x=/root", f"'{ROOT}/src'"])
+@pytest.mark.parametrize("text", ["cd /home/bob/x", "see /home/ann/vmkeep", "x=/Users/ann", f"'{ROOT}/src'"])
 def test_machine_paths_are_found(text: str) -> None:
     assert machine_paths(text, [str(ROOT)])
 
