@@ -7,6 +7,8 @@ from itertools import count
 from pathlib import PurePath
 from typing import Final
 
+from vmkeep.formats.target_folder import PARTIAL_SUFFIX
+
 # Not allowed in a Windows file name, or able to hide what a name is: controls,
 # bidirectional marks, and the separators a hostile manifest might try.
 _UNSAFE: Final = re.compile(
@@ -28,6 +30,8 @@ def safe_file_name(name: str) -> str:
         text = _marked(text, name)
     if _RESERVED.match(text):
         text = "_" + text
+    if text.endswith(PARTIAL_SUFFIX):
+        text += "_"  # the next restore would take it for what a dead one left
     if text.endswith((".", " ")):
         text = text[:-1] + _encoded(text[-1])
     if text.startswith(("~", "-")) or not text:

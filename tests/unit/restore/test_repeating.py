@@ -18,6 +18,7 @@ from vmkeep.formats.disk import DiskProfile, Format
 from vmkeep.formats.opening import open_path
 from vmkeep.formats.source import FileSource
 from vmkeep.formats.target import TargetFile
+from vmkeep.formats.target_folder import TargetFolder
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.progress import Silent
 from vmkeep.repository.repository import Repository
@@ -227,3 +228,19 @@ def test_what_a_dead_restore_left_is_removed_a_living_one_spared(tmp_path: Path,
     assert len(left) == 1 and not left & set(dead)
     living.publish()
     assert not list(tmp_path.rglob("*.vmkeep-partial"))
+
+
+def test_a_file_of_the_vm_is_never_taken_for_an_unfinished_one(tmp_path: Path) -> None:
+    written = RepositoryBytes(seed=3, passwords=["x"])
+    written.add_point(files=[Content(".vm.0123abcd.vmkeep-partial", 99, {0: b"config"})])
+    store = MemoryStore(FakeClock())
+    for name, content in written.objects.items():
+        store.put(name, content)
+    with Repository.open(store, Secret("x"), FakeClock()) as repository:
+        point = repository.listing().points[0].point
+        for kept in (False, True):
+            (file,) = restore_point(repository, point, tmp_path, None, None, Silent())
+            assert file.kept is kept and Path(file.path).read_bytes() == b"config".ljust(99, b"\0")
+    with TargetFolder.open(tmp_path) as folder:
+        folder.remove_abandoned()
+    assert len(list(tmp_path.iterdir())) == 1

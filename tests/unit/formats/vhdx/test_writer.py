@@ -1,7 +1,8 @@
 """Written files, judged by the specification and not by our reader."""
 
+import errno
+import os
 import random
-import resource
 import struct
 from pathlib import Path
 from uuid import UUID
@@ -283,12 +284,13 @@ def test_each_file_has_its_own_identity(tmp_path: Path) -> None:
     assert made[0][1] != made[1][1]
 
 
-def test_a_place_too_small_for_a_fixed_disk_is_left_without_a_trace(tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * gen.MIB, before[1]))
-    try:
-        with pytest.raises(TargetUnwritable):
-            create_vhdx(tmp_path / "new.vhdx", profile(kind="fixed", size=gen.GIB))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def test_a_place_too_small_for_a_fixed_disk_is_left_without_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fd: int, size: int) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    with pytest.raises(TargetUnwritable):
+        create_vhdx(tmp_path / "new.vhdx", profile(kind="fixed", size=gen.GIB))
     assert list(tmp_path.iterdir()) == []
