@@ -254,8 +254,12 @@ def _open_folder(folder: Path) -> TargetFolder:
 
 
 def _make_folder(folder: Path) -> None:
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for made in missing:
+            with TargetFolder.open(made.parent) as above:
+                above.sync()
     except OSError as error:
         reason = (error.strerror or "refused").lower()
         raise TargetRefused(f"cannot make the folder {str(folder)!r}: {reason}.") from error

@@ -29,7 +29,9 @@ def restore(
     written = RepositoryBytes(seed=3, passwords=["x"])
     written.add_point(
         disks=[Content(name, SIZE, {0: f"{n} {name}".encode()}) for n, name in enumerate(disks)],
-        files=[Content(name, 999, {0: f"{n} {name}".encode()}) for n, name in enumerate(files or [])],
+        files=[
+            Content(name, len(name) + 99, {0: f"{n} {name}".encode()}) for n, name in enumerate(files or [])
+        ],
     )
     store = MemoryStore(FakeClock())
     for name, content in written.objects.items():
@@ -110,6 +112,32 @@ def test_one_disk_after_the_other_gets_the_names_of_all_at_once(tmp_path: Path) 
     for number in range(3):
         restore(tmp_path / "each", disks, wanted=str(number))
     assert found(tmp_path / "each") == found(tmp_path / "all") and len(found(tmp_path / "all")) == 3
+
+
+@pytest.mark.parametrize("depth", [63, 64, 100_000])
+def test_a_tree_too_deep_is_refused_before_the_first_byte(tmp_path: Path, depth: int) -> None:
+    name = "f/" * depth + "a.vmcx"
+    if depth < 64:
+        restore(tmp_path, ["d"], [name])
+        assert name in found(tmp_path)
+        return
+    with pytest.raises(VmkeepError, match="deep"):
+        restore(tmp_path, ["d"], [name])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_folder_that_got_a_name_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: set[int] = set()
+    fsync = os.fsync
+
+    def noted(fd: int) -> None:
+        flushed.add(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    restore(tmp_path / "new" / "target", ["d"], ["Virtual Machines/vm.vmcx"])
+    for folder in (tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())):
+        assert folder.stat().st_ino in flushed, folder
 
 
 # -- one file --
