@@ -126,6 +126,8 @@ def test_repo_commands_answer_with_one_document(story: Story) -> None:
     assert info["bytes_stored"] == sum(p.stat().st_size for p in packs)
     assert info["packs"] + info["map_packs"] == len(packs)
     assert [key["kind"] for key in info["keys"]] == ["password"]
+    assert info["recovery_key"] is False
+    assert "vmkeep repo key add --recovery-key-file FILE" in vmkeep.ok("repo", "info", vmkeep.repo).text
     without = vmkeep.ok("repo", "info", vmkeep.repo, "--json", env={"VMKEEP_PASSWORD": None}).json
     assert "points" not in without and without["id"] == info["id"]
     checked = vmkeep.ok("repo", "check", vmkeep.repo, "--json").json

@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from io import TextIOWrapper
@@ -268,19 +269,30 @@ def open_password(file: Path | None, command: str | None, *, new: bool = False) 
 
 def open_repository(
     address: str, password_file: Path | None, password_command: str | None, *, meanwhile: str | None = None
-) -> Repository:
-    """Open the repository the user means. Raises whatever opening raises.
+) -> AbstractContextManager[Repository]:
+    """Open the repository the user means, as :func:`open_with` does."""
+    store = open_store_of(address)
+    return open_with(store, open_password(password_file, password_command), meanwhile=meanwhile)
+
+
+@contextmanager
+def open_with(store: Store, password: Secret, *, meanwhile: str | None = None) -> Iterator[Repository]:
+    """Open a repository, and say at the end what is wrong with this machine's memory of it.
 
     Deriving the key keeps one processor busy for a while, on purpose; the module
-    ``meanwhile``, which the command needs next, is imported beside it.
+    ``meanwhile``, which the command needs next, is imported beside it. Raises
+    whatever opening raises.
     """
-    store = open_store_of(address)
-    password = open_password(password_file, password_command)
     with ThreadPoolExecutor(1, thread_name_prefix="vmkeep-open") as pool:
         opening = pool.submit(Repository.open, store, password, SystemClock(), state_folder())
         if meanwhile is not None:
             import_module(meanwhile)
-        return opening.result()
+    with opening.result() as repository:
+        try:
+            yield repository
+        finally:
+            for warning in repository.warnings:
+                warn(warning)
 
 
 def open_store_of(address: str) -> Store:
@@ -303,14 +315,14 @@ def state_folder() -> Path | None:
         return None
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        usable = os.access(folder, os.W_OK | os.X_OK)
+        usable = os.access(folder, os.R_OK | os.W_OK | os.X_OK)
     except OSError:
         usable = False
     if usable:
         return folder
     # Bringing data back must not depend on being able to take a note.
     notice = "a rolled back repository would go unnoticed"
-    warn(f"cannot write to {str(folder)!r}: {notice}; set {STATE_VARIABLE}.")
+    warn(f"cannot read and write in {str(folder)!r}: {notice}; set {STATE_VARIABLE}.")
     return None
 
 

@@ -57,6 +57,7 @@ class DirectoryStore:
         if create:
             self._make_root()
         self._identity = self._look_at_root()
+        self.canonical_address = os.path.normcase(os.path.realpath(self._root))
 
     def put(self, name: str, data: ObjectData) -> None:
         writer = self.create(name)

@@ -50,6 +50,10 @@ class Store(Protocol):
     def address(self) -> str:
         """Where the store is, in the words a user would give."""
 
+    @property
+    def canonical_address(self) -> str:
+        """Where the store is, in the one way of saying it: equal for whatever leads to the same place."""
+
     def put(self, name: str, data: ObjectData) -> None:
         """Store ``data`` under ``name``, whole or not at all; durable on return.
 

@@ -79,7 +79,7 @@ class Points:
         if state == "absent" and unanswered is not None:
             raise unanswered
         if state == "sealed" and unanswered is not None:
-            # It is visible, but the flush after it may be what failed. The store answers only when it is durable.
+            # Visible, but the flush after it may be what failed. The store answers only once it is durable.
             self._store.put_if_absent(seal, content)
         return state == "sealed"
 
