@@ -222,6 +222,21 @@ def test_an_older_state_of_the_repository_is_refused_until_accepted(
     copy.check_all()
 
 
+def test_an_older_point_that_was_taken_away_is_missed_by_points_and_restore(copy: Vmkeep, kept: Kept) -> None:
+    copy.points()
+    for kind in ("seals", "points"):
+        victim = next(p for p in only(copy.repo / kind) if p.name.endswith(kept.ids[0]))
+        victim.unlink()
+        listing = copy("points", "--json")
+        assert (listing.code, [p["id"] for p in listing.json]) == (14, kept.ids[1:]), kind
+        (warning,) = listing.err.splitlines()
+        assert kept.ids[0] in warning and "vanished" in warning
+        restored = copy("restore", "web", "--to", "-")
+        assert (restored.code, restored.out) == (0, kept.contents[1])
+        assert kept.ids[0] in restored.err
+        assert copy.restore_raw("db") == kept.contents[2]  # another VM's history has no gap
+
+
 def test_another_repository_in_the_place_of_the_known_one_is_refused_until_accepted(
     copy: Vmkeep, kept: Kept, tmp_path: Path
 ) -> None:

@@ -85,6 +85,14 @@ RepositoryArgument = Annotated[
         envvar=REPOSITORY_VARIABLE, metavar="REPO", help="Where the repository is: a path or file:// address."
     ),
 ]
+PointArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="POINT",
+        help="An id or its beginning; VM or VM@latest: its newest; VM@TIME: in UTC, may be cut short; "
+        "latest: of all VMs.",
+    ),
+]
 PasswordFile = Annotated[
     Path | None, typer.Option("--password-file", metavar="FILE", help="Read the password from a file.")
 ]
