@@ -168,6 +168,23 @@ def test_repo_commands_answer_with_one_document(story: Story) -> None:
     assert vmkeep.ok("repo", "key", "list", vmkeep.repo, "--json").json == info["keys"]
 
 
+def test_a_repository_made_where_nobody_looks_has_no_recovery_key_and_says_so(tmp_path: Path) -> None:
+    vmkeep = Vmkeep(tmp_path, tmp_path / "repo")
+    made = vmkeep("repo", "init", vmkeep.repo, "--json")
+    assert (made.code, made.json["recovery_key"]) == (0, False)
+    (warning,) = made.err.splitlines()
+    assert "vmkeep repo key add --recovery-key-file" in json.loads(warning)["message"]
+    assert [p.name for p in (vmkeep.repo / "keys").iterdir()] == [
+        key["id"] for key in vmkeep.ok("repo", "key", "list", vmkeep.repo, "--json").json
+    ]
+    assert "no recovery key" in vmkeep.ok("repo", "info", vmkeep.repo).text
+    vmkeep.ok("repo", "key", "add", vmkeep.repo, "--recovery-key-file", tmp_path / "key")
+    assert "no recovery key" not in vmkeep.ok("repo", "info", vmkeep.repo).text
+    assert vmkeep.ok("repo", "info", vmkeep.repo, "--json").json["recovery_key"] is True
+    opened = vmkeep.ok("points", "--password-file", tmp_path / "key", env={"VMKEEP_PASSWORD": None})
+    assert opened.text == "no restore points\n"
+
+
 def test_restore_answers_with_the_files_it_wrote(story: Story, tmp_path: Path) -> None:
     answer = story.vmkeep.ok("restore", "db", "--to", tmp_path / "back", "--json").json
     assert answer["point"] == story.db_point["id"]

@@ -58,8 +58,10 @@ _EVERYWHERE: Final = {
 }
 EPILOG: Final = (
     "Every command also takes -q (only results and errors), -v (more words), --no-color, "
-    "--debug (the traceback of an error). Password: --password-file, --password-command or VMKEEP_PASSWORD. "
-    "VMKEEP_STATE_DIR: where this machine remembers which restore points it has seen."
+    "--debug (the traceback of an error). The repository's password comes from --password-file, "
+    "--password-command or the variable VMKEEP_PASSWORD, or is asked for at a terminal. The variable "
+    "VMKEEP_STATE_DIR names the folder where this machine remembers which restore points it has seen, "
+    "and which repository lies where."
 )
 
 
@@ -105,7 +107,9 @@ PasswordCommand = Annotated[
 AcceptRollback = Annotated[
     bool,
     typer.Option(
-        "--accept-rollback", help="Accept a repository that is older than what this machine has seen."
+        "--accept-rollback",
+        help="Accept a repository that is older than what this machine has seen, or another one in its "
+        "place, from now on.",
     ),
 ]
 

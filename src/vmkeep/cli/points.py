@@ -23,7 +23,7 @@ _CLOCKS_DIFFER: Final = timedelta(minutes=1)
 
 
 def points(
-    vm: Annotated[str | None, typer.Argument(metavar="[VM]", help="Only this VM, by name or id.")] = None,
+    vm: Annotated[str | None, typer.Argument(metavar="VM", help="Only this VM, by name or id.")] = None,
     repo: RepositoryOption = "",
     accept_rollback: AcceptRollback = False,
     password_file: PasswordFile = None,

@@ -39,7 +39,7 @@ def init(
     repo: RepositoryArgument,
     no_recovery_key: Annotated[
         bool,
-        typer.Option("--no-recovery-key", help="Make no second key; a lost password then means lost data."),
+        typer.Option("--no-recovery-key", help="Make no recovery key; a lost password then means lost data."),
     ] = False,
     recovery_key_file: Annotated[
         Path | None,
@@ -59,6 +59,8 @@ def init(
 ) -> None:
     """Make an empty repository, with a password and a recovery key.
 
+    The folder is made if it is missing. At a terminal the recovery key is shown once; elsewhere none is
+    made unless --recovery-key-file says where it goes.
     Exit codes: 0 made; 1 something is there already or the place cannot be written;
     11 the store is unsuitable.
     """
@@ -320,8 +322,9 @@ def key_add(
     password_command: PasswordCommand = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add a password or a recovery key; the present password is needed too.
+    """Add a password or a recovery key; a password the repository has already is needed too.
 
+    Without --new-password-file and --recovery-key-file a new password is asked for at a terminal.
     Exit codes: 0 added; 10 no repository; 12 wrong password.
     """
     from vmkeep.clock import SystemClock

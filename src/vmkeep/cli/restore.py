@@ -38,7 +38,12 @@ def restore(
     point: PointArgument,
     to: Annotated[
         str,
-        typer.Option("--to", metavar="DIR|FILE|-", help="A folder, a file, or - for standard output (raw)."),
+        typer.Option(
+            "--to",
+            metavar="DIR|FILE|-",
+            help="A folder (made if missing), a file (one disk) if the name has an ending, or - for standard "
+            "output (one raw disk).",
+        ),
     ],
     repo: RepositoryOption = "",
     format: Annotated[
