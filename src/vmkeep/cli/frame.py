@@ -30,6 +30,7 @@ from vmkeep.secrets import Secret, SecretUnavailable, read_password
 PASSWORD_VARIABLE: Final = "VMKEEP_PASSWORD"
 REPOSITORY_VARIABLE: Final = "VMKEEP_REPO"
 STATE_VARIABLE: Final = "VMKEEP_STATE_DIR"
+_UNNOTICED: Final = "a repository that was rolled back or replaced would go unnoticed"
 
 
 @dataclass
@@ -324,6 +325,8 @@ def state_folder() -> Path | None:
     """Return where this machine remembers what it has seen; None when there is no such place."""
     folder = _state_folder_named()
     if folder is None:
+        # So it is in a service without a home.
+        warn(f"no place to remember what this machine has seen: {_UNNOTICED}; set {STATE_VARIABLE}.")
         return None
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -333,8 +336,7 @@ def state_folder() -> Path | None:
     if usable:
         return folder
     # Bringing data back must not depend on being able to take a note.
-    notice = "a rolled back repository would go unnoticed"
-    warn(f"cannot read and write in {str(folder)!r}: {notice}; set {STATE_VARIABLE}.")
+    warn(f"cannot read and write in {str(folder)!r}: {_UNNOTICED}; set {STATE_VARIABLE}.")
     return None
 
 
