@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 from uuid import UUID
 
+from vmkeep.formats.source import Source
 from vmkeep.ranges import ByteRange
 
 Format = Literal["vhdx", "vhd", "raw"]
@@ -54,11 +55,13 @@ class Disk(ABC):
 
     profile: DiskProfile
     parent: "Disk | None" = None
+    _source: Source
+    _users = 1
 
     @property
-    @abstractmethod
     def name(self) -> str:
         """The file this disk was opened from, as the user knows it."""
+        return self._source.name
 
     @abstractmethod
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -89,7 +92,7 @@ class Disk(ABC):
 
     @abstractmethod
     def identity(self) -> tuple[object, ...]:
-        """Read anew, for each file of the chain, what changes when somebody writes to it.
+        """Read anew what changes when somebody writes to a file: one item for each of the chain, child first.
 
         Two equal answers around a reading show that the files stood still
         (as far as their formats tell).
@@ -99,9 +102,18 @@ class Disk(ABC):
     def check(self) -> Iterator[Finding]:
         """Examine every structure of this layer (not of its parents) and yield what is wrong."""
 
-    @abstractmethod
+    def share(self) -> Self:
+        """Return this disk for one more user, such as a second child: open until each has closed it once."""
+        self._users += 1
+        return self
+
     def close(self) -> None:
-        """Release this file and its parents; safe to repeat."""
+        """Release this file and its parents when nobody else shares them; safe to repeat when unshared."""
+        self._users -= 1
+        if self._users == 0:
+            self._source.close()
+            if self.parent is not None:
+                self.parent.close()
 
     def chain(self) -> list["Disk"]:
         """Return this disk and its parents, child first."""

@@ -19,6 +19,7 @@ from vmkeep.formats.target import PARTIAL_SUFFIX
 from vmkeep.formats.vhd import open_vhd
 from vmkeep.formats.vhdx import VhdxDisk, open_vhdx
 
+# Hyper-V makes 50 checkpoints.
 _DEEPEST_CHAIN: Final = 64
 # Files that name each other in many ways would otherwise be tried in every order.
 _MOST_OPENED: Final = 256
@@ -81,7 +82,26 @@ def open_path(path: Path, *, siblings: Sequence[Path] = ()) -> Disk:
 
     Raises ``FormatError``; nothing stays open then.
     """
-    return _Opening(siblings).open_file(path, raw_allowed=True)
+    return open_paths([path], siblings=siblings)[0]
+
+
+def open_paths(paths: Sequence[Path], *, siblings: Sequence[Path]) -> list[Disk]:
+    """Open several disk files, each with its chain; a file that is in several chains is opened once.
+
+    Each disk is closed by itself: what it shares stays open for the others.
+    Raises ``FormatError``; nothing stays open then.
+    """
+    disks: list[Disk] = []
+    with _Opening(siblings) as opening:
+        try:
+            for path in paths:
+                disk = opening.open_file(path, raw_allowed=True)
+                disks.append(disk)
+        except BaseException:
+            for disk in disks:
+                disk.close()
+            raise
+    return disks
 
 
 def open_disk(source: Source, *, siblings: Sequence[Path] = (), raw_allowed: bool = True) -> Disk:
@@ -91,18 +111,36 @@ def open_disk(source: Source, *, siblings: Sequence[Path] = (), raw_allowed: boo
     their base names and by the identity the child asks for, never by a path
     that stands in the file.
     """
-    return _Opening(siblings).open_source(source, raw_allowed=raw_allowed)
+    with _Opening(siblings) as opening:
+        return opening.open_source(source, raw_allowed=raw_allowed)
 
 
 class _Opening:
-    """One attempt to open a disk with its chain: knows which files were opened on the way."""
+    """One attempt to open disks with their chains: knows which files were opened on the way.
+
+    Shares every disk it opened until the ``with`` block ends, so that no file
+    is opened and examined twice.
+    """
 
     def __init__(self, siblings: Sequence[Path]) -> None:
         self._siblings = tuple(siblings)
         self._trail: list[str] = []
         self._opened = 0
+        self._kept: dict[Path, Disk] = {}
+
+    def __enter__(self) -> "_Opening":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for disk in self._kept.values():
+            disk.close()
 
     def open_file(self, path: Path, *, raw_allowed: bool) -> Disk:
+        kept = self._kept.get(path)
+        if kept is not None:
+            return kept.share()
+        if not self._trail:
+            self._opened = 0
         # Opening a pipe would wait for ever, and a device reports no size.
         if not _may_be_regular(path):
             raise SourceUnreadable(
@@ -110,10 +148,13 @@ class _Opening:
             )
         source = FileSource(path)
         try:
-            return self.open_source(source, raw_allowed=raw_allowed)
+            disk = self.open_source(source, raw_allowed=raw_allowed)
         except BaseException:
             source.close()
             raise
+        if disk.profile.format != "raw":  # a raw disk is nobody's parent
+            self._kept[path] = disk.share()
+        return disk
 
     def open_source(self, source: Source, *, raw_allowed: bool) -> Disk:
         self._opened += 1
@@ -139,17 +180,18 @@ class _Opening:
                 f"{reference.child!r} names {named[0].name!r} as its parent, which is its child already.",
                 file=reference.child,
             )
-        if len(self._trail) >= _DEEPEST_CHAIN or self._opened >= _MOST_OPENED:
-            deep = f"the chain of {reference.child!r} is longer than {_DEEPEST_CHAIN} files."
-            wide = f"the files around {reference.child!r} name too many parents."
-            raise UnsupportedDisk(
-                deep if len(self._trail) >= _DEEPEST_CHAIN else wide,
-                file=reference.child,
-                hint="Merge checkpoints on the host first.",
-            )
+        if len(self._trail) >= _DEEPEST_CHAIN:
+            raise _too_many(reference, _TOO_DEEP)
+        if self._opened >= _MOST_OPENED:
+            raise _too_many(reference, "the files around {} name too many parents.")
         if len(fresh) == 1:
-            return self.open_file(fresh[0], raw_allowed=False)
-        return self._choose(fresh, reference)
+            disk = self.open_file(fresh[0], raw_allowed=False)
+        else:
+            disk = self._choose(fresh, reference)
+        if len(self._trail) + len(disk.chain()) > _DEEPEST_CHAIN:
+            disk.close()
+            raise _too_many(reference, _TOO_DEEP)
+        return disk
 
     def _named(self, reference: ParentReference) -> list[Path]:
         """Return the siblings that carry one of the parent's names; most useful first."""
@@ -183,6 +225,17 @@ class _Opening:
         if stranger is None:
             raise failures[0]
         return stranger
+
+
+_TOO_DEEP: Final = f"the chain of {{}} is longer than {_DEEPEST_CHAIN} files."
+
+
+def _too_many(reference: ParentReference, sentence: str) -> UnsupportedDisk:
+    return UnsupportedDisk(
+        sentence.format(repr(reference.child)),
+        file=reference.child,
+        hint="Merge checkpoints on the host first.",
+    )
 
 
 def _may_be_regular(path: Path) -> bool:

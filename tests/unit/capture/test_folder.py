@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from tests.generators.vhdx_bytes import MIB, make_vhdx
 from vmkeep.capture.errors import NothingToHold, SourceMissing, SourceRefused
 from vmkeep.capture.folder import hold, safe_name, vm_id_of_export
 from vmkeep.capture.source import SourceAddress
@@ -60,6 +62,36 @@ def test_one_disk_has_no_other_files(tmp_path: Path) -> None:
     with hold(SourceAddress("disk", tmp_path / "d.raw")) as held:
         assert ([d.name for d in held.disks], held.files) == (["d"], ())
         assert [(r.offset, r.length) for r in held.disks[0].extents()] in ([], [(0, 512)])
+
+
+def test_a_folder_of_chains_opens_each_file_once(tmp_path: Path) -> None:
+    layers = write_chain(tmp_path, 60)
+    branch = chain_layer(parent=30, number=90)
+    (tmp_path / "90.avhdx").write_bytes(branch)
+    before = open_descriptors()
+    with hold(folder(tmp_path)) as held:
+        assert open_descriptors() == before + layers + 1
+        assert sorted(disk.file for disk in held.disks) == ["59.avhdx", "90.avhdx"]
+        assert held.check() == layers + 1
+        path = tmp_path / "30.avhdx"
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+        with pytest.raises(SourceChanged, match=r"30\.avhdx"):
+            held.check()
+    assert open_descriptors() == before
+
+
+def chain_layer(parent: int, number: int) -> bytes:
+    name = f"{parent}.avhdx" if parent else "0.vhdx"
+    locator = [("parent_linkage", str(UUID(int=100 + parent))), ("relative_path", f".\\{name}")]
+    made = make_vhdx(disk_size=MIB, has_parent=True, locator=locator, write_guid=UUID(int=100 + number))
+    return bytes(made.data)
+
+
+def write_chain(root: Path, length: int) -> int:
+    (root / "0.vhdx").write_bytes(bytes(make_vhdx(disk_size=MIB, write_guid=UUID(int=100)).data))
+    for number in range(1, length):
+        (root / f"{number}.avhdx").write_bytes(chain_layer(number - 1, number))
+    return length
 
 
 def test_nothing_stays_open(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from vmkeep.formats.disk import Disk, DiskProfile, Finding, Kind
 from vmkeep.formats.errors import ParentMismatch, ParentMissing, TruncatedDisk
 from vmkeep.formats.filling import fill_from, fill_with_zeros
 from vmkeep.formats.parents import FindParent, ParentReference
-from vmkeep.formats.raw import require_inside
+from vmkeep.formats.raw import FlatDisk, require_inside
 from vmkeep.formats.source import Source, read_at
 from vmkeep.formats.vhd.blocks import BlockMap, Present
 from vmkeep.formats.vhd.findings import examine_fixed, examine_sparse
@@ -78,22 +78,13 @@ class Vhd(Disk):
             "vhd", kind, footer.current_size, block_size=block_size, disk_id=footer.disk_id
         )
 
-    @property
-    def name(self) -> str:
-        return self._source.name
-
     def _footer_digest(self) -> str:
         """Hash anew the footer at the end and what stands at offset 0."""
         end = read_at(self._source, max(0, self._source.size() - SECTOR), SECTOR)
         return hashlib.sha256(end + read_at(self._source, 0, SECTOR)).hexdigest()
 
-    def close(self) -> None:
-        self._source.close()
-        if self.parent is not None:
-            self.parent.close()
 
-
-class FixedVhd(Vhd):
+class FixedVhd(Vhd, FlatDisk):
     """A VHD that is the guest's bytes with a footer behind them."""
 
     def __init__(self, source: Source, footers: Footers) -> None:
@@ -104,18 +95,6 @@ class FixedVhd(Vhd):
                 f"{source.name!r} holds {held} bytes of a disk of {size}.",
                 file=source.name, offset=held, rule="VHD footer: Current Size",
             )  # fmt: skip
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        require_inside(self.profile.size, offset, len(buffer))
-        fill_from(self._source, offset, buffer)
-
-    def extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
-        stop = self.profile.size if end is None else min(end, self.profile.size)
-        return join_sorted(self._source.data_ranges(start, stop) if start < stop else ())
-
-    def layer_extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
-        stop = self.profile.size if end is None else min(end, self.profile.size)
-        return iter([ByteRange(start, stop - start)] if start < stop else [])
 
     def identity(self) -> tuple[object, ...]:
         return ((self._source.identity(), self._footer_digest()),)

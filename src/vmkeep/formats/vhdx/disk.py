@@ -25,8 +25,6 @@ from vmkeep.ranges import ByteRange, intersect, join_sorted, normalise
 _ZEROS: Final = memoryview(bytes(layout.MIB))
 # Scattered sectors shorter than this on average are read together with what lies between them.
 _WORTH_A_REQUEST: Final = 32 * layout.KIB
-# Far beyond what Hyper-V makes (50 checkpoints); the caller guards against cycles.
-_CHAIN_MAX: Final = 64
 
 
 def open_vhdx(source: Source, find_parent: FindParent) -> "VhdxDisk":
@@ -81,8 +79,6 @@ def _proven_parent(parent: Disk, reference: ParentReference, child: Structures) 
             file=file,
             rule="[MS-VHDX] 2.6.2.4",
         )
-    if len(parent.chain()) >= _CHAIN_MAX:
-        raise UnsupportedDisk(f"{file!r} has more than {_CHAIN_MAX} files in its chain.", file=file)
     return parent
 
 
@@ -110,10 +106,6 @@ class VhdxDisk(Disk):
         self._table = structures.table
         self._image = structures.image
         self._source = structures.source
-
-    @property
-    def name(self) -> str:
-        return self._source.name
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         end = offset + len(buffer)
@@ -229,15 +221,10 @@ class VhdxDisk(Disk):
 
     def identity(self) -> tuple[object, ...]:
         below = self.parent.identity() if self.parent is not None else ()
-        return (self._source.identity(), read_marks(self._source), *below)
+        return ((self._source.identity(), read_marks(self._source)), *below)
 
     def check(self) -> Iterator[Finding]:
         return inspect(self._structures)
-
-    def close(self) -> None:
-        self._source.close()
-        if self.parent is not None:
-            self.parent.close()
 
 
 def _fill_zeros(buffer: memoryview) -> None:
