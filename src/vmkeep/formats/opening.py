@@ -205,26 +205,58 @@ class _Opening:
         return list(dict.fromkeys(found))
 
     def _choose(self, paths: list[Path], reference: ParentReference) -> Disk:
-        """Open the first of several that is the parent; else one of them, for the format to refuse."""
-        stranger: Disk | None = None
-        failures: list[FormatError] = []
+        """Open the one of several that is the parent.
+
+        Copies of one VM carry the same identities and not always the same bytes,
+        so among several parents the one that the child's place points to is taken.
+        """
+        opened: dict[Path, Disk] = {}
+        failures: dict[Path, FormatError] = {}
         for path in paths:
             try:
-                disk = self.open_file(path, raw_allowed=False)
+                opened[path] = self.open_file(path, raw_allowed=False)
             except FormatError as error:
-                failures.append(error)
-                continue
-            if _carries(disk, reference):
-                if stranger is not None:
-                    stranger.close()
-                return disk
-            if stranger is None:
-                stranger = disk
-            else:
-                disk.close()
-        if stranger is None:
-            raise failures[0]
-        return stranger
+                failures[path] = error
+        chosen = None
+        try:
+            chosen = _chosen(opened, failures, reference)
+        finally:
+            for path, disk in opened.items():
+                if path != chosen:
+                    disk.close()
+        return opened[chosen]
+
+
+def _chosen(opened: dict[Path, Disk], failures: dict[Path, FormatError], reference: ParentReference) -> Path:
+    parents = [path for path, disk in opened.items() if _carries(disk, reference)]
+    # What could not be opened may be the parent, too: another file must not quietly take its place.
+    meant = _meant([*parents, *failures], reference)
+    if not opened:
+        raise failures[meant] if meant is not None else next(iter(failures.values()))
+    if meant is not None:
+        if meant in failures:
+            raise failures[meant]
+        return meant
+    if len(parents) > 1:
+        raise UnsupportedDisk(
+            f"{str(parents[0])!r} and {str(parents[1])!r} both say that they are the parent "
+            f"of {reference.child!r}.",
+            file=reference.child,
+            hint="Give each copy of a VM a folder of its own, with the disks and their checkpoints together.",
+        )
+    return parents[0] if parents else next(iter(opened))
+
+
+def _meant(paths: Sequence[Path], reference: ParentReference) -> Path | None:
+    """Return the file to which a path in the child leads, else the only one beside the child."""
+    folder = os.path.dirname(os.path.abspath(reference.child))
+    for candidate in reference.candidates:
+        place = os.path.normpath(os.path.join(folder, candidate.replace("\\", "/")))
+        for path in paths:
+            if os.path.abspath(path) == place:
+                return path
+    beside = [path for path in paths if os.path.dirname(os.path.abspath(path)) == folder]
+    return beside[0] if len(beside) == 1 else None
 
 
 _TOO_DEEP: Final = f"the chain of {{}} is longer than {_DEEPEST_CHAIN} files."

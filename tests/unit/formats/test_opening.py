@@ -262,6 +262,59 @@ def test_of_several_candidates_the_one_with_the_right_id_is_taken(tmp_path: Path
         open_path(top, siblings=given[:1])
 
 
+def two_copies(tmp_path: Path) -> tuple[Path, Path]:
+    """Two folders with one VM each; the second was copied, and its base rewritten under the same identity."""
+    for name, fill in (("a", BASE), ("b", bytes(byte ^ 0xFF for byte in BASE))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "base.vhd").write_bytes(fixed(fill, UUID(int=10)))
+        (tmp_path / name / "top.avhd").write_bytes(layer(1, 10, "base.vhd").build())
+    return tmp_path / "a", tmp_path / "b"
+
+
+def below_top(path: Path, siblings: list[Path]) -> str:
+    with open_path(path, siblings=siblings) as disk:
+        return Path(disk.chain()[1].name).parent.name
+
+
+def test_of_two_files_with_the_parents_identity_the_one_beside_the_child_is_taken(tmp_path: Path) -> None:
+    files = sorted(file for folder in two_copies(tmp_path) for file in folder.iterdir())
+    for given in (files, files[::-1]):
+        assert below_top(tmp_path / "a" / "top.avhd", given) == "a"
+        assert below_top(tmp_path / "b" / "top.avhd", given) == "b"
+
+
+def test_a_relative_path_chooses_among_files_with_the_parents_identity(tmp_path: Path) -> None:
+    a, b = two_copies(tmp_path)
+    moved = tmp_path / "snapshots" / "top.avhd"
+    moved.parent.mkdir()
+    given = [a / "base.vhd", b / "base.vhd", moved]
+    for folder in ("a", "b"):
+        top = layer(1, 10, "base.vhd")
+        top.locators = [(b"W2ru", f"..\\{folder}\\base.vhd".encode("utf-16-le"), 512)]
+        moved.write_bytes(top.build())
+        assert below_top(moved, given) == folder
+        assert below_top(moved, given[::-1]) == folder
+
+
+def test_a_copy_elsewhere_does_not_replace_a_damaged_parent(tmp_path: Path) -> None:
+    files = sorted(file for folder in two_copies(tmp_path) for file in folder.iterdir())
+    (tmp_path / "b" / "base.vhd").write_bytes(bytes(4096))
+    with pytest.raises(NotADisk, match=r"b/base\.vhd"):
+        open_path(tmp_path / "b" / "top.avhd", siblings=files)
+    assert below_top(tmp_path / "a" / "top.avhd", files) == "a"
+
+
+def test_files_with_one_identity_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
+    a, b = two_copies(tmp_path)
+    moved = tmp_path / "top.avhd"
+    (a / "top.avhd").rename(moved)
+    before = open_files()
+    with pytest.raises(UnsupportedDisk, match=r"'.*/a/base\.vhd' and '.*/b/base\.vhd'") as caught:
+        open_path(moved, siblings=[a / "base.vhd", b / "base.vhd", moved])
+    assert str(moved) in caught.value.message
+    assert open_files() == before
+
+
 def test_files_that_name_each_other_as_parent_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.avhd").write_bytes(layer(1, 2, "b.avhd").build())
     (tmp_path / "b.avhd").write_bytes(layer(2, 1, "a.avhd").build())
