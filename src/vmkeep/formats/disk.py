@@ -32,6 +32,29 @@ class DiskProfile:
 
 
 @dataclass(frozen=True)
+class ParentReference:
+    """What a child says about its parent, none of it proven.
+
+    ``candidates`` are paths of the machine that made the child, most useful
+    first, exactly as written there: only their last parts may be compared with
+    the names of allowed files. ``identities`` are the values one of which the
+    parent must carry (VHDX: its DataWriteGuid; VHD: its Unique Id).
+    ``locators`` is all the child says, by the format's own keys, for people.
+    """
+
+    child: str
+    candidates: tuple[str, ...]
+    identities: tuple[UUID, ...]
+    required_format: Format
+    locators: tuple[tuple[str, str], ...] = ()
+
+    def base_names(self) -> tuple[str, ...]:
+        """Return the last part of each candidate, in order, each once; never empty text or dots."""
+        names = (path.replace("/", "\\").rpartition("\\")[2] for path in self.candidates)
+        return tuple(dict.fromkeys(name for name in names if name not in ("", ".", "..")))
+
+
+@dataclass(frozen=True)
 class Finding:
     """One thing `disk check` noticed: where, by which rule, and what it means.
 
@@ -55,6 +78,7 @@ class Disk(ABC):
 
     profile: DiskProfile
     parent: "Disk | None" = None
+    parent_reference: ParentReference | None = None  # what a differencing disk says about its parent
     _source: Source
     _users = 1
 
@@ -114,6 +138,14 @@ class Disk(ABC):
             self._source.close()
             if self.parent is not None:
                 self.parent.close()
+
+    def missing_parent(self) -> ParentReference | None:
+        """Return what the last file of the chain asks for when its parent is missing, else None.
+
+        A disk opened so can be examined; a read that needs the parent raises
+        :class:`~vmkeep.formats.errors.ParentMissing`.
+        """
+        return self.chain()[-1].parent_reference
 
     def chain(self) -> list["Disk"]:
         """Return this disk and its parents, child first."""

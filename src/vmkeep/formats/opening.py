@@ -77,22 +77,23 @@ _FOREIGN_SUFFIXES: Final = {
 }
 
 
-def open_path(path: Path, *, siblings: Sequence[Path] = ()) -> Disk:
+def open_path(path: Path, *, siblings: Sequence[Path] = (), complete: bool = True) -> Disk:
     """Open the disk file at ``path``; parents are looked for among ``siblings`` only.
 
-    Raises ``FormatError``; nothing stays open then.
+    A chain that need not be ``complete`` may end where a parent is missing
+    (:meth:`Disk.missing_parent`). Raises ``FormatError``; nothing stays open then.
     """
-    return open_paths([path], siblings=siblings)[0]
+    return open_paths([path], siblings=siblings, complete=complete)[0]
 
 
-def open_paths(paths: Sequence[Path], *, siblings: Sequence[Path]) -> list[Disk]:
+def open_paths(paths: Sequence[Path], *, siblings: Sequence[Path], complete: bool = True) -> list[Disk]:
     """Open several disk files, each with its chain; a file that is in several chains is opened once.
 
     Each disk is closed by itself: what it shares stays open for the others.
     Raises ``FormatError``; nothing stays open then.
     """
     disks: list[Disk] = []
-    with _Opening(siblings) as opening:
+    with _Opening(siblings, complete) as opening:
         try:
             for path in paths:
                 disk = opening.open_file(path, raw_allowed=True)
@@ -122,8 +123,9 @@ class _Opening:
     is opened and examined twice.
     """
 
-    def __init__(self, siblings: Sequence[Path]) -> None:
+    def __init__(self, siblings: Sequence[Path], complete: bool = True) -> None:
         self._siblings = tuple(siblings)
+        self._complete = complete
         self._trail: list[str] = []
         self._opened = 0
         self._kept: dict[Path, Disk] = {}
@@ -162,9 +164,9 @@ class _Opening:
         try:
             match recognise(source, raw_allowed=raw_allowed):
                 case "vhdx":
-                    return open_vhdx(source, self._find_parent)
+                    return open_vhdx(source, self._find_parent, complete=self._complete)
                 case "vhd":
-                    return open_vhd(source, self._find_parent)
+                    return open_vhd(source, self._find_parent, complete=self._complete)
                 case "raw":
                     return open_raw(source)
         finally:

@@ -224,6 +224,28 @@ def test_a_parent_that_is_not_given_is_missing_even_if_it_lies_beside(tmp_path: 
         open_path(top, siblings=[tmp_path / "mid.avhd"])
 
 
+def test_an_incomplete_vhd_chain_shows_its_own_bytes_and_nothing_of_the_parent(tmp_path: Path) -> None:
+    top = chain_in(tmp_path)
+    (tmp_path / "base.vhd").unlink()
+    with open_path(top, siblings=sorted(tmp_path.iterdir()), complete=False) as disk:
+        assert [(Path(part.name).name, part.profile.kind) for part in disk.chain()] == [
+            ("top.avhd", "differencing"),
+            ("mid.avhd", "differencing"),
+        ]
+        own = list(disk.layer_extents())
+        assert 0 < sum(extent.length for extent in own) < disk.profile.size
+        seen = apply(bytes(len(BASE)), layer(2, 1, ""))
+        for extent in own:
+            assert disk.read_at(extent.offset, extent.length) == seen[extent.offset : extent.end]
+        with pytest.raises(ParentMissing, match=r"mid\.avhd' needs its parent 'base\.vhd'"):
+            disk.read_at(0, disk.profile.size)
+        with pytest.raises(ParentMissing):
+            list(disk.extents())
+        missing = disk.missing_parent()
+        assert missing is not None and missing.locators == (("W2ku", "C:\\Virtual Machines\\base.vhd"),)
+        assert list(disk.check()) == []
+
+
 def test_a_path_in_the_file_is_never_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

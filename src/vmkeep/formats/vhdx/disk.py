@@ -8,11 +8,10 @@ from vmkeep.formats.disk import Disk, DiskProfile, Finding, Kind
 from vmkeep.formats.errors import (
     FormatError,
     ParentMismatch,
-    ParentMissing,
     TruncatedDisk,
     UnsupportedDisk,
 )
-from vmkeep.formats.parents import FindParent, ParentReference
+from vmkeep.formats.parents import FindParent, ParentReference, parent_missing
 from vmkeep.formats.source import Source
 from vmkeep.formats.vhdx import layout
 from vmkeep.formats.vhdx.blocks import Holder, Span
@@ -27,12 +26,12 @@ _ZEROS: Final = memoryview(bytes(layout.MIB))
 _WORTH_A_REQUEST: Final = 32 * layout.KIB
 
 
-def open_vhdx(source: Source, find_parent: FindParent) -> "VhdxDisk":
+def open_vhdx(source: Source, find_parent: FindParent, *, complete: bool = True) -> "VhdxDisk":
     """Open the VHDX file in ``source``, and through ``find_parent`` the chain behind it.
 
     The disk owns ``source`` from the return on; after an error the caller
     still does. Raises :class:`~vmkeep.formats.errors.NotADisk` when the file
-    is something else.
+    is something else, and ``ParentMissing`` unless the chain need not be ``complete``.
     """
     structures = read_structures(source)
     if structures.metadata.locator is None:
@@ -40,21 +39,14 @@ def open_vhdx(source: Source, find_parent: FindParent) -> "VhdxDisk":
     reference = parse_locator(structures.metadata.locator, source.name)
     parent = find_parent(reference)
     if parent is None:
-        raise _parent_missing(reference)
+        if complete:
+            raise parent_missing(reference)
+        return VhdxDisk(structures, None, reference)
     try:
-        return VhdxDisk(structures, _proven_parent(parent, reference, structures))
+        return VhdxDisk(structures, _proven_parent(parent, reference, structures), reference)
     except BaseException:
         parent.close()
         raise
-
-
-def _parent_missing(reference: ParentReference) -> ParentMissing:
-    names = ", ".join(repr(name) for name in reference.base_names()) or "a file without a name"
-    return ParentMissing(
-        f"{reference.child!r} needs its parent {names}, which is not among the files given.",
-        file=reference.child,
-        rule="[MS-VHDX] 2.6.2.6.3",
-    )
 
 
 def _proven_parent(parent: Disk, reference: ParentReference, child: Structures) -> "VhdxDisk":
@@ -88,7 +80,12 @@ class VhdxDisk(Disk):
     ``data_write_guid`` is what a child must name to be this disk's child.
     """
 
-    def __init__(self, structures: Structures, parent: "VhdxDisk | None" = None) -> None:
+    def __init__(
+        self,
+        structures: Structures,
+        parent: "VhdxDisk | None" = None,
+        reference: ParentReference | None = None,
+    ) -> None:
         metadata = structures.metadata
         kind: Kind = "fixed" if metadata.leave_allocated else "dynamic"
         self.profile = DiskProfile(
@@ -101,6 +98,7 @@ class VhdxDisk(Disk):
             disk_id=metadata.disk_id,
         )
         self.parent = parent
+        self.parent_reference = reference
         self.data_write_guid: UUID = structures.header.data_write_guid
         self._structures = structures
         self._table = structures.table
@@ -137,10 +135,10 @@ class VhdxDisk(Disk):
 
     def _read_parent(self, start: int, buffer: memoryview) -> None:
         """Fill the buffer from the parent; beyond its end there are zeros, for a child may be larger."""
-        assert self.parent is not None
-        within = max(min(len(buffer), self.parent.profile.size - start), 0)
+        parent = self._required_parent()
+        within = max(min(len(buffer), parent.profile.size - start), 0)
         if within:
-            self.parent.read_into(start, buffer[:within])
+            parent.read_into(start, buffer[:within])
         if within < len(buffer):
             _fill_zeros(buffer[within:])
 
@@ -188,10 +186,16 @@ class VhdxDisk(Disk):
             yield ByteRange(found.offset - place + start, found.length)
 
     def _parent_extents(self, start: int, end: int) -> Iterator[ByteRange]:
-        assert self.parent is not None
-        end = min(end, self.parent.profile.size)
+        parent = self._required_parent()
+        end = min(end, parent.profile.size)
         if start < end:
-            yield from self.parent.extents(start, end)
+            yield from parent.extents(start, end)
+
+    def _required_parent(self) -> Disk:
+        if self.parent is not None:
+            return self.parent
+        assert self.parent_reference is not None
+        raise parent_missing(self.parent_reference)
 
     def _mixed_extents(self, span: Span) -> list[ByteRange]:
         runs = self._table.sector_runs(span.start, span.end)
@@ -203,7 +207,7 @@ class VhdxDisk(Disk):
 
     def layer_extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
         end = self._limit(end)
-        if self.parent is None:
+        if self.parent_reference is None:
             return join_sorted([ByteRange(start, end - start)])
         return join_sorted(self._layer_extents(start, end))
 
