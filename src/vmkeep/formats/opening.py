@@ -300,8 +300,8 @@ def recognise(source: Source, *, raw_allowed: bool = True) -> Format:
         )  # fmt: skip
     if size == 0:
         raise NotADisk(f"{name!r} is empty.", file=name)
-    claimed = _claimed(source, size)
     expected = format_of_name(name)
+    claimed = _claimed(source, size, expected)
     if expected in ("vhdx", "vhd"):
         return _require(expected, claimed, name)
     foreign = _foreign(source, _CONTAINERS if expected == "raw" else _CONTAINERS + _NO_CONTAINERS)
@@ -338,15 +338,17 @@ def _suffix(name: str) -> str:
     return f".{extension.lower()}" if dot and stem else ""
 
 
-def _claimed(source: Source, size: int) -> list[Format]:
+def _claimed(source: Source, size: int, expected: Format | None) -> list[Format]:
     """Return which of our formats the content claims, the more certain one first."""
     claimed: list[Format] = []
     start = read_at(source, 0, 8)
     if start == b"vhdxfile":
+        if expected == "vhdx":
+            return ["vhdx"]  # name and content agree: a slow source is asked no more
         claimed.append("vhdx")
+    end = read_at(source, max(size - 512, 0), 512)
     # The last footer byte was not written by very old programs.
-    ends = (read_at(source, size - length, 8) for length in (512, 511) if size >= length)
-    if start == b"conectix" or b"conectix" in ends:
+    if start == b"conectix" or b"conectix" in (end[:8], end[1:9]):
         claimed.append("vhd")
     return claimed
 

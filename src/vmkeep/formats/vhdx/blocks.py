@@ -24,9 +24,9 @@ RESERVED_MASK: Final = 0xF_FFF8
 BITMAP_PRESENT: Final = 6
 BITMAP_BLOCK_SIZE: Final = layout.MIB
 
-# One page holds the table of a 1 TiB disk with 32 MiB blocks.
-_TABLE_PAGE: Final = 256 * layout.KIB
-_TABLE_PAGES_KEPT: Final = 16
+# As much as SMB reads at once: the table of a 4 TiB disk with 32 MiB blocks is two pages.
+_TABLE_PAGE: Final = layout.MIB
+_TABLE_PAGES_KEPT: Final = 4
 # No block needs more bits than one page: 256 MiB of 512-byte sectors.
 _BITMAP_PAGE: Final = 64 * layout.KIB
 _BITMAP_PAGES_KEPT: Final = 32

@@ -108,17 +108,17 @@ def test_blocks_that_overlap_in_part_are_refused() -> None:
 
 
 def test_one_place_named_in_distant_parts_of_the_table_is_refused() -> None:
-    """The entries are 40000 apart, in parts of the table that are not read together."""
-    blocks = {0: gen.Block(gen.FULL, A), 40000: gen.Block(gen.FULL, B), 40001: gen.Block(gen.FULL, C)}
-    made = gen.make_vhdx(disk_size=50000 * gen.MIB, blocks=blocks)
-    made.set_u64(made.entry_at(40000), made.places[0] | gen.FULL)
+    """The entries are 140000 apart, in parts of the table that are not read together."""
+    blocks = {0: gen.Block(gen.FULL, A), 140000: gen.Block(gen.FULL, B), 140001: gen.Block(gen.FULL, C)}
+    made = gen.make_vhdx(disk_size=150000 * gen.MIB, blocks=blocks)
+    made.set_u64(made.entry_at(140000), made.places[0] | gen.FULL)
     with pytest.raises(CorruptDisk):
         list(opened(made).extents())
     disk = opened(made)
-    assert disk.read_at(40001 * gen.MIB, gen.MIB) == C
+    assert disk.read_at(140001 * gen.MIB, gen.MIB) == C
     first = opened(made)
     assert first.read_at(0, gen.MIB) == A  # nothing else was looked at yet
-    refused(first, 40000)
+    refused(first, 140000)
     refused(first, 0)
 
 
