@@ -176,7 +176,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
 
 
 def _allow_many_files() -> None:
-    """Use the hard limit of open files: a VM with many checkpoints has many layers."""
+    """Use the hard limit of open files: 20 disks with 50 checkpoints each are more than the usual 1024."""
     try:
         import resource
     except ImportError:
