@@ -47,16 +47,9 @@ def _fetch(disk: DiskMap, number: int, leaf_id: bytes, free: "SimpleQueue[memory
         memory = free.get_nowait()
     except Empty:
         memory = memoryview(bytearray(leaf))
-    start = end = number * leaf
-    bounds: list[tuple[int, int]] = []
-    for offset, data in disk.pieces(number, disk.reader.node(leaf_id, 0)):
-        if bounds and offset == end:
-            bounds[-1] = (bounds[-1][0], offset + len(data))
-        else:
-            bounds.append((offset, offset + len(data)))
-        end = offset + len(data)
-        memory[offset - start : end - start] = data
-    return _Fetched(memory, [(low, memory[low - start : high - start]) for low, high in bounds])
+    start = number * leaf
+    ranges = disk.leaf_into(number, leaf_id, memory)
+    return _Fetched(memory, [(low, memory[low - start : low - start + length]) for low, length in ranges])
 
 
 def _handed_out(
