@@ -128,7 +128,10 @@ def _check_chains(repository: Repository, listing: Listing, report: Report) -> N
     """See that every point's predecessor is there or was forgotten on purpose, and that the numbers agree."""
     numbers = {sealed.digest: sealed.point.number for sealed in listing.points}
     numbers |= {stone.digest: stone.number for stone in listing.forgotten}
-    reported = {problem.object for problem in report.problems}
+    for gap in listing.gaps:
+        name = str(gap.context["object"])
+        if not _is_sealed(repository, name):
+            report.add(name, gap)
     taken: dict[tuple[str, int], str] = {}
     for sealed in listing.points:
         point, previous = sealed.point, sealed.point.previous
@@ -140,10 +143,7 @@ def _check_chains(repository: Repository, listing: Listing, report: Report) -> N
         elif previous[1] in numbers:
             wrong = point.number != numbers[previous[1]] + 1
         else:
-            wrong = False
-            if previous[0] not in reported and not _is_sealed(repository, previous[0]):
-                text = f"the restore point {previous[0]} vanished: its successor {point.id[:12]} names it"
-                report.add(previous[0], f"{text}, and it was not forgotten.")
+            wrong = False  # it is missing, or a problem already
         if wrong:
             text = f"the restore point {sealed.name} is number {point.number} of its VM"
             report.add(sealed.name, f"{text}, which its predecessor contradicts.")

@@ -94,7 +94,9 @@ def _at_every_request(
     while True:
         at += 1
         twin = inner.copy()
-        memory = Heads(heads / str(at), repository.parameters.repository) if heads is not None else None
+        memory = (
+            Heads(heads / str(at), repository.parameters.repository, "memory:") if heads is not None else None
+        )
         beside = Repository(twin, repository.parameters, repository.ring, clock, memory, "")
         if memory is not None:
             beside.listing()
