@@ -34,8 +34,8 @@ from vmkeep.repository.sorted_entries import (
     split_records,
 )
 
-# What is fetched again at each start otherwise; below, reading is as cheap as writing.
-_WORTH_BYTES: Final = 1 << 20
+# As much as an index keeps in memory, where look-ups are cheaper; and so many that asking for each is slow.
+_WORTH_BYTES: Final = 3 << 20
 _WORTH_OBJECTS: Final = 64
 _MAX_COPIES: Final = 8
 _RATIO: Final = 4  # a copy is rewritten when what is added has a quarter of its size

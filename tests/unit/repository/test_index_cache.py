@@ -89,7 +89,7 @@ def test_one_large_object_is_worth_a_file(
     world: IndexWorld, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    made = world.grow(packs=1, slots=44_000)  # of 24 bytes each
+    made = world.grow(packs=1, slots=132_000)  # of 24 bytes each
     few = [world.tables[ref][7] for ref in world.packs]
     store = CountingStore(world.store)
     for expected in (made, []):
