@@ -212,7 +212,9 @@ def _examine_points(
         repository.store, repository.ring, repository.parameters, report.damaged & set(readable), readable
     )
     lost = (report.damaged - set(readable)) | report.gone
-    examiner = Examiner(reader, index, report.verified, unreadable, lost)
+    # Of the damaged packs every frame was read: those not in ``unreadable`` are right, here or elsewhere.
+    read_through = report.verified | report.damaged
+    examiner = Examiner(reader, index, read_through, unreadable, lost)
     affected: dict[str, list[str]] = {}
     for sealed in listing.points:
         point = sealed.point
