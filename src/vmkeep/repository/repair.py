@@ -4,15 +4,12 @@ Nothing is removed and nothing that is stored changes: whatever can still be
 read from a damaged pack stays readable.
 """
 
-import json
 import os
 
 from vmkeep.clock import Clock
 from vmkeep.progress import Progress
-from vmkeep.repository.box import close_box
 from vmkeep.repository.check import Report, check
-from vmkeep.repository.condemned import CONDEMNED, damaged_packs
-from vmkeep.repository.manifest import format_time
+from vmkeep.repository.condemned import condemn_damaged, damaged_packs
 from vmkeep.repository.packs import PackRef
 from vmkeep.repository.repository import Repository
 
@@ -29,13 +26,5 @@ def repair(
     )
     run = os.urandom(16).hex()
     for ref in () if dry_run else damaged:
-        name = CONDEMNED + ref.id.hex()
-        fields = {
-            "version": 1,
-            "pack": ref.name,
-            "reason": "damaged",
-            "time": format_time(clock.now()),
-            "run": run,
-        }
-        repository.store.put(name, close_box(repository.ring, name, json.dumps(fields).encode()))
+        condemn_damaged(repository.store, repository.ring, ref, run, clock.now())
     return report, [ref.name for ref in damaged]
