@@ -120,7 +120,9 @@ class Auditor:
         count = sample_size(population, share)
         replaced: set[PackRef] = set()
         failures = _Failures()
-        for _ in range(_ROUNDS + 1):
+        for round_number in range(_ROUNDS + 1):
+            if round_number:
+                self.writer.store_again(failures.packs, self.repository.reader)
             seed = os.urandom(16)
             self.journal.step("auditing", {"chunks": count, "of": population, "seed": seed.hex()})
             drawn = _places(parts, chunk, choose(population, count, seed))
@@ -132,7 +134,7 @@ class Auditor:
             if not failures:
                 return Audit(count, population, seed, tuple(sorted(ref.name for ref in replaced)))
             replaced |= failures.packs
-            self._replace(failures.packs)
+            self._condemn(failures.packs)
         raise AuditFailed(
             f"the repository does not give back what was stored in it {_ROUNDS + 1} times.",
             hint="Examine the storage, its controller and this machine's memory; then run again.",
@@ -158,16 +160,16 @@ class Auditor:
             self.journal.renew()
         return failures
 
-    def _replace(self, packs: set[PackRef]) -> None:
-        names = sorted(ref.name for ref in packs)
-        self.journal.step("storing again", {"packs": names})
+    def _condemn(self, packs: set[PackRef]) -> None:
+        """See that neither this run nor a later one builds on these packs."""
+        self.journal.step("condemning", {"packs": sorted(ref.name for ref in packs)})
         repository = self.repository
         for ref in sorted(packs):
             if repository.store.head(ref.name) is None:
                 repository.reader.forget_pack(ref)
             else:
-                condemn_damaged(repository.store, repository.ring, ref, self.journal.run, self.clock.now())
-        self.writer.store_again(packs, repository.reader)
+                now = self.clock.now()
+                condemn_damaged(repository.store, repository.ring, ref, self.journal.run, now)
 
 
 @dataclass(frozen=True)
