@@ -123,10 +123,9 @@ class Auditor:
         for round_number in range(_ROUNDS + 1):
             if round_number:
                 self.writer.store_again(failures.packs, self.repository.reader)
-            seed = os.urandom(16)
-            self.journal.step("auditing", {"chunks": count, "of": population, "seed": seed.hex()})
-            drawn = _places(parts, chunk, choose(population, count, seed))
             # What had to be replaced is looked at besides: the new sample alone says how much can differ.
+            seed = os.urandom(16)
+            drawn = _places(parts, chunk, choose(population, count, seed))
             places = _unique(heapq.merge(drawn, sorted(failures.places)))
             self.progress.begin("reading again", (count + len(failures.places)) * chunk)
             failures = self._examine(parts, places)
