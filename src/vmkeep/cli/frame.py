@@ -322,6 +322,21 @@ def open_store_of(address: str) -> Store:
         raise NotARepository(f"there is no repository at {address}.") from error
 
 
+def share_of(text: str | None, option: str) -> float:
+    """Read ``N%`` or ``all`` as a share between 0 and 1; 0 when the option was not given."""
+    if text is None:
+        return 0.0
+    if text == "all":
+        return 1.0
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UsageError(f"{option} takes a percentage such as 5%, or all; not {text!r}.")
+    return share
+
+
 def state_folder() -> Path | None:
     """Return where this machine remembers what it has seen; None when there is no such place."""
     folder = _state_folder_named()
