@@ -189,7 +189,8 @@ def _find(address: SourceAddress) -> tuple[list[Path], list[Path], Path]:
 def _walk(root: Path) -> Iterator[Path]:
     """Yield the regular files and the links below a folder in a fixed order; links are not followed."""
     try:
-        entries = sorted(root.iterdir())
+        # Paths of Windows would sort in another order, and disks are numbered in this one.
+        entries = sorted(root.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise SourceMissing(
             f"cannot list the folder {str(root)!r}: {(error.strerror or '').lower()}."
