@@ -473,7 +473,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--size", type=int, default=512, metavar="MIB", help="allocated data (512)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds in rotated order (3)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds in rotated order (5)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the data's seed (1)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="where to write, about 7 times --size")
     parser.add_argument("--json", action="store_true", help="print JSON")

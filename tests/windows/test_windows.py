@@ -167,7 +167,7 @@ def test_no_process_counts_as_dead_before_its_lease_ends() -> None:
 
 def test_a_password_command_gets_the_line_that_was_written(tmp_path: Path) -> None:
     line = f"\"{sys.executable}\" -c \"print('a' + chr(34) + 'b c')\""
-    secret = read_password(file=None, command=line, environment={}, variable="P")
+    secret = read_password(file=None, command=line, environment=os.environ, variable="P")
     assert secret is not None and secret.reveal() == b'a"b c'
 
 

@@ -102,7 +102,7 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
         warnings.append(f"the restore point is sealed, but its run could not be closed: {error.message}")
     code = ExitCode.PARTIAL if warnings else ExitCode.OK
     seconds = clock.monotonic() - started
-    return Outcome(sealed, plan, code, seconds, tuple(warnings + repository.warnings))
+    return Outcome(sealed, plan, code, seconds, tuple(warnings))
 
 
 def _decide(request: Request, held: FolderHold, base: SealedPoint | None) -> Plan:

@@ -3,11 +3,12 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from vmkeep.cli.frame import (
+    AcceptRollback,
     AsJson,
     PasswordCommand,
     PasswordFile,
@@ -16,6 +17,7 @@ from vmkeep.cli.frame import (
     open_password,
     open_repository,
     open_store_of,
+    open_with,
     progress,
     settings,
     warn,
@@ -29,6 +31,7 @@ keys = typer.Typer(
     help="Manage the passwords that open a repository.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(keys, name="key")
+_ADD_RECOVERY_KEY: Final = "add one with `vmkeep repo key add --recovery-key-file FILE`"
 
 
 @app.command("init")
@@ -36,7 +39,7 @@ def init(
     repo: RepositoryArgument,
     no_recovery_key: Annotated[
         bool,
-        typer.Option("--no-recovery-key", help="Make no second key; a lost password then means lost data."),
+        typer.Option("--no-recovery-key", help="Make no recovery key; a lost password then means lost data."),
     ] = False,
     recovery_key_file: Annotated[
         Path | None,
@@ -56,13 +59,17 @@ def init(
 ) -> None:
     """Make an empty repository, with a password and a recovery key.
 
+    The folder is made if it is missing. At a terminal the recovery key is shown once; elsewhere none is
+    made unless --recovery-key-file says where it goes.
     Exit codes: 0 made; 1 something is there already or the place cannot be written;
     11 the store is unsuitable.
     """
+    from vmkeep.cli.frame import state_folder
     from vmkeep.clock import SystemClock
     from vmkeep.objectstore.address import open_store
     from vmkeep.objectstore.errors import StoreMissing
     from vmkeep.repository.errors import RepositoryExists
+    from vmkeep.repository.heads import Heads
     from vmkeep.repository.keys import new_recovery_key
     from vmkeep.repository.repository import Repository
 
@@ -87,8 +94,15 @@ def init(
         if recovery_key_file is not None:
             recovery_key_file.unlink(missing_ok=True)  # it opens nothing
         raise
+    folder = state_folder()
+    if folder is not None:
+        try:
+            Heads(folder, parameters.repository, store.canonical_address).know_place()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            warn(f"this machine could not note that it made the repository: {reason}.")
     if not no_recovery_key and "recovery" not in passwords:
-        warn("no recovery key was made: add one with `vmkeep repo key add --recovery-key-file FILE`.")
+        warn(f"no recovery key was made: {_ADD_RECOVERY_KEY}.")
     document = {
         "message_type": "initialized",
         "id": parameters.repository.hex(),
@@ -120,18 +134,18 @@ def _hand_over(key: Secret, file: Path | None) -> None:
 @app.command("info")
 def info(
     repo: RepositoryArgument,
+    accept_rollback: AcceptRollback = False,
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell what a repository is and how much it holds; with a password also how many restore points.
 
-    Exit codes: 0 shown; 10 no repository; 12 wrong password; 14 damaged.
+    Exit codes: 0 shown; 10 no repository; 12 wrong password; 14 damaged, rolled back or replaced.
     """
-    from vmkeep.cli.frame import PASSWORD_VARIABLE, state_folder
-    from vmkeep.clock import SystemClock
+    from vmkeep.cli.frame import PASSWORD_VARIABLE
     from vmkeep.repository.keys import key_infos
-    from vmkeep.repository.repository import Repository, read_parameters
+    from vmkeep.repository.repository import read_parameters
 
     store = open_store_of(repo)
     parameters = read_parameters(store)
@@ -148,12 +162,13 @@ def info(
         "bytes_stored": sum(sizes["packs/"]) + sum(sizes["maps/"]),
         "keys": [vars(key) for key in key_infos(store)],
     }
+    document["recovery_key"] = any(key["kind"] == "recovery" for key in document["keys"])
     password = read_password(
         file=password_file, command=password_command, environment=os.environ, variable=PASSWORD_VARIABLE
     )
     if password is not None:
-        with Repository.open(store, password, SystemClock(), state_folder()) as repository:
-            listing = repository.listing()
+        with open_with(store, password) as repository:
+            listing = repository.listing(accept_rollback=accept_rollback)
         document["points"] = len(listing.points)
         document["vms"] = len({sealed.point.vm.id for sealed in listing.points})
         document["protected_bytes"] = sum(
@@ -167,6 +182,8 @@ def info(
         f"{rounded(document['bytes_stored'])}",
         f"  keys      {', '.join(key['kind'] + ' ' + key['id'][:12] for key in document['keys'])}",
     ]
+    if not document["recovery_key"]:
+        lines.append(f"            no recovery key: {_ADD_RECOVERY_KEY}")
     if password is not None:
         lines.append(f"  points    {document['points']} of {document['vms']} VMs")
     answer(document, lines)
@@ -305,8 +322,9 @@ def key_add(
     password_command: PasswordCommand = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add a password or a recovery key; the present password is needed too.
+    """Add a password or a recovery key; a password the repository has already is needed too.
 
+    Without --new-password-file and --recovery-key-file a new password is asked for at a terminal.
     Exit codes: 0 added; 10 no repository; 12 wrong password.
     """
     from vmkeep.clock import SystemClock

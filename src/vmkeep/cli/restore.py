@@ -14,11 +14,13 @@ from vmkeep.cli.frame import (
     AsJson,
     PasswordCommand,
     PasswordFile,
+    PointArgument,
     RepositoryOption,
     answer,
     open_repository,
     progress,
     settings,
+    warn,
 )
 from vmkeep.cli.text import rounded
 from vmkeep.errors import UsageError
@@ -33,12 +35,15 @@ class DiskFormat(StrEnum):
 
 
 def restore(
-    point: Annotated[
-        str, typer.Argument(metavar="POINT", help="Id, prefix of one, latest, VM, VM@latest or VM@TIME.")
-    ],
+    point: PointArgument,
     to: Annotated[
         str,
-        typer.Option("--to", metavar="DIR|FILE|-", help="A folder, a file, or - for standard output (raw)."),
+        typer.Option(
+            "--to",
+            metavar="DIR|FILE|-",
+            help="A folder (made if missing), a file (one disk) if the name has an ending, or - for standard "
+            "output (one raw disk).",
+        ),
     ],
     repo: RepositoryOption = "",
     format: Annotated[
@@ -64,7 +69,11 @@ def restore(
         from vmkeep.restore.errors import OneDiskNeeded
         from vmkeep.restore.files import choose_disks, restore_point, stream_disk
 
-        chosen = repository.listing(accept_rollback=accept_rollback).find(point).point
+        listing = repository.listing(accept_rollback=accept_rollback)
+        sealed = listing.find(point)
+        chosen = sealed.point
+        for gap in listing.gaps_beside(sealed):
+            warn(gap.message)
         if to == "-":
             if format not in (None, DiskFormat.raw) or as_json:
                 raise UsageError("standard output takes one raw disk, and nothing else.")

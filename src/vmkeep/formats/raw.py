@@ -31,16 +31,8 @@ def open_raw(source: Source) -> Disk:
     return RawDisk(source, size)
 
 
-class RawDisk(Disk):
-    """A file whose bytes are the disk; its size is fixed when it is opened."""
-
-    def __init__(self, source: Source, size: int) -> None:
-        self._source = source
-        self.profile = DiskProfile("raw", "fixed", size)
-
-    @property
-    def name(self) -> str:
-        return self._source.name
+class FlatDisk(Disk):
+    """A disk whose bytes lie at the start of its file as the guest sees them."""
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         require_inside(self.profile.size, offset, len(buffer))
@@ -54,14 +46,19 @@ class RawDisk(Disk):
         stop = self.profile.size if end is None else min(end, self.profile.size)
         return iter([ByteRange(start, stop - start)] if start < stop else [])
 
+
+class RawDisk(FlatDisk):
+    """A file whose bytes are the disk; its size is fixed when it is opened."""
+
+    def __init__(self, source: Source, size: int) -> None:
+        self._source = source
+        self.profile = DiskProfile("raw", "fixed", size)
+
     def identity(self) -> tuple[object, ...]:
         return (self._source.identity(),)
 
     def check(self) -> Iterator[Finding]:
         return iter(())  # no structures, nothing to examine
-
-    def close(self) -> None:
-        self._source.close()
 
 
 def require_inside(size: int, offset: int, length: int) -> None:

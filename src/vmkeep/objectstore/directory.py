@@ -26,6 +26,7 @@ from vmkeep.objectstore.files import (
     read_some,
     read_some_into,
     sync_directory,
+    sync_file,
 )
 from vmkeep.objectstore.names import folder_conflict, is_valid_name, validate_name, validate_prefix
 from vmkeep.objectstore.store import ObjectData, ObjectInfo
@@ -56,6 +57,7 @@ class DirectoryStore:
         if create:
             self._make_root()
         self._identity = self._look_at_root()
+        self.canonical_address = os.path.normcase(os.path.realpath(self._root))
 
     def put(self, name: str, data: ObjectData) -> None:
         writer = self.create(name)
@@ -161,10 +163,19 @@ class DirectoryStore:
                 self._known.clear()
                 self._make_folders(name)
                 taken = self._link(unfinished.path, path)
-            # Also when the name was taken: its owner may not have come to its own flush yet, and
-            # our caller may act on what it reads there.
+            # Also when the name was taken: its owner may not have come to its own flush yet, or may
+            # have seen it fail, and our caller may act on what it reads there.
+            if not taken:
+                self._sync_object(path)
             sync_directory(folder)
             return taken
+
+    def _sync_object(self, path: str) -> None:
+        try:
+            if stat.S_ISREG(os.lstat(path).st_mode):  # else something foreign, that no reader takes
+                sync_file(path)
+        except FileNotFoundError:
+            return  # deleted since; there is nothing left to rely on
 
     def _link(self, source: str, target: str) -> bool:
         try:

@@ -4,6 +4,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -34,6 +35,8 @@ _FOOTER = struct.Struct("<II16s32s8s")
 _ASSOCIATED = struct.Struct("<16s16sQB32s")
 # Larger than any frame; the writer hands on what has gathered once half of it is full.
 _BUFFER_BYTES: Final = 4 << 20
+# Reading over so much that nobody asked for is cheaper than another request.
+_GAP_BYTES: Final = 32 << 10
 _thread: Final = threading.local()
 _CHECKSUM_REGION_END: Final = 40  # checksum and end mark are not part of what is summed
 
@@ -211,26 +214,20 @@ class Pack:
         return size, footer.checksum, slots
 
     def read(self, slots: Sequence[int]) -> list[bytes]:
-        """Return the verified content of the given slots, in order, with few requests.
+        """Return the verified content of the given slots, in order; see :meth:`contents`."""
+        return [content for _, content in self.contents(slots)]
 
-        Neighbouring slots are fetched together. The caller checks the ids
+    def contents(self, slots: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Yield (slot, verified content) of the given slots, in order, with few requests.
+
+        Neighbours are fetched together, a few megabytes at a time. The caller checks the ids
         (``self.slots[i].id``) against the content: see :class:`~vmkeep.repository.reader.Reader`.
         """
-        out: list[bytes] = []
-        i = 0
-        while i < len(slots):
-            j = i + 1
-            while j < len(slots) and slots[j] == slots[j - 1] + 1:
-                j += 1
-            first, last = self.slots[slots[i]], self.slots[slots[j - 1]]
-            span = _buffer(last.offset + last.stored - first.offset)
-            self._store.read_into(self.ref.name, first.offset, span)
-            for number in slots[i:j]:
-                slot = self.slots[number]
-                at = slot.offset - first.offset
-                out.append(self._decode(number, slot, span[at : at + slot.stored]))
-            i = j
-        return out
+        for first, last in self._spans(slots):
+            start, end = self._bounds(slots[first], slots[last - 1])
+            with _borrowed_buffer(end - start) as span:
+                self._store.read_into(self.ref.name, start, span)
+                yield from self._decoded(slots[first:last], start, span)
 
     def verify(self, id_key: bytes) -> None:
         """Read the whole pack once and prove its checksum, frames and ids. Raises Tampered or ObjectMissing.
@@ -238,30 +235,45 @@ class Pack:
         A few megabytes of it are in memory at a time.
         """
         name = self.ref.name
-        pieces = _Pieces(self._store, name)
-        if pieces.size != self.size:
-            raise Tampered(f"the pack {name} changed its size while it was examined.", object=name)
-        header = bytes(pieces.read(HEADER_BYTES))
-        for first, last in self._spans():
-            start = self.slots[first].offset
-            span = pieces.read(self.slots[last - 1].offset + self.slots[last - 1].stored - start)
-            for number in range(first, last):
-                slot = self.slots[number]
-                at = slot.offset - start
-                content = self._decode(number, slot, span[at : at + slot.stored])
-                if blake3(content, key=id_key).digest() != slot.id:
-                    raise Tampered(f"a frame of {name} does not hold what its id says.", object=name)
-        pieces.finish(self.ref, header)
+        slots = range(len(self.slots))
+        with _borrowed_buffer(_BUFFER_BYTES) as buffer:
+            pieces = _Pieces(self._store, name, buffer)
+            if pieces.size != self.size:
+                raise Tampered(f"the pack {name} changed its size while it was examined.", object=name)
+            header = bytes(pieces.read(HEADER_BYTES))
+            for first, last in self._spans(slots):
+                start, end = self._bounds(first, last - 1)
+                for number, content in self._decoded(slots[first:last], start, pieces.read(end - start)):
+                    if blake3(content, key=id_key).digest() != self.slots[number].id:
+                        raise Tampered(f"a frame of {name} does not hold what its id says.", object=name)
+            pieces.finish(self.ref, header)
 
-    def _spans(self) -> Iterator[tuple[int, int]]:
-        """Yield ranges of slots that fit into a buffer together (or one that does not)."""
+    def _spans(self, slots: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Yield ranges of positions in ``slots`` whose frames are best read at once.
+
+        They ascend, hardly anything lies between them, and they fit into a buffer
+        together (or there is one that does not).
+        """
         first = 0
-        for number, slot in enumerate(self.slots):
-            if number > first and slot.offset + slot.stored - self.slots[first].offset > _BUFFER_BYTES:
-                yield first, number
-                first = number
-        if self.slots:
-            yield first, len(self.slots)
+        for position in range(1, len(slots)):
+            before, this = self.slots[slots[position - 1]], self.slots[slots[position]]
+            gap = this.offset - before.offset - before.stored
+            length = this.offset + this.stored - self.slots[slots[first]].offset
+            if not 0 <= gap <= _GAP_BYTES or length > _BUFFER_BYTES:
+                yield first, position
+                first = position
+        if slots:
+            yield first, len(slots)
+
+    def _bounds(self, first: int, last: int) -> tuple[int, int]:
+        """Return where the first of these slots begins and the last one ends."""
+        return self.slots[first].offset, self.slots[last].offset + self.slots[last].stored
+
+    def _decoded(self, slots: Sequence[int], start: int, span: memoryview) -> Iterator[tuple[int, bytes]]:
+        for number in slots:
+            slot = self.slots[number]
+            at = slot.offset - start
+            yield number, self._decode(number, slot, span[at : at + slot.stored])
 
     def _decode(self, number: int, slot: Slot, frame: memoryview) -> bytes:
         associated = _ASSOCIATED.pack(self._repository, self.ref.id, number, self.ref.kind, slot.id)
@@ -316,30 +328,37 @@ def verify_stored(store: Store, name: str) -> bytes:
     Proves that it is as its writer left it as far as chance goes; only the
     keys prove that nobody rewrote it.
     """
-    pieces = _Pieces(store, name)
-    header = bytes(pieces.read(min(HEADER_BYTES, pieces.left)))
-    while pieces.left:
-        pieces.read(min(_BUFFER_BYTES, pieces.left))
-    return pieces.finish(PackRef.from_name(name), header)
+    with _borrowed_buffer(_BUFFER_BYTES) as buffer:
+        pieces = _Pieces(store, name, buffer)
+        header = bytes(pieces.read(min(HEADER_BYTES, pieces.left)))
+        while pieces.left:
+            pieces.read(min(_BUFFER_BYTES, pieces.left))
+        return pieces.finish(PackRef.from_name(name), header)
 
 
-def _buffer(length: int) -> memoryview:
-    """Return memory of the calling thread, to be used before it asks again.
+@contextmanager
+def _borrowed_buffer(length: int) -> Iterator[memoryview]:
+    """Lend memory of the calling thread; whoever asks meanwhile gets other memory.
 
     Fresh memory for every few megabytes costs more than reading them.
     """
-    buffer: memoryview | None = getattr(_thread, "buffer", None)
-    if buffer is None:
-        buffer = _thread.buffer = memoryview(bytearray(_BUFFER_BYTES))
-    return buffer[:length] if length <= len(buffer) else memoryview(bytearray(length))
+    if length > _BUFFER_BYTES:
+        yield memoryview(bytearray(length))
+        return
+    buffer = _thread.__dict__.pop("buffer", None) or memoryview(bytearray(_BUFFER_BYTES))
+    try:
+        yield buffer[:length]
+    finally:
+        _thread.buffer = buffer
 
 
 class _Pieces:
-    """Reads one pack from first to last byte into a buffer of the calling thread, and sums it."""
+    """Reads one pack from first to last byte, piece by piece into one buffer, and sums it."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store, name: str, buffer: memoryview) -> None:
         self._store = store
         self._name = name
+        self._buffer = buffer
         self._sum = blake3()
         self._at = 0
         self.size = _size_of(store, name)
@@ -351,7 +370,7 @@ class _Pieces:
 
     def read(self, length: int) -> memoryview:
         """Return the next bytes; valid until the next call."""
-        part = _buffer(length)
+        part = self._buffer[:length] if length <= len(self._buffer) else memoryview(bytearray(length))
         try:
             self._store.read_into(self._name, self._at, part)
         except ObjectShort as error:

@@ -6,7 +6,7 @@ authenticated and their id recomputed.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +22,11 @@ from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.nodes import Child, Entry, decode_node, leaves_below, root_level
 from vmkeep.repository.packs import Kind, Pack, PackRef, Slot
 from vmkeep.repository.parameters import FANOUT, LEAF_CHUNKS, Parameters
+
+# Called with a place (a position, an offset) and what belongs there.
+Take = Callable[[int, bytes], None]
+# (slot of a pack, position among the ids asked for), ascending.
+_Wanted = list[tuple[int, int]]
 
 _PACKS_KEPT: Final = 24
 _NODES_KEPT: Final = 64
@@ -44,7 +49,17 @@ class Reader:
 
     def chunks(self, ids: Sequence[bytes]) -> list[bytes]:
         """Return the chunks with these ids, in order. Raises ObjectLost or Tampered."""
-        return self._frames(ids, Kind.CHUNKS, self._ring.chunk_id_key)
+        found = [b""] * len(ids)
+        self.each_chunk(ids, found.__setitem__)
+        return found
+
+    def each_chunk(self, ids: Sequence[bytes], take: Take) -> None:
+        """Give each chunk to ``take`` with its position in ``ids``, verified, in the order of the packs.
+
+        None is kept: what was decoded a moment ago is still in the processor's
+        cache. Raises ObjectLost or Tampered.
+        """
+        self._frames(ids, Kind.CHUNKS, self._ring.chunk_id_key, take)
 
     def node(self, node_id: bytes, level: int) -> list[Entry]:
         """Return the children of one map node. Raises ObjectLost or Tampered."""
@@ -53,8 +68,9 @@ class Reader:
             if known is not None:
                 self._nodes.move_to_end(node_id)
                 return known
-        content = self._frames([node_id], Kind.NODES, self._ring.node_id_key)[0]
-        children = decode_node(level, content, f"map node {node_id.hex()[:12]}")
+        found = [b""]
+        self._frames([node_id], Kind.NODES, self._ring.node_id_key, found.__setitem__)
+        children = decode_node(level, found[0], f"map node {node_id.hex()[:12]}")
         if level:
             with self._lock:
                 self._nodes[node_id] = children
@@ -62,22 +78,30 @@ class Reader:
                     self._nodes.popitem(last=False)
         return children
 
-    def _frames(self, ids: Sequence[bytes], kind: Kind, key: bytes) -> list[bytes]:
-        out: list[bytes | None] = [None] * len(ids)
+    def _frames(self, ids: Sequence[bytes], kind: Kind, key: bytes, take: Take) -> None:
         by_pack: dict[PackRef, list[tuple[int, int]]] = {}
+        location: Location | None = None
         for position, content_id in enumerate(ids):
-            location = self.locate(content_id, kind)
+            location = self._next_to(location, content_id) or self.locate(content_id, kind)
             by_pack.setdefault(location.pack, []).append((location.slot, position))
         for ref, wanted in by_pack.items():
-            wanted.sort()
-            positions = [position for _, position in wanted]
-            slots = [slot for slot, _ in wanted]
-            contents = self._read(ref, slots, [ids[p] for p in positions], kind)
-            for position, content in zip(positions, contents, strict=True):
+
+            def prove(position: int, content: bytes, ref: PackRef = ref) -> None:
                 if blake3(content, key=key).digest() != ids[position]:
                     raise Tampered(f"a frame of {ref.name} does not hold what its id says.", object=ref.name)
-                out[position] = content
-        return [content for content in out if content is not None]
+                take(position, content)
+
+            wanted.sort()
+            self._read(ref, wanted, ids, prove)
+
+    def _next_to(self, location: Location | None, content_id: bytes) -> Location | None:
+        """Return the slot after ``location`` if the frame lies there: most do, and the index is slower."""
+        pack = self._packs.get(location.pack) if location is not None else None
+        if location is None or pack is None or location.slot + 1 >= len(pack.slots):
+            return None
+        if pack.slots[location.slot + 1].id != content_id:
+            return None
+        return Location(location.pack, location.slot + 1)
 
     def locate(self, content_id: bytes, kind: Kind) -> Location:
         """Return where a frame lies by the index, or by all slot tables. Raises ObjectLost."""
@@ -103,19 +127,34 @@ class Reader:
         location = self._index.find(content_id)
         return location if location is not None and location.pack.kind is kind else None
 
-    def _read(self, ref: PackRef, slots: list[int], ids: list[bytes], kind: Kind) -> list[bytes]:
+    def _read(self, ref: PackRef, wanted: _Wanted, ids: Sequence[bytes], take: Take) -> None:
         try:
-            return self._read_slots(ref, slots, ids)
+            self._read_slots(ref, wanted, ids, take)
         except (ObjectMissing, _Misplaced) as error:
             # The pack went while we had its place in mind (its live frames were
             # moved before), or the index was wrong about it.
             self._correct(ref, error)
-            return [self._read_moved(content_id, kind) for content_id in ids]
-        except Tampered as error:
-            copies = self._other_copies(set(ids), ref)
-            if len(copies) < len(set(ids)):
-                raise error
-            return [copies[content_id] for content_id in ids]
+            for _, position in wanted:
+                self._read_moved(position, ids, ref.kind, take)
+        except Tampered:
+            self._read_around_damage(ref, wanted, ids, take)
+
+    def _read_around_damage(self, ref: PackRef, wanted: _Wanted, ids: Sequence[bytes], take: Take) -> None:
+        """Read frame by frame, and what is damaged from other packs; raise what is wrong if they lack it."""
+        damaged: dict[int, Tampered] = {}
+        for slot, position in wanted:
+            try:
+                self._read_slots(ref, [(slot, position)], ids, take)
+            except Tampered as error:
+                damaged[position] = error
+            except ObjectMissing as error:
+                self._correct(ref, error)
+                self._read_moved(position, ids, ref.kind, take)
+        copies = self._other_copies({ids[position] for position in damaged}, ref)
+        for position, damage in damaged.items():
+            if ids[position] not in copies:
+                raise damage
+            take(position, copies[ids[position]])
 
     def _other_copies(self, wanted: set[bytes], damaged: PackRef) -> dict[bytes, bytes]:
         """Return what can be read of the wanted frames from other packs; asks every pack, needed rarely."""
@@ -132,12 +171,12 @@ class Reader:
                 continue  # this one does not help either
         return found
 
-    def _read_moved(self, content_id: bytes, kind: Kind) -> bytes:
+    def _read_moved(self, position: int, ids: Sequence[bytes], kind: Kind, take: Take) -> None:
         tried: set[PackRef] = set()
         while True:
-            location = self.locate(content_id, kind)
+            location = self.locate(ids[position], kind)
             try:
-                return self._read_slots(location.pack, [location.slot], [content_id])[0]
+                return self._read_slots(location.pack, [(location.slot, position)], ids, take)
             except (ObjectMissing, _Misplaced) as error:
                 if location.pack in tried:
                     name = location.pack.name
@@ -152,14 +191,16 @@ class Reader:
         else:
             self.forget_pack(ref)
 
-    def _read_slots(self, ref: PackRef, slots: list[int], ids: list[bytes]) -> list[bytes]:
+    def _read_slots(self, ref: PackRef, wanted: _Wanted, ids: Sequence[bytes], take: Take) -> None:
         pack = self.pack(ref)
-        for slot, content_id in zip(slots, ids, strict=True):
-            if slot >= len(pack.slots) or pack.slots[slot].id != content_id:
+        positions: dict[int, list[int]] = {}
+        for slot, position in wanted:
+            if slot >= len(pack.slots) or pack.slots[slot].id != ids[position]:
                 raise _Misplaced(pack.slots)
-        unique = sorted(set(slots))
-        contents = dict(zip(unique, pack.read(unique), strict=True))
-        return [contents[slot] for slot in slots]
+            positions.setdefault(slot, []).append(position)
+        for slot, content in pack.contents(list(positions)):
+            for position in positions[slot]:
+                take(position, content)
 
     def pack(self, ref: PackRef) -> Pack:
         """Return an opened pack. Raises ObjectMissing or Tampered."""
@@ -299,21 +340,42 @@ class DiskMap:
 
     def pieces(self, number: int, entries: Sequence[Entry] | None = None) -> list[tuple[int, bytes]]:
         """Return (offset, bytes) of each stored chunk of one leaf, verified, ascending."""
+        found: list[tuple[int, bytes]] = []
+        children = self.leaf(number) if entries is None else entries
+        self._each_piece(number, children, lambda offset, content: found.append((offset, content)))
+        return sorted(found)
+
+    def leaf_into(self, number: int, leaf_id: bytes, memory: memoryview) -> list[ByteRange]:
+        """Put one leaf into ``memory``, verified; return which ranges of the disk are there now, ascending.
+
+        What lies between them was not touched; it reads as zeros.
+        """
+        start = number * self.reader.parameters.leaf_size
+        ranges: list[ByteRange] = []
+
+        def put(offset: int, content: bytes) -> None:
+            memory[offset - start : offset - start + len(content)] = content
+            ranges.append(ByteRange(offset, len(content)))
+
+        self._each_piece(number, self.reader.node(leaf_id, 0), put)
+        return normalise(ranges)
+
+    def _each_piece(self, number: int, children: Sequence[Entry], take: Take) -> None:
+        """Give each stored chunk of a leaf to ``take``, with its offset on the disk, in any order."""
         chunk = self.reader.parameters.chunk_size
         first = number * LEAF_CHUNKS
-        children = self.leaf(number) if entries is None else entries
         self._refuse_unlisted_exclusions(first, children)
-        wanted = [(i, entry) for i, entry in enumerate(children) if not isinstance(entry, Child)]
-        contents = self.reader.chunks([entry for _, entry in wanted])
-        out = []
-        for (i, _), content in zip(wanted, contents, strict=True):
-            offset = (first + i) * chunk
+        offsets = [(first + i) * chunk for i, entry in enumerate(children) if not isinstance(entry, Child)]
+
+        def place(position: int, content: bytes) -> None:
+            offset = offsets[position]
             if len(content) != min(chunk, self.size - offset):
                 raise Tampered(
                     f"the map of a disk holds a chunk of a wrong length at offset {offset}.", offset=offset
                 )
-            out.append((offset, content))
-        return out
+            take(offset, content)
+
+        self.reader.each_chunk([entry for entry in children if not isinstance(entry, Child)], place)
 
     def refuse_unlisted_exclusions(self) -> None:
         """Raise Tampered when the map leaves out something its manifest does not exclude."""

@@ -58,7 +58,6 @@ class Repository:
         self.points = Points(store, ring)
         self._clock = clock
         self._heads = heads
-        self.warnings: list[str] = []
         self._index: Index | None = None
         self._reader: Reader | None = None
 
@@ -120,7 +119,9 @@ class Repository:
         """Open with a password. Raises NotARepository, RepositoryTooNew, WrongKey or Tampered."""
         parameters = read_parameters(store)
         ring, key_id = unlock(store, parameters, password)
-        heads = Heads(heads_folder, parameters.repository) if heads_folder is not None else None
+        heads = None
+        if heads_folder is not None:
+            heads = Heads(heads_folder, parameters.repository, store.canonical_address)
         return cls(store, parameters, ring, clock, heads, key_id)
 
     def __enter__(self) -> Self:
@@ -137,20 +138,28 @@ class Repository:
             self._reader = None
 
     def listing(self, *, accept_rollback: bool = False) -> Listing:
-        """Return all restore points. Raises RolledBack when this machine has seen a newer state."""
+        """Return all restore points.
+
+        Raises RolledBack when this machine has seen a newer state, or another repository in its place.
+        """
         listing = self.points.listing()
         if self._heads is not None:
             if not accept_rollback:
                 self._heads.check(listing)
             heads = self._heads
-            self._note(lambda: heads.remember(listing, accept_rollback=accept_rollback))
+            self._note(heads, lambda: heads.remember(listing, accept_rollback=accept_rollback))
         return listing
+
+    @property
+    def warnings(self) -> list[str]:
+        """What this machine could not remember or recall about the repository."""
+        return [] if self._heads is None else self._heads.warnings
 
     def remember(self, sealed: SealedPoint) -> None:
         """Remember, on this machine, a point it has just made: its loss is a rollback."""
         heads = self._heads
         if heads is not None:
-            self._note(lambda: heads.add(sealed))
+            self._note(heads, lambda: heads.add(sealed))
 
     def head(self, listing: Listing, vm_id: str) -> tuple[int, str, bytes] | None:
         """Return number, name and digest of a VM's last point: listed, forgotten, or only remembered here."""
@@ -158,13 +167,13 @@ class Repository:
         listed = listing.head(vm_id)
         return max((head for head in (listed, remembered) if head is not None), default=None)
 
-    def _note(self, write: Callable[[], None]) -> None:
+    def _note(self, heads: Heads, write: Callable[[], None]) -> None:
         try:
             write()
         except OSError as error:
             # A full disk here must keep nobody from restoring, nor make a good point a failure.
             reason = (error.strerror or str(error)).lower()
-            self.warnings.append(f"this machine could not note which restore points it has seen: {reason}.")
+            heads.warnings.append(f"this machine could not note which restore points it has seen: {reason}.")
 
     def rollback(self, listing: Listing) -> RolledBack | None:
         """Return what this machine has seen and the listing lacks; None when nothing is missing."""

@@ -1,13 +1,10 @@
 """Write the disks and files of a restore point into new local files, or one disk to a stream."""
 
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final
 from uuid import UUID
 
 from vmkeep.formats.converting import lost_in
@@ -20,9 +17,9 @@ from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
 from vmkeep.restore.errors import NoSuchDisk, OneDiskNeeded, TargetRefused
 from vmkeep.restore.names import safe_file_name, safe_relative_path
+from vmkeep.restore.pieces import pieces, write_zeros
 
 SUFFIXES: Final[dict[Format, str]] = {"vhdx": ".vhdx", "vhd": ".vhd", "raw": ".raw"}
-_ZEROS: Final = bytes(4 << 20)
 
 
 @dataclass(frozen=True)
@@ -97,20 +94,13 @@ def stream_disk(repository: Repository, disk: StoredDisk, out: BinaryIO, progres
     """Write a disk's bytes from first to last; the form every other tool can read."""
     progress.begin("restoring", _stored_bytes(repository, disk))
     at = 0
-    for offset, data in _pieces(repository.disk_map(disk), progress):
-        _write_zeros(out, offset - at)
+    for offset, data in pieces(repository.disk_map(disk), progress):
+        write_zeros(out, offset - at)
         out.write(data)
         at = offset + len(data)
-    _write_zeros(out, disk.size - at)
+    write_zeros(out, disk.size - at)
     out.flush()
     progress.end()
-
-
-def _write_zeros(out: BinaryIO, length: int) -> None:
-    while length > 0:
-        part = min(length, len(_ZEROS))
-        out.write(_ZEROS[:part])
-        length -= part
 
 
 def _restore_disk(
@@ -129,63 +119,8 @@ def _restore_disk(
 
 
 def _fill(writer: "DiskWriter | TargetFile", disk: DiskMap, progress: Progress) -> None:
-    for offset, data in _pieces(disk, progress):
+    for offset, data in pieces(disk, progress):
         writer.write_at(offset, data)
-
-
-class _Fetched(NamedTuple):
-    """One leaf: the memory it was put into, and its stored ranges (offset on the disk, bytes)."""
-
-    memory: memoryview
-    ranges: list[tuple[int, memoryview]]
-
-
-def _pieces(disk: DiskMap, progress: Progress) -> Iterator[tuple[int, memoryview]]:
-    """Yield the stored ranges in order, joined within a leaf; a few leaves are fetched ahead in threads.
-
-    What is yielded is valid until the next one is asked for.
-    """
-    threads = max(2, min(8, os.cpu_count() or 2))
-    ahead: deque[Future[_Fetched]] = deque()
-    free: SimpleQueue[memoryview] = SimpleQueue()
-    with ThreadPoolExecutor(threads, thread_name_prefix="vmkeep-restore") as pool:
-        try:
-            for number, leaf_id in disk.leaf_ids():
-                ahead.append(pool.submit(_fetch, disk, number, leaf_id, free))
-                if len(ahead) > threads + 1:
-                    yield from _handed_out(ahead.popleft().result(), free, progress)
-            while ahead:
-                yield from _handed_out(ahead.popleft().result(), free, progress)
-        finally:
-            for future in ahead:
-                future.cancel()
-
-
-def _fetch(disk: DiskMap, number: int, leaf_id: bytes, free: "SimpleQueue[memoryview]") -> _Fetched:
-    leaf = disk.reader.parameters.leaf_size
-    try:
-        memory = free.get_nowait()
-    except Empty:
-        memory = memoryview(bytearray(leaf))
-    start = end = number * leaf
-    bounds: list[tuple[int, int]] = []
-    for offset, data in disk.pieces(number, disk.reader.node(leaf_id, 0)):
-        if bounds and offset == end:
-            bounds[-1] = (bounds[-1][0], offset + len(data))
-        else:
-            bounds.append((offset, offset + len(data)))
-        end = offset + len(data)
-        memory[offset - start : end - start] = data
-    return _Fetched(memory, [(low, memory[low - start : high - start]) for low, high in bounds])
-
-
-def _handed_out(
-    fetched: _Fetched, free: "SimpleQueue[memoryview]", progress: Progress
-) -> Iterator[tuple[int, memoryview]]:
-    for offset, data in fetched.ranges:
-        yield offset, data
-        progress.advance(len(data))
-    free.put(fetched.memory)
 
 
 def _restore_files(repository: Repository, point: RestorePoint, target: Path) -> list[RestoredFile]:

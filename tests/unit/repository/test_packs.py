@@ -109,6 +109,30 @@ def test_frames_gathered_in_the_writers_buffer_come_out(buffer: int, monkeypatch
     pack.verify(RING.chunk_id_key)
 
 
+def test_frames_of_two_packs_are_read_in_turns() -> None:
+    # Each holds memory of the thread while it waits for its next frame to be asked for.
+    store = MemoryStore()
+    first, second = _open(store, _write(store).ref), _open(store, _write(store).ref)
+    pairs = zip(first.contents(range(5)), second.contents([4, 3, 2, 1, 0]), strict=True)
+    assert [(a, b) for (_, a), (_, b) in pairs] == list(zip(CONTENTS, reversed(CONTENTS), strict=True))
+
+
+def test_neighbours_are_fetched_with_one_request() -> None:
+    class Counting(MemoryStore):
+        requests = 0
+
+        def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+            self.requests += 1
+            super().read_into(name, offset, buffer)
+
+    store = Counting()
+    pack = _open(store, _write(store).ref)
+    assert pack.read([0, 1, 2]) == CONTENTS[:3]
+    assert store.requests == 1
+    assert pack.read([4, 3]) == [CONTENTS[4], CONTENTS[3]]
+    assert store.requests == 3
+
+
 def test_pack_forged_without_a_flaw_is_read() -> None:
     # Otherwise the refusals below could have any reason.
     store = MemoryStore()

@@ -129,3 +129,20 @@ def test_lost_chunk_is_searched_for_once(fake_clock: FakeClock, times: int) -> N
     store.fail("list", times=999)  # nothing more is asked
     with pytest.raises(ObjectLost):
         fresh.reader.chunks([b"\7" * 32])
+
+
+def test_damaged_frame_comes_from_a_copy_its_neighbours_from_beside_it(
+    fake_clock: FakeClock,
+) -> None:
+    repository = make_repository(clock=fake_clock)
+    content = random_bytes(1, 3 * CHUNK)
+    sealed = take(repository, VM, {"disk": content}, fake_clock)
+    (chunks,) = (ref for ref in pack_refs(repository.store) if ref.kind is Kind.CHUNKS)
+    stored = bytearray(repository.store.get(chunks.name))
+    stored[32 + CHUNK + 1000] ^= 1  # the second of three frames, none of which compresses
+    assert isinstance(repository.store, MemoryStore)
+    repository.store.overwrite(chunks.name, bytes(stored))
+    with pytest.raises(Tampered, match=chunks.name):
+        restore(reopen(repository), sealed)
+    _store(repository, Kind.CHUNKS, content[CHUNK : 2 * CHUNK])
+    assert restore(reopen(repository), sealed) == {"disk": content}
