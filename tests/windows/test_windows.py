@@ -11,11 +11,14 @@ import pytest
 import typer
 
 from tests.clocks import FakeClock
+from vmkeep.capture.folder import hold
+from vmkeep.capture.source import SourceAddress
 from vmkeep.cli.frame import run_app, state_folder
 from vmkeep.errors import ExitCode
 from vmkeep.formats.errors import SourceUnreadable
 from vmkeep.formats.source import FileSource
 from vmkeep.formats.target import TargetFile
+from vmkeep.objectstore.address import open_store
 from vmkeep.objectstore.directory import DirectoryStore
 from vmkeep.objectstore.errors import StoreUnavailable
 from vmkeep.objectstore.files import add_name
@@ -143,6 +146,21 @@ def test_an_object_that_somebody_reads_is_in_use_not_forbidden(tmp_path: Path) -
         store.delete("a/b")
     store.delete("a/b")
     assert store.head("a/b") is None
+
+
+def test_a_drive_is_named_in_three_ways(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "the store"), create=True)
+    store.put("a", b"1")
+    spelled = (tmp_path / "the store").as_posix()
+    assert open_store(spelled).get("a") == b"1"
+    assert open_store("file:///" + spelled.replace(" ", "%20")).get("a") == b"1"
+
+
+def test_names_in_a_restore_point_are_the_same_on_every_system(tmp_path: Path) -> None:
+    (tmp_path / "vm" / "Virtual Hard Disks").mkdir(parents=True)
+    (tmp_path / "vm" / "Virtual Hard Disks" / "a.raw").write_bytes(bytes(512))
+    with hold(SourceAddress("folder", tmp_path / "vm")) as held:
+        assert [disk.file for disk in held.disks] == ["Virtual Hard Disks/a.raw"]
 
 
 def test_an_unfinished_file_of_a_live_writer_is_not_swept(tmp_path: Path) -> None:

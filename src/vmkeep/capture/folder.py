@@ -111,7 +111,9 @@ def hold(address: SourceAddress) -> FolderHold:
     files: list[HeldFile] = []
     try:
         leaves, layers = _open_leaves(disk_paths, root if address.kind == "folder" else None, address)
-        disks = [HeldDisk(name, readable(str(path.relative_to(root))), disk) for name, path, disk in leaves]
+        disks = [
+            HeldDisk(name, readable(path.relative_to(root).as_posix()), disk) for name, path, disk in leaves
+        ]
         left_out = []
         for path in others:
             role = _role(path, root)

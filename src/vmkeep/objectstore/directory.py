@@ -134,6 +134,10 @@ class DirectoryStore:
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 self._require_root()
                 return
+            except PermissionError:
+                if not os.path.isdir(self._path(name)):  # what Windows says of a folder
+                    raise
+                return
             # Deletes are ordered by our callers (the seal goes before the point); a power cut
             # must not undo an earlier one and keep a later one.
             sync_directory(_folder_of(self._path(name)))
