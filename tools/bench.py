@@ -341,6 +341,7 @@ def child_environment(folder: Path) -> dict[str, str]:
     environment["PYTHONPATH"] = str(ROOT / "src")
     environment["VMKEEP_PASSWORD"] = "bench"
     environment["VMKEEP_STATE_DIR"] = str(folder / "state")
+    environment["VMKEEP_CACHE_DIR"] = str(folder / "cache")
     return environment
 
 
@@ -448,7 +449,8 @@ def document(bench: Bench, images: Images) -> dict[str, Any]:
 
 def peers_json() -> list[dict[str, str]]:
     """Return vmkeep's commands for a driver that fills in {src} {repo} {out} {changes} {dir}."""
-    start = "env -u PYTHONDONTWRITEBYTECODE VMKEEP_PASSWORD=x VMKEEP_STATE_DIR={dir}/state "
+    start = "env -u PYTHONDONTWRITEBYTECODE VMKEEP_PASSWORD=x "
+    start += "VMKEEP_STATE_DIR={dir}/state VMKEEP_CACHE_DIR={dir}/cache "
     start += f"PYTHONPATH={shlex.quote(str(ROOT / 'src'))} {shlex.join(_VMKEEP)} "
     common = {
         "input": "vhdx",

@@ -266,6 +266,8 @@ def test_usage_errors_end_with_2_and_name_what_is_allowed(story: Story, tmp_path
         ("--to", ("restore", "web")),
         ("vhdx", ("restore", "web", "--to", tmp_path / "x", "--format", "iso")),
         ("standard output", ("restore", "web", "--to", "-", "--format", "vhdx")),
+        ("named like", ("restore", "web", "--to", tmp_path / "x.raw", "--format", "vhdx")),
+        ("named like", ("restore", "web", "--to", tmp_path / "x.qcow2")),
         ("percentage", ("repo", "check", story.vmkeep.repo, "--read-data", "some")),
         ("percentage", ("repo", "check", story.vmkeep.repo, "--read-data", "101%")),
         ("power of two", ("repo", "init", tmp_path / "r", "--chunk-size", "1000")),
@@ -306,6 +308,31 @@ def test_a_disk_is_chosen_by_number_or_name(story: Story, tmp_path: Path) -> Non
     # One chosen disk goes into a folder alone.
     vmkeep.ok("restore", "db", "--disk", "0", "--to", tmp_path / "back", "--format", "vhd")
     assert [p.name for p in (tmp_path / "back").iterdir()] == ["one.vhd"]
+
+
+def test_a_restore_repeated_tells_what_it_kept(story: Story, tmp_path: Path) -> None:
+    vmkeep, target = story.vmkeep, tmp_path / "back"
+    first = vmkeep.ok("restore", "db", "--to", target, "--json").json["files"]
+    (target / "two.raw").unlink()
+    again = vmkeep.ok("restore", "db", "--to", target, "--json").json["files"]
+    assert [(Path(f["path"]).name, f["kept"]) for f in first] == [("one.raw", False), ("two.raw", False)]
+    assert [(Path(f["path"]).name, f["kept"]) for f in again] == [("one.raw", True), ("two.raw", False)]
+    assert (target / "two.raw").read_bytes() == raw(DB2 * 9000, 2 * MIB)
+    lines = vmkeep.ok("restore", "db", "--to", target).text.splitlines()
+    assert len(lines) == 2 and all(line.endswith("; kept: identical") for line in lines)
+
+
+def test_disks_of_one_name_in_two_folders_come_back_with_one_extension(
+    vmkeep: Vmkeep, tmp_path: Path
+) -> None:
+    for number, folder in enumerate(("x", "y")):
+        (tmp_path / "vm" / folder).mkdir(parents=True)
+        (tmp_path / "vm" / folder / "d.raw").write_bytes(raw(b"%d" % number))
+    vmkeep.backup(f"folder:{tmp_path / 'vm'}")
+    vmkeep.ok("restore", "latest", "--to", tmp_path / "back")
+    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["x_d.raw", "y_d.raw"]
+    vmkeep.ok("restore", "latest", "--to", tmp_path / "back", "--format", "vhdx")
+    assert (tmp_path / "back" / "x_d.vhdx").exists()
 
 
 def test_a_name_groups_runs_of_different_places(vmkeep: Vmkeep, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from vmkeep.secrets import Secret, SecretUnavailable, read_password
 PASSWORD_VARIABLE: Final = "VMKEEP_PASSWORD"
 REPOSITORY_VARIABLE: Final = "VMKEEP_REPO"
 STATE_VARIABLE: Final = "VMKEEP_STATE_DIR"
+CACHE_VARIABLE: Final = "VMKEEP_CACHE_DIR"
 _UNNOTICED: Final = "a repository that was rolled back or replaced would go unnoticed"
 
 
@@ -62,7 +63,7 @@ EPILOG: Final = (
     "--debug (the traceback of an error). The repository's password comes from --password-file, "
     "--password-command or the variable VMKEEP_PASSWORD, or is asked for at a terminal. The variable "
     "VMKEEP_STATE_DIR names the folder where this machine remembers which restore points it has seen, "
-    "and which repository lies where."
+    "and which repository lies where; VMKEEP_CACHE_DIR the one for what only saves time, and may be deleted."
 )
 
 
@@ -299,7 +300,7 @@ def open_with(store: Store, password: Secret, *, meanwhile: str | None = None) -
     whatever opening raises.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="vmkeep-open") as pool:
-        opening = pool.submit(Repository.open, store, password, SystemClock(), state_folder())
+        opening = pool.submit(Repository.open, store, password, SystemClock(), state_folder(), cache_folder())
         if meanwhile is not None:
             import_module(meanwhile)
     with opening.result() as repository:
@@ -343,13 +344,22 @@ def state_folder() -> Path | None:
 
 
 def _state_folder_named() -> Path | None:
-    if os.environ.get(STATE_VARIABLE):
-        return Path(os.environ[STATE_VARIABLE])
+    return _folder_named(STATE_VARIABLE, "XDG_STATE_HOME", ".local/state/vmkeep", "vmkeep")
+
+
+def cache_folder() -> Path | None:
+    """Return where this machine keeps what only saves time; made by whoever writes there."""
+    return _folder_named(CACHE_VARIABLE, "XDG_CACHE_HOME", ".cache/vmkeep", "vmkeep/cache")
+
+
+def _folder_named(variable: str, base_variable: str, below_home: str, on_windows: str) -> Path | None:
+    if os.environ.get(variable):
+        return Path(os.environ[variable])
     if os.name == "nt":
         base = os.environ.get("LOCALAPPDATA")
-        return Path(base) / "vmkeep" if base else None
-    base = os.environ.get("XDG_STATE_HOME")
+        return Path(base) / on_windows if base else None
+    base = os.environ.get(base_variable)
     if base:
         return Path(base) / "vmkeep"
     home = os.environ.get("HOME")
-    return Path(home) / ".local" / "state" / "vmkeep" if home else None
+    return Path(home) / below_home if home else None

@@ -206,15 +206,23 @@ def check(
     password_command: PasswordCommand = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a repository: every restore point complete, every object authentic.
+    """Check a repository: every restore point complete, every object authentic; say which points are whole.
 
-    --read-data also reads the stored data and verifies it.
-    `check` examines the repository; `verify` (a later version) proves that a VM boots.
+    --read-data also reads the stored data and verifies it: only then a restore point can be called
+    whole. `check` examines the repository; `verify` (a later version) proves that a VM boots.
+
+    --keyless needs no password. It finds rot in every object, packs that are missing or are not those
+    their run listed, and manifests and seals without their counterpart. It cannot find objects of one
+    kind that changed places, what somebody forged with right checksums, a removed inventory or
+    piece of evidence, a restore point removed with everything about it, or which restore points a
+    damaged pack belongs to. Only a check with the password proves a repository.
+
     Exit codes: 0 all is well; 10 no repository; 12 wrong password; 14 something is damaged or missing.
     """
+    from vmkeep.cli.findings import report_fields, report_lines
     from vmkeep.repository.check import check as check_repository
-    from vmkeep.repository.check import check_keyless
     from vmkeep.repository.repository import read_parameters
+    from vmkeep.repository.scrub import check_keyless
 
     share = _share(read_data)
     if keyless:
@@ -225,22 +233,7 @@ def check(
     else:
         with open_repository(repo, password_file, password_command) as repository:
             report = check_repository(repository, share, progress())
-    document = {
-        "message_type": "summary",
-        "ok": report.ok,
-        "points": report.points,
-        "packs": report.packs,
-        "bytes_read": report.bytes_read,
-        "problems": [vars(problem) for problem in report.problems],
-    }
-    lines = [f"{'note' if problem.harmless else 'PROBLEM'}  {problem.message}" for problem in report.problems]
-    covered = (
-        f"{report.packs} packs" if keyless else f"{report.points} restore points in {report.packs} packs"
-    )
-    lines.append(
-        f"{'no errors' if report.ok else 'ERRORS'}: {covered}, {rounded(report.bytes_read)} of data read"
-    )
-    answer(document, lines)
+    answer(report_fields(report), report_lines(report, keyless=keyless))
     if not report.ok:
         raise typer.Exit(ExitCode.MISMATCH)
 
@@ -255,25 +248,36 @@ def repair(
 ) -> None:
     """Read everything, and condemn damaged packs so that later runs store their content again.
 
-    Nothing is removed: what can still be read stays readable. Restore points that need a damaged part
-    stay incomplete until a later run of the VM brings the same content.
+    A damaged pack that no restore point needs any more is deleted, if the store lets you, after what
+    can be read only there was copied; a missing one is struck off. Restore points that need a damaged
+    part stay incomplete until a later run of the VM brings the same content; such a pack is kept.
     Exit codes: 0 nothing is damaged; 10 no repository; 12 wrong password; 14 damage was found.
     """
+    from vmkeep.cli.findings import report_lines
     from vmkeep.clock import SystemClock
     from vmkeep.repository.repair import repair as repair_repository
 
     with open_repository(repo, password_file, password_command) as repository:
-        report, condemned = repair_repository(repository, SystemClock(), progress(), dry_run=dry_run)
+        done = repair_repository(repository, SystemClock(), progress(), dry_run=dry_run)
+    report = done.report
     document = {
         "message_type": "summary",
         "ok": report.ok,
         "dry_run": dry_run,
-        "condemned": condemned,
+        "condemned": done.condemned,
+        "removed": done.removed,
+        "kept": done.kept,
+        "frames_copied": done.copied,
         "problems": [vars(problem) for problem in report.problems],
     }
-    done = "would be condemned" if dry_run else "condemned: the next run of each VM stores its content again"
-    lines = [f"PROBLEM  {problem.message}" for problem in report.problems if not problem.harmless]
-    lines += [f"{name} {done}" for name in condemned]
+    condemned = (
+        "would be condemned" if dry_run else "condemned: the next run of each VM stores its content again"
+    )
+    removed = "would be removed" if dry_run else "removed"
+    lines = [line for line in report_lines(report) if not line.startswith("note")] if not report.ok else []
+    lines += [f"{name} {condemned}" for name in done.condemned]
+    lines += [f"{name} {removed}: no restore point needs it" for name in done.removed]
+    lines += [f"{name} kept: {reason}" for name, reason in done.kept.items()]
     answer(document, lines or ["nothing is damaged"])
     if not report.ok:
         raise typer.Exit(ExitCode.MISMATCH)

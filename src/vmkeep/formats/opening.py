@@ -15,7 +15,7 @@ from vmkeep.formats.errors import CorruptDisk, FormatError, NotADisk, SourceUnre
 from vmkeep.formats.parents import ParentReference
 from vmkeep.formats.raw import open_raw
 from vmkeep.formats.source import FileSource, Source, read_at
-from vmkeep.formats.target import PARTIAL_SUFFIX
+from vmkeep.formats.target_folder import PARTIAL_SUFFIX
 from vmkeep.formats.vhd import open_vhd
 from vmkeep.formats.vhdx import VhdxDisk, open_vhdx
 
@@ -330,6 +330,20 @@ def recognise(source: Source, *, raw_allowed: bool = True) -> Format:
 def format_of_name(name: str) -> Format | None:
     """Return the format that the file's extension promises, None where it promises none."""
     return _FORMAT_OF_SUFFIX.get(_suffix(name))
+
+
+def contradicted(name: str, format: Format) -> str | None:
+    """Say what a name makes of a file that is a disk of this format; None where they get along.
+
+    Nobody would open such a file as what it is, :func:`recognise` included.
+    """
+    suffix = _suffix(name)
+    promised = format_of_name(name)
+    if promised is not None:
+        return None if promised == format else f"a {_TITLES[promised]}"
+    if suffix in _FOREIGN_SUFFIXES:
+        return f"a {_FOREIGN_SUFFIXES[suffix]} file"
+    return _NO_DISKS.get(suffix)
 
 
 def _suffix(name: str) -> str:

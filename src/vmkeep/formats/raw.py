@@ -9,6 +9,7 @@ from vmkeep.formats.errors import NotADisk, UnsupportedDisk
 from vmkeep.formats.filling import fill_from, nonzero_parts
 from vmkeep.formats.source import Source
 from vmkeep.formats.target import TargetFile
+from vmkeep.formats.target_folder import Place
 from vmkeep.ranges import ByteRange, join_sorted
 
 SECTOR: Final = 512
@@ -67,7 +68,7 @@ def require_inside(size: int, offset: int, length: int) -> None:
         raise ValueError(f"[{offset}, {offset + length}) is not inside a disk of {size} bytes")
 
 
-def create_raw(path: Path, profile: DiskProfile) -> DiskWriter:
+def create_raw(path: Path | Place, profile: DiskProfile) -> DiskWriter:
     """Begin a raw disk; what is never written, and zeros never written over, takes no space."""
     if profile.size <= 0 or profile.size % SECTOR:
         raise UnsupportedDisk(

@@ -53,12 +53,12 @@ def read_at(source: Source, offset: int, length: int) -> bytes:
 
 
 class FileSource:
-    """One local file, opened for reading only."""
+    """One local file, opened for reading only, or given open as ``fd``, which it then owns."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], fd: int | None = None) -> None:
         self._path = Path(path)
         try:
-            self._fd = _open(self._path)
+            self._fd = _open(self._path) if fd is None else fd
         except OSError as error:
             raise self._unreadable(error) from error
         self._lock = threading.Lock()

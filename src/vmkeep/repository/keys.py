@@ -70,6 +70,10 @@ class KeyRing:
     def box_key(self, salt: bytes) -> bytes:
         return self._derive(salt, b"vmkeep box v1")
 
+    def index_copy_key(self, salt: bytes) -> bytes:
+        """Return what authenticates one file of this machine; no part of the stored format."""
+        return self._derive(salt, b"vmkeep index copy v1")
+
     def wrap(
         self, parameters: Parameters, password: Secret, kind: "KeyKind", created: str
     ) -> tuple[str, bytes]:

@@ -176,11 +176,12 @@ class Points:
             raise ValueError("not the tombstone of this point")
         return stone
 
-    def attach(self, kind: Literal["tracking", "evidence"], name: str, fields: Mapping[str, Any]) -> None:
-        """Add what was learned after the seal; never changes what is there."""
+    def attach(self, kind: Literal["tracking", "evidence"], name: str, fields: Mapping[str, Any]) -> str:
+        """Add what was learned after the seal, and return its name; never changes what is there."""
         stem = name.removeprefix(POINTS)
         attached = f"{kind}/{stem}/{os.urandom(16).hex()}"
         self._store.put(attached, self._box(attached, {"version": _VERSION, "kind": kind, **fields}))
+        return attached
 
     def attached(self, kind: Literal["tracking", "evidence"], name: str) -> list[dict[str, Any]]:
         """Return what was added beside a point, oldest first. Raises Tampered."""

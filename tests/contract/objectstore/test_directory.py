@@ -411,8 +411,17 @@ def test_foreign_entries_are_counted_and_left_alone(root: Path, store: Directory
     (root / "tmp" / "anything goes").write_bytes(b"")
     assert [info.name for info in store.list("")] == ["packs/ab/x"]
     assert store.foreign == 7
+    in_packs = {f"packs/{name}" for name in (".x.swp", "link", "folder-link", "fifo", "\udcff")}
+    assert set(store.foreign_names) == {"lost+found", "Thumbs db"} | in_packs
     assert [info.name for info in store.list("packs/ab/")] == ["packs/ab/x"]
-    assert store.foreign == 0
+    assert (store.foreign, store.foreign_names) == (0, ())
+
+
+def test_of_many_foreign_entries_only_some_are_named(root: Path, store: DirectoryStore) -> None:
+    for number in range(100):
+        (root / f".{number}").write_bytes(b"")
+    assert list(store.list("")) == []
+    assert (store.foreign, len(set(store.foreign_names))) == (100, 20)
 
 
 def test_what_is_not_a_file_is_not_an_object(root: Path, tmp_path: Path, store: DirectoryStore) -> None:

@@ -97,6 +97,25 @@ def test_a_machine_without_a_place_for_its_memory_says_so(
     assert "would go unnoticed" in said and "VMKEEP_STATE_DIR" in said
 
 
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"VMKEEP_CACHE_DIR": "/x/c", "XDG_CACHE_HOME": "/y", "HOME": "/h"}, Path("/x/c")),
+        ({"XDG_CACHE_HOME": "/y", "XDG_STATE_HOME": "/z", "HOME": "/h"}, Path("/y/vmkeep")),
+        ({"VMKEEP_STATE_DIR": "/x/s", "HOME": "/h"}, Path("/h/.cache/vmkeep")),
+        ({}, None),
+    ],
+)
+def test_where_this_machine_keeps_what_saves_time(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Path | None
+) -> None:
+    for name in ("VMKEEP_CACHE_DIR", "XDG_CACHE_HOME", "VMKEEP_STATE_DIR", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert frame.cache_folder() == expected
+
+
 def test_progress_shows_share_rate_and_what_is_left() -> None:
     out, clock = io.StringIO(), FakeClock()
     progress = TerminalProgress(out, clock, color=False)
