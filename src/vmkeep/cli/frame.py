@@ -125,6 +125,8 @@ class _Stopped(BaseException):
 
 
 _STOPPING: Final = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+if sys.platform == "win32":  # Ctrl+Break, a closed console window, the end of the session
+    _STOPPING[signal.SIGBREAK] = ExitCode.TERMINATED
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
