@@ -45,6 +45,10 @@ _DIRECTORY: Final = "tests/contract/objectstore/test_directory.py::"
 _ADDRESS: Final = "tests/unit/objectstore/test_address.py::"
 _POINTS: Final = "tests/unit/repository/test_points.py::"
 _FOLDER: Final = "tests/unit/capture/test_folder.py::"
+_RESTORE_PLACES: Final = "tests/unit/restore/test_places.py::"
+_ANYTHING_ELSE: Final = (
+    "tests/unit/restore/test_repeating.py::test_anything_else_in_its_place_is_refused_before_the_first_byte"
+)
 
 # What cannot work there, and why. tests/unit/tools/test_windows_tests.py finds names that are gone.
 DESELECTED: Final[Mapping[str, str]] = {
@@ -88,6 +92,12 @@ DESELECTED: Final[Mapping[str, str]] = {
     "tests/unit/ground/test_secrets.py::test_a_command_runs_without_a_shell": "echo is no program there",
     "tests/unit/formats/test_target.py::test_the_name_appears_with_the_whole_content": _LIMITS,
     "tests/unit/formats/test_target.py::test_an_existing_file_is_refused_at_once": _LINKS,
+    "tests/unit/cli/test_frame.py::test_where_this_machine_keeps_what_saves_time": _PLACES,
+    _RESTORE_PLACES + "test_every_folder_that_got_a_name_is_flushed": _NO_FLUSH,
+    _RESTORE_PLACES + "test_a_target_exchanged_for_a_link_leads_nowhere_else": _LINKS,
+    _RESTORE_PLACES + "test_a_link_where_a_folder_has_to_be_is_refused_before_the_first_byte": _LINKS,
+    _ANYTHING_ELSE + "[link": _LINKS,
+    _ANYTHING_ELSE + "[fifo": _FIFOS,
 }
 
 # Rust's standard library takes its random numbers from a function that Wine 8 has not.
