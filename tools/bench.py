@@ -341,6 +341,7 @@ def child_environment(folder: Path) -> dict[str, str]:
     environment["PYTHONPATH"] = str(ROOT / "src")
     environment["VMKEEP_PASSWORD"] = "bench"
     environment["VMKEEP_STATE_DIR"] = str(folder / "state")
+    environment["VMKEEP_CACHE_DIR"] = str(folder / "cache")
     return environment
 
 
@@ -448,7 +449,8 @@ def document(bench: Bench, images: Images) -> dict[str, Any]:
 
 def peers_json() -> list[dict[str, str]]:
     """Return vmkeep's commands for a driver that fills in {src} {repo} {out} {changes} {dir}."""
-    start = "env -u PYTHONDONTWRITEBYTECODE VMKEEP_PASSWORD=x VMKEEP_STATE_DIR={dir}/state "
+    start = "env -u PYTHONDONTWRITEBYTECODE VMKEEP_PASSWORD=x "
+    start += "VMKEEP_STATE_DIR={dir}/state VMKEEP_CACHE_DIR={dir}/cache "
     start += f"PYTHONPATH={shlex.quote(str(ROOT / 'src'))} {shlex.join(_VMKEEP)} "
     common = {
         "input": "vhdx",
@@ -473,7 +475,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--size", type=int, default=512, metavar="MIB", help="allocated data (512)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds in rotated order (3)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds in rotated order (5)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the data's seed (1)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="where to write, about 7 times --size")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -14,6 +14,7 @@ from typing import Final
 from vmkeep.errors import ExitCode, VmkeepError
 
 _COMMAND_TIMEOUT_S: Final = 60
+_SECRET_VARIABLES: Final = "VMKEEP_PASSWORD"  # what begins so is a secret or says where one is
 
 
 class SecretUnavailable(VmkeepError):
@@ -56,7 +57,7 @@ def read_password(
     if file is not None:
         return _from_file(file)
     if command is not None:
-        return _from_command(command)
+        return _from_command(command, environment)
     if variable in environment:
         return _checked(environment[variable], f"the environment variable {variable}")
     return None
@@ -71,12 +72,15 @@ def _from_file(file: Path) -> Secret:
     return _checked(text, f"the password file {str(file)!r}")
 
 
-def _from_command(command: str) -> Secret:
+def _from_command(command: str, environment: Mapping[str, str]) -> Secret:
+    # The program is asked for one password; others are none of its business.
+    given = {name: text for name, text in environment.items() if not name.startswith(_SECRET_VARIABLES)}
     # Split like a shell would, but no shell runs it: nothing is expanded.
     try:
         arguments = shlex.split(command, posix=os.name == "posix")
         done = subprocess.run(
             arguments,
+            env=given,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             timeout=_COMMAND_TIMEOUT_S,

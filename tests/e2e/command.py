@@ -52,6 +52,7 @@ class Vmkeep:
             "PYTHONWARNINGS": "error",
             "LANG": "C.UTF-8",
             "VMKEEP_STATE_DIR": str(self.state),
+            "VMKEEP_CACHE_DIR": str(self.folder / "cache"),
             "VMKEEP_REPO": str(self.repo),
             "VMKEEP_PASSWORD": CANARY,
             **(changes or {}),

@@ -12,7 +12,12 @@ from uuid import UUID
 
 import pytest
 
+from tests.clocks import FakeClock
 from tests.e2e.command import CANARY, Result, Vmkeep
+from tests.repositories import CHUNK, VM, random_bytes, take
+from vmkeep.objectstore.directory import DirectoryStore
+from vmkeep.repository.repository import Repository
+from vmkeep.secrets import Secret
 
 MIB = 1 << 20
 WEB, DB1, DB2 = b"web server " * 6000, b"table one ", b"table two "
@@ -83,6 +88,33 @@ def test_list_is_another_name_of_points(story: Story, listed: Any) -> None:
     assert story.vmkeep.ok("list", "--json").json == listed
 
 
+def test_points_for_people_bears_its_times_with_their_zone(story: Story, listed: Any) -> None:
+    lines = story.vmkeep.ok("points").text.splitlines()[1:]
+    # As RFC 3339 in UTC, to the second; a program finds the same moments in the JSON.
+    assert [line.split()[1] for line in lines] == [p["time"][:19] + "Z" for p in listed]
+    for line, point in zip(lines, listed, strict=True):
+        assert moment(line.split()[1]) == moment(point["time"]).replace(microsecond=0)
+        shown = story.vmkeep.ok("show", f"{point['vm_id']}@{line.split()[1]}", "--json")
+        assert shown.json["id"] == point["id"]
+
+
+def test_a_point_whose_time_lies_in_the_future_is_listed_with_a_note(tmp_path: Path) -> None:
+    vmkeep = Vmkeep(tmp_path, tmp_path / "repo")
+    clock = FakeClock(datetime.now(UTC) + timedelta(days=30))
+    store = DirectoryStore(vmkeep.repo, create=True)
+    passwords = {"password": Secret(CANARY)}
+    Repository.create(store, passwords, clock, chunk_size=CHUNK, repository_id=b"\1" * 16)
+    with Repository.open(store, passwords["password"], clock) as repository:
+        ahead = take(repository, VM, {"disk": random_bytes(1, CHUNK)}, clock)
+        clock.set_now(datetime.now(UTC) - timedelta(minutes=5))
+        right = take(repository, VM, {"disk": random_bytes(2, CHUNK)}, clock)
+    listed = vmkeep("points", "--json")
+    assert (listed.code, [p["id"] for p in listed.json]) == (0, [right.point.id, ahead.point.id])
+    (note,) = listed.err.splitlines()
+    assert ahead.point.id[:12] in note and "in the future" in note
+    assert vmkeep.restore_raw("latest") == random_bytes(2, CHUNK)
+
+
 def test_points_of_one_vm_by_name_and_by_id(story: Story, listed: Any) -> None:
     assert story.vmkeep.points("web") == [listed[0], listed[2]]
     assert story.vmkeep.points(listed[1]["vm_id"]) == [listed[1]]
@@ -126,12 +158,31 @@ def test_repo_commands_answer_with_one_document(story: Story) -> None:
     assert info["bytes_stored"] == sum(p.stat().st_size for p in packs)
     assert info["packs"] + info["map_packs"] == len(packs)
     assert [key["kind"] for key in info["keys"]] == ["password"]
+    assert info["recovery_key"] is False
+    assert "vmkeep repo key add --recovery-key-file FILE" in vmkeep.ok("repo", "info", vmkeep.repo).text
     without = vmkeep.ok("repo", "info", vmkeep.repo, "--json", env={"VMKEEP_PASSWORD": None}).json
     assert "points" not in without and without["id"] == info["id"]
     checked = vmkeep.ok("repo", "check", vmkeep.repo, "--json").json
     assert (checked["ok"], checked["points"], checked["problems"]) == (True, 3, [])
     assert checked["packs"] == len(packs)
     assert vmkeep.ok("repo", "key", "list", vmkeep.repo, "--json").json == info["keys"]
+
+
+def test_a_repository_made_where_nobody_looks_has_no_recovery_key_and_says_so(tmp_path: Path) -> None:
+    vmkeep = Vmkeep(tmp_path, tmp_path / "repo")
+    made = vmkeep("repo", "init", vmkeep.repo, "--json")
+    assert (made.code, made.json["recovery_key"]) == (0, False)
+    (warning,) = made.err.splitlines()
+    assert "vmkeep repo key add --recovery-key-file" in json.loads(warning)["message"]
+    assert [p.name for p in (vmkeep.repo / "keys").iterdir()] == [
+        key["id"] for key in vmkeep.ok("repo", "key", "list", vmkeep.repo, "--json").json
+    ]
+    assert "no recovery key" in vmkeep.ok("repo", "info", vmkeep.repo).text
+    vmkeep.ok("repo", "key", "add", vmkeep.repo, "--recovery-key-file", tmp_path / "key")
+    assert "no recovery key" not in vmkeep.ok("repo", "info", vmkeep.repo).text
+    assert vmkeep.ok("repo", "info", vmkeep.repo, "--json").json["recovery_key"] is True
+    opened = vmkeep.ok("points", "--password-file", tmp_path / "key", env={"VMKEEP_PASSWORD": None})
+    assert opened.text == "no restore points\n"
 
 
 def test_restore_answers_with_the_files_it_wrote(story: Story, tmp_path: Path) -> None:
@@ -215,6 +266,8 @@ def test_usage_errors_end_with_2_and_name_what_is_allowed(story: Story, tmp_path
         ("--to", ("restore", "web")),
         ("vhdx", ("restore", "web", "--to", tmp_path / "x", "--format", "iso")),
         ("standard output", ("restore", "web", "--to", "-", "--format", "vhdx")),
+        ("named like", ("restore", "web", "--to", tmp_path / "x.raw", "--format", "vhdx")),
+        ("named like", ("restore", "web", "--to", tmp_path / "x.qcow2")),
         ("percentage", ("repo", "check", story.vmkeep.repo, "--read-data", "some")),
         ("percentage", ("repo", "check", story.vmkeep.repo, "--read-data", "101%")),
         ("power of two", ("repo", "init", tmp_path / "r", "--chunk-size", "1000")),
@@ -255,6 +308,31 @@ def test_a_disk_is_chosen_by_number_or_name(story: Story, tmp_path: Path) -> Non
     # One chosen disk goes into a folder alone.
     vmkeep.ok("restore", "db", "--disk", "0", "--to", tmp_path / "back", "--format", "vhd")
     assert [p.name for p in (tmp_path / "back").iterdir()] == ["one.vhd"]
+
+
+def test_a_restore_repeated_tells_what_it_kept(story: Story, tmp_path: Path) -> None:
+    vmkeep, target = story.vmkeep, tmp_path / "back"
+    first = vmkeep.ok("restore", "db", "--to", target, "--json").json["files"]
+    (target / "two.raw").unlink()
+    again = vmkeep.ok("restore", "db", "--to", target, "--json").json["files"]
+    assert [(Path(f["path"]).name, f["kept"]) for f in first] == [("one.raw", False), ("two.raw", False)]
+    assert [(Path(f["path"]).name, f["kept"]) for f in again] == [("one.raw", True), ("two.raw", False)]
+    assert (target / "two.raw").read_bytes() == raw(DB2 * 9000, 2 * MIB)
+    lines = vmkeep.ok("restore", "db", "--to", target).text.splitlines()
+    assert len(lines) == 2 and all(line.endswith("; kept: identical") for line in lines)
+
+
+def test_disks_of_one_name_in_two_folders_come_back_with_one_extension(
+    vmkeep: Vmkeep, tmp_path: Path
+) -> None:
+    for number, folder in enumerate(("x", "y")):
+        (tmp_path / "vm" / folder).mkdir(parents=True)
+        (tmp_path / "vm" / folder / "d.raw").write_bytes(raw(b"%d" % number))
+    vmkeep.backup(f"folder:{tmp_path / 'vm'}")
+    vmkeep.ok("restore", "latest", "--to", tmp_path / "back")
+    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["x_d.raw", "y_d.raw"]
+    vmkeep.ok("restore", "latest", "--to", tmp_path / "back", "--format", "vhdx")
+    assert (tmp_path / "back" / "x_d.vhdx").exists()
 
 
 def test_a_name_groups_runs_of_different_places(vmkeep: Vmkeep, tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ def test_readme_block_runs(block: Block, tmp_path: Path) -> None:
     launch = "import sys; from vmkeep.cli import main; sys.exit(main())"
     dev.write_text(f"#!/bin/sh\n[ \"$1\" = run ] && shift && exec '{sys.executable}' -c '{launch}' \"$@\"\n")
     dev.chmod(0o755)
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "VMKEEP_STATE_DIR": str(tmp_path / "state")}
+    places = {f"VMKEEP_{name}_DIR": str(tmp_path / name.lower()) for name in ("STATE", "CACHE")}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")} | places
     done = subprocess.run(
         ["sh", "-eu", "-c", block.text],
         cwd=tmp_path,

@@ -57,6 +57,17 @@ def test_later_points_are_whole_again(
     (vmkeep.repo / damaged).unlink()
     vmkeep.ok("restore", second, "--to", "again.raw")
     assert (tmp_path / "again.raw").read_bytes() == content
+    # And after one more repair nobody complains of it, unless the first point lost something for good.
+    again = vmkeep("repo", "repair", "--json").json
+    lost = again["kept"]
+    assert (again["removed"], lost) == ([damaged], {}) or list(lost) == [damaged]
+    assert vmkeep("repo", "check", "--keyless").code == (14 if lost else 0)
+    checked = vmkeep("repo", "check", "--read-data", "all", "--json").json
+    assert checked["ok"] is (not lost)
+    restorable = {point["id"] for point in checked["restore_points"] if point["state"] == "whole"}
+    for point in (first, second):
+        back = vmkeep("restore", point, "--to", f"{point}.raw")
+        assert (back.code == 0) is (point in restorable), "what is called whole comes back, nothing else"
 
 
 def test_nothing_damaged_nothing_done(vmkeep: Vmkeep, tmp_path: Path) -> None:
@@ -67,6 +78,9 @@ def test_nothing_damaged_nothing_done(vmkeep: Vmkeep, tmp_path: Path) -> None:
         "ok": True,
         "dry_run": False,
         "condemned": [],
+        "removed": [],
+        "kept": {},
+        "frames_copied": 0,
         "problems": [],
     }
     assert not (vmkeep.repo / "condemned").exists()

@@ -222,6 +222,62 @@ def test_an_older_state_of_the_repository_is_refused_until_accepted(
     copy.check_all()
 
 
+def test_an_older_point_that_was_taken_away_is_missed_by_points_and_restore(copy: Vmkeep, kept: Kept) -> None:
+    copy.points()
+    for kind in ("seals", "points"):
+        victim = next(p for p in only(copy.repo / kind) if p.name.endswith(kept.ids[0]))
+        victim.unlink()
+        listing = copy("points", "--json")
+        assert (listing.code, [p["id"] for p in listing.json]) == (14, kept.ids[1:]), kind
+        (warning,) = listing.err.splitlines()
+        assert kept.ids[0] in warning and "vanished" in warning
+        restored = copy("restore", "web", "--to", "-")
+        assert (restored.code, restored.out) == (0, kept.contents[1])
+        assert kept.ids[0] in restored.err
+        assert copy.restore_raw("db") == kept.contents[2]  # another VM's history has no gap
+
+
+def test_another_repository_in_the_place_of_the_known_one_is_refused_until_accepted(
+    copy: Vmkeep, kept: Kept, tmp_path: Path
+) -> None:
+    copy.points()
+    copy.repo.rename(tmp_path / "known")
+    # Made by somebody who knows the password, on a machine that this one knows nothing of.
+    stranger = Vmkeep(tmp_path, copy.repo, state=tmp_path / "strange-state")
+    stranger.ok("repo", "init", copy.repo, "--no-recovery-key")
+    source = "disk:" + str(kept.vmkeep.folder / "db.raw")
+    strange = stranger.backup(source)["id"]
+    for arguments in (
+        ("points",), ("show", "db"), ("restore", "db", "--to", "-"), ("backup", source), ("repo", "info"),
+    ):  # fmt: skip
+        refused = copy.fails(14, *arguments, says="another repository")
+        assert "--accept-rollback" in refused.err
+    assert "another repository" in json.dumps(problems(copy))
+    assert [p["id"] for p in copy.points("--accept-rollback")] == [strange]
+    assert [p["id"] for p in copy.points()] == [strange]
+    copy.repo.rename(tmp_path / "strange")
+    (tmp_path / "known").rename(copy.repo)
+    assert [p["id"] for p in copy.points()] == kept.ids  # both are known here now
+
+
+def test_a_repository_made_anew_on_this_machine_raises_no_alarm(copy: Vmkeep) -> None:
+    copy.points()
+    shutil.rmtree(copy.repo)
+    copy.ok("repo", "init", copy.repo, "--no-recovery-key")
+    assert copy.points() == []
+
+
+def test_a_memory_that_cannot_be_understood_is_said_to_start_anew(copy: Vmkeep, kept: Kept) -> None:
+    copy.points()
+    (memory,) = copy.state.glob("heads-*")
+    memory.write_bytes(b"{")
+    told = copy("points", "--json")
+    assert (told.code, [p["id"] for p in told.json]) == (0, kept.ids)
+    (warning,) = [json.loads(line) for line in told.err.splitlines()]
+    assert warning["message_type"] == "warning" and "starts anew" in warning["message"]
+    copy.ok("points")
+
+
 def test_a_machine_that_has_seen_nothing_cannot_know_of_a_rollback(
     copy: Vmkeep, kept: Kept, tmp_path: Path
 ) -> None:

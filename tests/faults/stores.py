@@ -50,6 +50,10 @@ class WrappedStore:
     def address(self) -> str:
         return self.inner.address
 
+    @property
+    def canonical_address(self) -> str:
+        return self.inner.canonical_address
+
     def put(self, name: str, data: ObjectData) -> None:
         self.around(Request("put", name, _size(data)), lambda: self.inner.put(name, data))
 

@@ -93,16 +93,20 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
         raise
     warnings = [problem.message for problem in listing.problems]
     repository.remember(sealed)
+    # The point exists and is whole, whatever happens now; only what is told about it may not be.
+    evidence: list[str] = []
     try:
-        journal.finish({"outcome": "sealed", "point": sealed.name})
         released = {"time": format_time(clock.now()), "run": journal.run, "released": True}
-        repository.points.attach("evidence", sealed.name, released)
+        evidence.append(repository.points.attach("evidence", sealed.name, released))
     except VmkeepError as error:
-        # The point exists and is whole; only what is told about it is not.
+        warnings.append(f"the restore point is sealed, but its evidence is not stored: {error.message}")
+    try:
+        journal.finish({"outcome": "sealed", "point": sealed.name, "evidence": evidence})
+    except VmkeepError as error:
         warnings.append(f"the restore point is sealed, but its run could not be closed: {error.message}")
     code = ExitCode.PARTIAL if warnings else ExitCode.OK
     seconds = clock.monotonic() - started
-    return Outcome(sealed, plan, code, seconds, tuple(warnings + repository.warnings))
+    return Outcome(sealed, plan, code, seconds, tuple(warnings))
 
 
 def _decide(request: Request, held: FolderHold, base: SealedPoint | None) -> Plan:

@@ -15,7 +15,7 @@ from vmkeep.capture.errors import NothingToHold, SourceMissing, SourceRefused
 from vmkeep.capture.source import SourceAddress, percent, readable
 from vmkeep.formats.disk import Disk
 from vmkeep.formats.errors import SourceChanged
-from vmkeep.formats.opening import open_path
+from vmkeep.formats.opening import open_paths
 from vmkeep.formats.source import FileSource
 from vmkeep.model.plan import FolderFacts
 from vmkeep.ranges import ByteRange
@@ -91,10 +91,12 @@ class FolderHold:
         for file in self.files:
             file.source.close()
 
-    def _identities(self) -> dict[str, tuple[object, ...]]:
-        # Each layer by itself, parents first: the file that is named is the one that was written.
-        layers = [layer for disk in self.disks for layer in reversed(disk.disk.chain())]
-        found: dict[str, tuple[object, ...]] = {layer.name: layer.identity() for layer in layers}
+    def _identities(self) -> dict[str, object]:
+        # Each layer by itself: the file that is named is the one that was written.
+        found: dict[str, object] = {}
+        for held in self.disks:
+            layers = (layer.name for layer in held.disk.chain())
+            found |= dict(zip(layers, held.disk.identity(), strict=True))
         found |= {file.source.name: file.source.identity() for file in self.files}
         return found
 
@@ -136,10 +138,10 @@ def hold(address: SourceAddress) -> FolderHold:
 
 def _damage(disks: Sequence[Disk]) -> tuple[str, ...]:
     """Return what is wrong in the structures of the disk files; reads give the guest's bytes anyway."""
+    layers = {layer.name: layer for disk in disks for layer in disk.chain()}  # branches share some
     return tuple(
         f"{finding.file}: {finding.message}"
-        for disk in disks
-        for layer in disk.chain()
+        for layer in layers.values()
         for finding in layer.check()
         if finding.severity == "error"
     )
@@ -208,20 +210,18 @@ def _open_leaves(
     siblings = (
         list(paths) if root is not None else sorted(p for p in address.path.parent.iterdir() if p.is_file())
     )
-    opened: dict[Path, Disk] = {}
+    opened = list(zip(paths, open_paths(paths, siblings=siblings), strict=True))
+    below = {layer.name for _, disk in opened for layer in disk.chain()[1:]}
     try:
-        for path in paths:
-            opened[path] = open_path(path, siblings=siblings)
-        below = {layer.name for disk in opened.values() for layer in disk.chain()[1:]}
-        leaves = [(path, disk) for path, disk in opened.items() if str(path) not in below]
-        for path, disk in opened.items():
-            if str(path) in below:
-                disk.close()
-        return _named(leaves), sorted(below)
+        named = _named([(path, disk) for path, disk in opened if str(path) not in below])
     except BaseException:
-        for disk in opened.values():
+        for _, disk in opened:
             disk.close()
         raise
+    for path, disk in opened:
+        if str(path) in below:
+            disk.close()  # its children keep it open
+    return named, sorted(below)
 
 
 def _named(leaves: Sequence[tuple[Path, Disk]]) -> list[tuple[str, Path, Disk]]:

@@ -31,22 +31,36 @@ def backup(
     repo: RepositoryOption = "",
     name: Annotated[
         str | None,
-        typer.Option("--as", metavar="NAME", help="Call the VM so; runs of one name belong together."),
+        typer.Option(
+            "--as",
+            metavar="NAME",
+            help="The VM's name; runs with the same name are restore points of one VM.",
+        ),
     ] = None,
     changes: Annotated[
         Path | None,
         typer.Option(
             "--changes",
             metavar="FILE",
-            help="Read only these byte ranges: JSON [[offset, length], ...]; needs --parent.",
+            help="Read only these byte ranges, in a JSON file: [[offset, length], ...]; needs --parent.",
         ),
     ] = None,
     parent: Annotated[
         str | None,
-        typer.Option("--parent", metavar="POINT", help="The restore point that --changes is relative to."),
+        typer.Option(
+            "--parent",
+            metavar="POINT",
+            help="The restore point that --changes counts from; the rest is taken over from it.",
+        ),
     ] = None,
     consistency: Annotated[
-        str, typer.Option("--consistency", metavar="POLICY", help="required:LEVEL, preferred or any.")
+        str,
+        typer.Option(
+            "--consistency",
+            metavar="POLICY",
+            help="required:LEVEL takes nothing weaker; preferred takes the best there is; any does not mind. "
+            "Levels, best first: application, filesystem, saved, off, crash.",
+        ),
     ] = "preferred",
     allow_interruption: Annotated[
         bool, typer.Option("--allow-interruption", help="Allow methods that pause the VM (files need none).")

@@ -9,12 +9,13 @@ import typer
 
 from vmkeep.cli.frame import AsJson, answer, warn
 from vmkeep.cli.text import rounded
-from vmkeep.errors import ExitCode, UsageError
+from vmkeep.errors import ExitCode, UsageError, VmkeepError
 from vmkeep.formats.comparing import compare
 from vmkeep.formats.converting import convert
 from vmkeep.formats.disk import Disk, Finding, Format
-from vmkeep.formats.errors import FormatError
+from vmkeep.formats.errors import FormatError, ParentMissing
 from vmkeep.formats.opening import format_of_name, open_path
+from vmkeep.formats.parents import parent_missing
 
 app = typer.Typer(
     name="disk", help="Look at virtual disk files.", no_args_is_help=True, rich_markup_mode=None
@@ -35,19 +36,27 @@ def siblings_of(path: Path) -> list[Path]:
         return []
 
 
-def _open(path: Path) -> Disk:
-    return open_path(path, siblings=siblings_of(path))
+def _open(path: Path, *, complete: bool = True) -> Disk:
+    return open_path(path, siblings=siblings_of(path), complete=complete)
+
+
+def _missing(disk: Disk) -> ParentMissing | None:
+    reference = disk.missing_parent()
+    return parent_missing(reference) if reference is not None else None
 
 
 def disk_info(path: Path) -> dict[str, Any]:
     """Describe one disk file as the data of `disk info --json`.
 
     ``allocated`` counts the bytes this file may hold itself; everything else is
-    zeros or its parent's.
+    zeros or its parent's. ``wanted`` is what a differencing disk says about its
+    parent; ``missing`` is a sentence when some parent is not beside the file.
     """
-    with _open(path) as disk:
+    with _open(path, complete=False) as disk:
         profile = disk.profile
-        own = disk.extents() if disk.parent is None else disk.layer_extents()
+        wanted = disk.parent_reference
+        missing = _missing(disk)
+        own = disk.extents() if wanted is None else disk.layer_extents()
         return {
             "file": str(path),
             "format": profile.format,
@@ -59,6 +68,9 @@ def disk_info(path: Path) -> dict[str, Any]:
             "disk_id": str(profile.disk_id) if profile.disk_id else None,
             "parent": disk.parent.name if disk.parent else None,
             "chain": [layer.name for layer in disk.chain()],
+            "wanted": wanted
+            and {"identities": [str(one) for one in wanted.identities], "locators": dict(wanted.locators)},
+            "missing": missing and missing.message,
             "allocated": sum(piece.length for piece in own),
             "file_size": path.stat().st_size,
         }
@@ -68,12 +80,15 @@ def disk_check(path: Path) -> dict[str, Any]:
     """Examine one disk file and its parents; the data of `disk check --json`.
 
     A file that is damaged too badly to be opened gives one error finding; one
-    that cannot be read or is no disk raises.
+    that cannot be read or is no disk raises. Without a parent the files that
+    are there are examined, and ``missing`` says which one is not.
     """
     findings: list[dict[str, Any]] = []
     layers: list[str] = []
+    missing: ParentMissing | None = None
     try:
-        with _open(path) as disk:
+        with _open(path, complete=False) as disk:
+            missing = _missing(disk)
             for layer in disk.chain():
                 layers.append(layer.name)
                 findings += [asdict(finding) for finding in layer.check()]
@@ -84,10 +99,11 @@ def disk_check(path: Path) -> dict[str, Any]:
     errors = sum(finding["severity"] == "error" for finding in findings)
     return {
         "file": str(path),
-        "ok": not errors,
+        "ok": not errors and missing is None,
         "errors": errors,
         "warnings": len(findings) - errors,
         "layers": layers,
+        "missing": missing and missing.message,
         "findings": findings,
     }
 
@@ -150,9 +166,11 @@ def disk_compare(left: Path, right: Path) -> dict[str, Any]:
 def info_command(files: Files, as_json: AsJson = False) -> None:
     """Show what each disk file is: format, size, sectors, identifier, parents.
 
-    Exit codes: 0 shown; 1 cannot be read or is no disk; 14 damaged or its parent does not fit.
+    A child whose parent is not beside it is shown as far as the file itself tells.
+    Exit codes: 0 shown; 1 a file cannot be read, is no disk, or misses its parent;
+    14 damaged or its parent does not fit.
     """
-    _show([disk_info(path) for path in files], _info_lines)
+    _for_each(files, disk_info, _info_lines)
 
 
 @app.command("check")
@@ -160,23 +178,37 @@ def check_command(files: Files, as_json: AsJson = False) -> None:
     """Examine all structures of each disk file and of its parents.
 
     A file that cannot be examined does not keep the others from being examined.
-    Exit codes: 0 no errors; 1 a file cannot be read or is no disk; 14 damaged.
+    Exit codes: 0 no errors; 1 a file cannot be read, is no disk, or misses its parent; 14 damaged.
     """
+    _for_each(files, disk_check, _check_lines)
+
+
+def _for_each(
+    files: list[Path],
+    look: Callable[[Path], dict[str, Any]],
+    lines: Callable[[dict[str, Any]], Iterator[str]],
+) -> None:
+    """Show what was found in each file, then end with the worst of what was wrong."""
     results: list[dict[str, Any]] = []
-    failures: list[FormatError] = []
+    failures: list[VmkeepError] = []
     for path in files:
         try:
-            results.append(disk_check(path))
+            results.append(look(path))
         except FormatError as error:
             failures.append(error)
+            continue
+        if results[-1]["missing"]:
+            failures.append(ParentMissing(results[-1]["missing"], file=str(path)))
     if results:
-        _show(results, _check_lines)
-    if failures:
-        for other in failures[1:]:
-            warn(other.message)
-        raise failures[0]
-    if any(not result["ok"] for result in results):
+        _show(results, lines)
+    damaged = any(result.get("errors") for result in results)
+    for number, failure in enumerate(failures):
+        if number or damaged:
+            warn(failure.message)
+    if damaged:
         raise typer.Exit(ExitCode.MISMATCH)
+    if failures:
+        raise failures[0]
 
 
 @app.command("convert")
@@ -239,6 +271,13 @@ def _info_lines(info: dict[str, Any]) -> Iterator[str]:
         yield f"  disk id     {info['disk_id']}"
     for parent in info["chain"][1:]:
         yield f"  parent      {parent}"
+    if info["missing"]:
+        yield f"  missing     {info['missing']}"
+    if info["wanted"] and not info["parent"]:
+        for identity in info["wanted"]["identities"]:
+            yield f"  wanted      {identity}"
+        for key, text in info["wanted"]["locators"].items():
+            yield f"    {key}: {text}"
     yield f"  allocated   {info['allocated']} bytes ({rounded(info['allocated'])})"
 
 
@@ -246,7 +285,7 @@ def _check_lines(result: dict[str, Any]) -> Iterator[str]:
     for finding in result["findings"]:
         place = "" if finding["offset"] is None else f" at {finding['offset']:#x}"
         yield f"{finding['severity']}: {finding['file']}{place}: {finding['message']} [{finding['rule']}]"
-    verdict = "ok" if result["ok"] else "damaged"
+    verdict = "ok" if result["ok"] else "damaged" if result["errors"] else "not complete"
     yield f"{result['file']}: {verdict}, {result['errors']} errors, {result['warnings']} warnings"
 
 

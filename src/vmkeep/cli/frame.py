@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from io import TextIOWrapper
@@ -29,6 +30,8 @@ from vmkeep.secrets import Secret, SecretUnavailable, read_password
 PASSWORD_VARIABLE: Final = "VMKEEP_PASSWORD"
 REPOSITORY_VARIABLE: Final = "VMKEEP_REPO"
 STATE_VARIABLE: Final = "VMKEEP_STATE_DIR"
+CACHE_VARIABLE: Final = "VMKEEP_CACHE_DIR"
+_UNNOTICED: Final = "a repository that was rolled back or replaced would go unnoticed"
 
 
 @dataclass
@@ -57,8 +60,10 @@ _EVERYWHERE: Final = {
 }
 EPILOG: Final = (
     "Every command also takes -q (only results and errors), -v (more words), --no-color, "
-    "--debug (the traceback of an error). Password: --password-file, --password-command or VMKEEP_PASSWORD. "
-    "VMKEEP_STATE_DIR: where this machine remembers which restore points it has seen."
+    "--debug (the traceback of an error). The repository's password comes from --password-file, "
+    "--password-command or the variable VMKEEP_PASSWORD, or is asked for at a terminal. The variable "
+    "VMKEEP_STATE_DIR names the folder where this machine remembers which restore points it has seen, "
+    "and which repository lies where; VMKEEP_CACHE_DIR the one for what only saves time, and may be deleted."
 )
 
 
@@ -84,6 +89,14 @@ RepositoryArgument = Annotated[
         envvar=REPOSITORY_VARIABLE, metavar="REPO", help="Where the repository is: a path or file:// address."
     ),
 ]
+PointArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="POINT",
+        help="An id or its beginning; VM or VM@latest: its newest; VM@TIME: in UTC, may be cut short; "
+        "latest: of all VMs.",
+    ),
+]
 PasswordFile = Annotated[
     Path | None, typer.Option("--password-file", metavar="FILE", help="Read the password from a file.")
 ]
@@ -96,7 +109,9 @@ PasswordCommand = Annotated[
 AcceptRollback = Annotated[
     bool,
     typer.Option(
-        "--accept-rollback", help="Accept a repository that is older than what this machine has seen."
+        "--accept-rollback",
+        help="Accept a repository that is older than what this machine has seen, or another one in its "
+        "place, from now on.",
     ),
 ]
 
@@ -162,7 +177,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
 
 
 def _allow_many_files() -> None:
-    """Use the hard limit of open files: a VM with many checkpoints has many layers."""
+    """Use the hard limit of open files: 20 disks with 50 checkpoints each are more than the usual 1024."""
     try:
         import resource
     except ImportError:
@@ -268,19 +283,30 @@ def open_password(file: Path | None, command: str | None, *, new: bool = False) 
 
 def open_repository(
     address: str, password_file: Path | None, password_command: str | None, *, meanwhile: str | None = None
-) -> Repository:
-    """Open the repository the user means. Raises whatever opening raises.
+) -> AbstractContextManager[Repository]:
+    """Open the repository the user means, as :func:`open_with` does."""
+    store = open_store_of(address)
+    return open_with(store, open_password(password_file, password_command), meanwhile=meanwhile)
+
+
+@contextmanager
+def open_with(store: Store, password: Secret, *, meanwhile: str | None = None) -> Iterator[Repository]:
+    """Open a repository, and say at the end what is wrong with this machine's memory of it.
 
     Deriving the key keeps one processor busy for a while, on purpose; the module
-    ``meanwhile``, which the command needs next, is imported beside it.
+    ``meanwhile``, which the command needs next, is imported beside it. Raises
+    whatever opening raises.
     """
-    store = open_store_of(address)
-    password = open_password(password_file, password_command)
     with ThreadPoolExecutor(1, thread_name_prefix="vmkeep-open") as pool:
-        opening = pool.submit(Repository.open, store, password, SystemClock(), state_folder())
+        opening = pool.submit(Repository.open, store, password, SystemClock(), state_folder(), cache_folder())
         if meanwhile is not None:
             import_module(meanwhile)
-        return opening.result()
+    with opening.result() as repository:
+        try:
+            yield repository
+        finally:
+            for warning in repository.warnings:
+                warn(warning)
 
 
 def open_store_of(address: str) -> Store:
@@ -300,28 +326,38 @@ def state_folder() -> Path | None:
     """Return where this machine remembers what it has seen; None when there is no such place."""
     folder = _state_folder_named()
     if folder is None:
+        # So it is in a service without a home.
+        warn(f"no place to remember what this machine has seen: {_UNNOTICED}; set {STATE_VARIABLE}.")
         return None
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        usable = os.access(folder, os.W_OK | os.X_OK)
+        usable = os.access(folder, os.R_OK | os.W_OK | os.X_OK)
     except OSError:
         usable = False
     if usable:
         return folder
     # Bringing data back must not depend on being able to take a note.
-    notice = "a rolled back repository would go unnoticed"
-    warn(f"cannot write to {str(folder)!r}: {notice}; set {STATE_VARIABLE}.")
+    warn(f"cannot read and write in {str(folder)!r}: {_UNNOTICED}; set {STATE_VARIABLE}.")
     return None
 
 
 def _state_folder_named() -> Path | None:
-    if os.environ.get(STATE_VARIABLE):
-        return Path(os.environ[STATE_VARIABLE])
+    return _folder_named(STATE_VARIABLE, "XDG_STATE_HOME", ".local/state/vmkeep", "vmkeep")
+
+
+def cache_folder() -> Path | None:
+    """Return where this machine keeps what only saves time; made by whoever writes there."""
+    return _folder_named(CACHE_VARIABLE, "XDG_CACHE_HOME", ".cache/vmkeep", "vmkeep/cache")
+
+
+def _folder_named(variable: str, base_variable: str, below_home: str, on_windows: str) -> Path | None:
+    if os.environ.get(variable):
+        return Path(os.environ[variable])
     if os.name == "nt":
         base = os.environ.get("LOCALAPPDATA")
-        return Path(base) / "vmkeep" if base else None
-    base = os.environ.get("XDG_STATE_HOME")
+        return Path(base) / on_windows if base else None
+    base = os.environ.get(base_variable)
     if base:
         return Path(base) / "vmkeep"
     home = os.environ.get("HOME")
-    return Path(home) / ".local" / "state" / "vmkeep" if home else None
+    return Path(home) / below_home if home else None

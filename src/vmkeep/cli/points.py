@@ -1,6 +1,7 @@
 """`vmkeep points` and `vmkeep show`: what can be restored, and what is known about it."""
 
-from typing import Annotated, Any
+from datetime import timedelta
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -9,6 +10,7 @@ from vmkeep.cli.frame import (
     AsJson,
     PasswordCommand,
     PasswordFile,
+    PointArgument,
     RepositoryOption,
     answer,
     open_repository,
@@ -17,44 +19,56 @@ from vmkeep.cli.frame import (
 from vmkeep.cli.text import rounded
 from vmkeep.errors import ExitCode
 
+_CLOCKS_DIFFER: Final = timedelta(minutes=1)
+
 
 def points(
-    vm: Annotated[str | None, typer.Argument(metavar="[VM]", help="Only this VM, by name or id.")] = None,
+    vm: Annotated[str | None, typer.Argument(metavar="VM", help="Only this VM, by name or id.")] = None,
     repo: RepositoryOption = "",
     accept_rollback: AcceptRollback = False,
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,
     as_json: AsJson = False,
 ) -> None:
-    """List restore points, oldest first.
+    """List restore points, oldest first. Times are in UTC, here and in VM@TIME.
 
+    What is wrong is named on standard error; all intact points are listed all the same.
     Exit codes: 0 listed (also when there are none); 10 no repository; 12 wrong password;
-    14 some objects are damaged (named on standard error; the others are listed) or the repository
-    was rolled back.
+    14 some objects are damaged, a restore point vanished, or the repository was rolled back
+    or replaced.
     """
+    from vmkeep.clock import SystemClock
+
     with open_repository(repo, password_file, password_command) as repository:
         listing = repository.listing(accept_rollback=accept_rollback)
     chosen = [s for s in listing.points if vm is None or vm in (s.point.vm.name, s.point.vm.id)]
     rows = [_row(sealed.point) for sealed in chosen]
     lines = [f"{'POINT':14}{'TIME':22}{'VM':24}{'CONSISTENCY':13}{'DISKS':>6}{'SIZE':>12}{'STORED':>12}"]
     lines += [
-        f"{row['id'][:12]:14}{row['time'][:19]:22}{row['vm'][:22]:24}{row['consistency']:13}{len(row['disks']):>6}"
-        f"{rounded(sum(d['size'] for d in row['disks'])):>12}{rounded(row['bytes_stored']):>12}"
+        f"{row['id'][:12]:14}{row['time'][:19] + 'Z':22}{row['vm'][:22]:24}{row['consistency']:13}"
+        f"{len(row['disks']):>6}{rounded(sum(d['size'] for d in row['disks'])):>12}"
+        f"{rounded(row['bytes_stored']):>12}"
         for row in rows
     ]
     of_vm = f" of a VM called {vm!r}; `vmkeep points` lists all" if vm is not None else ""
     nothing = f"no restore points{of_vm}"
     answer(rows, lines if rows else [nothing])
-    for problem in listing.problems:
+    problems = [*listing.problems, *listing.gaps]
+    for problem in problems:
         warn(problem.message)
-    if listing.problems:
+    soon = SystemClock().now() + _CLOCKS_DIFFER
+    for sealed in chosen:
+        if sealed.point.time > soon:
+            warn(
+                f"the restore point {sealed.point.id[:12]} bears a time in the future: the clock was wrong "
+                "then, or is now. A VM's latest point is told by its number, not by its time."
+            )
+    if problems:
         raise typer.Exit(ExitCode.MISMATCH)
 
 
 def show(
-    point: Annotated[
-        str, typer.Argument(metavar="POINT", help="Id, prefix of one, latest, VM, VM@latest or VM@TIME.")
-    ],
+    point: PointArgument,
     repo: RepositoryOption = "",
     accept_rollback: AcceptRollback = False,
     password_file: PasswordFile = None,

@@ -3,11 +3,12 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from vmkeep.cli.frame import (
+    AcceptRollback,
     AsJson,
     PasswordCommand,
     PasswordFile,
@@ -16,6 +17,7 @@ from vmkeep.cli.frame import (
     open_password,
     open_repository,
     open_store_of,
+    open_with,
     progress,
     settings,
     warn,
@@ -29,6 +31,7 @@ keys = typer.Typer(
     help="Manage the passwords that open a repository.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(keys, name="key")
+_ADD_RECOVERY_KEY: Final = "add one with `vmkeep repo key add --recovery-key-file FILE`"
 
 
 @app.command("init")
@@ -36,7 +39,7 @@ def init(
     repo: RepositoryArgument,
     no_recovery_key: Annotated[
         bool,
-        typer.Option("--no-recovery-key", help="Make no second key; a lost password then means lost data."),
+        typer.Option("--no-recovery-key", help="Make no recovery key; a lost password then means lost data."),
     ] = False,
     recovery_key_file: Annotated[
         Path | None,
@@ -56,13 +59,17 @@ def init(
 ) -> None:
     """Make an empty repository, with a password and a recovery key.
 
+    The folder is made if it is missing. At a terminal the recovery key is shown once; elsewhere none is
+    made unless --recovery-key-file says where it goes.
     Exit codes: 0 made; 1 something is there already or the place cannot be written;
     11 the store is unsuitable.
     """
+    from vmkeep.cli.frame import state_folder
     from vmkeep.clock import SystemClock
     from vmkeep.objectstore.address import open_store
     from vmkeep.objectstore.errors import StoreMissing
     from vmkeep.repository.errors import RepositoryExists
+    from vmkeep.repository.heads import Heads
     from vmkeep.repository.keys import new_recovery_key
     from vmkeep.repository.repository import Repository
 
@@ -87,8 +94,15 @@ def init(
         if recovery_key_file is not None:
             recovery_key_file.unlink(missing_ok=True)  # it opens nothing
         raise
+    folder = state_folder()
+    if folder is not None:
+        try:
+            Heads(folder, parameters.repository, store.canonical_address).know_place()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            warn(f"this machine could not note that it made the repository: {reason}.")
     if not no_recovery_key and "recovery" not in passwords:
-        warn("no recovery key was made: add one with `vmkeep repo key add --recovery-key-file FILE`.")
+        warn(f"no recovery key was made: {_ADD_RECOVERY_KEY}.")
     document = {
         "message_type": "initialized",
         "id": parameters.repository.hex(),
@@ -120,18 +134,18 @@ def _hand_over(key: Secret, file: Path | None) -> None:
 @app.command("info")
 def info(
     repo: RepositoryArgument,
+    accept_rollback: AcceptRollback = False,
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell what a repository is and how much it holds; with a password also how many restore points.
 
-    Exit codes: 0 shown; 10 no repository; 12 wrong password; 14 damaged.
+    Exit codes: 0 shown; 10 no repository; 12 wrong password; 14 damaged, rolled back or replaced.
     """
-    from vmkeep.cli.frame import PASSWORD_VARIABLE, state_folder
-    from vmkeep.clock import SystemClock
+    from vmkeep.cli.frame import PASSWORD_VARIABLE
     from vmkeep.repository.keys import key_infos
-    from vmkeep.repository.repository import Repository, read_parameters
+    from vmkeep.repository.repository import read_parameters
 
     store = open_store_of(repo)
     parameters = read_parameters(store)
@@ -148,12 +162,13 @@ def info(
         "bytes_stored": sum(sizes["packs/"]) + sum(sizes["maps/"]),
         "keys": [vars(key) for key in key_infos(store)],
     }
+    document["recovery_key"] = any(key["kind"] == "recovery" for key in document["keys"])
     password = read_password(
         file=password_file, command=password_command, environment=os.environ, variable=PASSWORD_VARIABLE
     )
     if password is not None:
-        with Repository.open(store, password, SystemClock(), state_folder()) as repository:
-            listing = repository.listing()
+        with open_with(store, password) as repository:
+            listing = repository.listing(accept_rollback=accept_rollback)
         document["points"] = len(listing.points)
         document["vms"] = len({sealed.point.vm.id for sealed in listing.points})
         document["protected_bytes"] = sum(
@@ -167,6 +182,8 @@ def info(
         f"{rounded(document['bytes_stored'])}",
         f"  keys      {', '.join(key['kind'] + ' ' + key['id'][:12] for key in document['keys'])}",
     ]
+    if not document["recovery_key"]:
+        lines.append(f"            no recovery key: {_ADD_RECOVERY_KEY}")
     if password is not None:
         lines.append(f"  points    {document['points']} of {document['vms']} VMs")
     answer(document, lines)
@@ -189,15 +206,23 @@ def check(
     password_command: PasswordCommand = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a repository: every restore point complete, every object authentic.
+    """Check a repository: every restore point complete, every object authentic; say which points are whole.
 
-    --read-data also reads the stored data and verifies it.
-    `check` examines the repository; `verify` (a later version) proves that a VM boots.
+    --read-data also reads the stored data and verifies it: only then a restore point can be called
+    whole. `check` examines the repository; `verify` (a later version) proves that a VM boots.
+
+    --keyless needs no password. It finds rot in every object, packs that are missing or are not those
+    their run listed, and manifests and seals without their counterpart. It cannot find objects of one
+    kind that changed places, what somebody forged with right checksums, a removed inventory or
+    piece of evidence, a restore point removed with everything about it, or which restore points a
+    damaged pack belongs to. Only a check with the password proves a repository.
+
     Exit codes: 0 all is well; 10 no repository; 12 wrong password; 14 something is damaged or missing.
     """
+    from vmkeep.cli.findings import report_fields, report_lines
     from vmkeep.repository.check import check as check_repository
-    from vmkeep.repository.check import check_keyless
     from vmkeep.repository.repository import read_parameters
+    from vmkeep.repository.scrub import check_keyless
 
     share = _share(read_data)
     if keyless:
@@ -208,22 +233,7 @@ def check(
     else:
         with open_repository(repo, password_file, password_command) as repository:
             report = check_repository(repository, share, progress())
-    document = {
-        "message_type": "summary",
-        "ok": report.ok,
-        "points": report.points,
-        "packs": report.packs,
-        "bytes_read": report.bytes_read,
-        "problems": [vars(problem) for problem in report.problems],
-    }
-    lines = [f"{'note' if problem.harmless else 'PROBLEM'}  {problem.message}" for problem in report.problems]
-    covered = (
-        f"{report.packs} packs" if keyless else f"{report.points} restore points in {report.packs} packs"
-    )
-    lines.append(
-        f"{'no errors' if report.ok else 'ERRORS'}: {covered}, {rounded(report.bytes_read)} of data read"
-    )
-    answer(document, lines)
+    answer(report_fields(report), report_lines(report, keyless=keyless))
     if not report.ok:
         raise typer.Exit(ExitCode.MISMATCH)
 
@@ -238,25 +248,36 @@ def repair(
 ) -> None:
     """Read everything, and condemn damaged packs so that later runs store their content again.
 
-    Nothing is removed: what can still be read stays readable. Restore points that need a damaged part
-    stay incomplete until a later run of the VM brings the same content.
+    A damaged pack that no restore point needs any more is deleted, if the store lets you, after what
+    can be read only there was copied; a missing one is struck off. Restore points that need a damaged
+    part stay incomplete until a later run of the VM brings the same content; such a pack is kept.
     Exit codes: 0 nothing is damaged; 10 no repository; 12 wrong password; 14 damage was found.
     """
+    from vmkeep.cli.findings import report_lines
     from vmkeep.clock import SystemClock
     from vmkeep.repository.repair import repair as repair_repository
 
     with open_repository(repo, password_file, password_command) as repository:
-        report, condemned = repair_repository(repository, SystemClock(), progress(), dry_run=dry_run)
+        done = repair_repository(repository, SystemClock(), progress(), dry_run=dry_run)
+    report = done.report
     document = {
         "message_type": "summary",
         "ok": report.ok,
         "dry_run": dry_run,
-        "condemned": condemned,
+        "condemned": done.condemned,
+        "removed": done.removed,
+        "kept": done.kept,
+        "frames_copied": done.copied,
         "problems": [vars(problem) for problem in report.problems],
     }
-    done = "would be condemned" if dry_run else "condemned: the next run of each VM stores its content again"
-    lines = [f"PROBLEM  {problem.message}" for problem in report.problems if not problem.harmless]
-    lines += [f"{name} {done}" for name in condemned]
+    condemned = (
+        "would be condemned" if dry_run else "condemned: the next run of each VM stores its content again"
+    )
+    removed = "would be removed" if dry_run else "removed"
+    lines = [line for line in report_lines(report) if not line.startswith("note")] if not report.ok else []
+    lines += [f"{name} {condemned}" for name in done.condemned]
+    lines += [f"{name} {removed}: no restore point needs it" for name in done.removed]
+    lines += [f"{name} kept: {reason}" for name, reason in done.kept.items()]
     answer(document, lines or ["nothing is damaged"])
     if not report.ok:
         raise typer.Exit(ExitCode.MISMATCH)
@@ -305,8 +326,9 @@ def key_add(
     password_command: PasswordCommand = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add a password or a recovery key; the present password is needed too.
+    """Add a password or a recovery key; a password the repository has already is needed too.
 
+    Without --new-password-file and --recovery-key-file a new password is asked for at a terminal.
     Exit codes: 0 added; 10 no repository; 12 wrong password.
     """
     from vmkeep.clock import SystemClock

@@ -2,10 +2,9 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,14 +13,19 @@ from vmkeep.cli.frame import (
     AsJson,
     PasswordCommand,
     PasswordFile,
+    PointArgument,
     RepositoryOption,
     answer,
     open_repository,
     progress,
     settings,
+    warn,
 )
 from vmkeep.cli.text import rounded
 from vmkeep.errors import UsageError
+
+if TYPE_CHECKING:
+    from vmkeep.restore.files import RestoredFile
 
 
 class DiskFormat(StrEnum):
@@ -33,12 +37,15 @@ class DiskFormat(StrEnum):
 
 
 def restore(
-    point: Annotated[
-        str, typer.Argument(metavar="POINT", help="Id, prefix of one, latest, VM, VM@latest or VM@TIME.")
-    ],
+    point: PointArgument,
     to: Annotated[
         str,
-        typer.Option("--to", metavar="DIR|FILE|-", help="A folder, a file, or - for standard output (raw)."),
+        typer.Option(
+            "--to",
+            metavar="DIR|FILE|-",
+            help="A folder (made if missing), a file (one disk) if the name has an ending, or - for standard "
+            "output (one raw disk).",
+        ),
     ],
     repo: RepositoryOption = "",
     format: Annotated[
@@ -55,16 +62,23 @@ def restore(
 ) -> None:
     """Write a restore point's disks into new files; every byte is verified on the way.
 
-    Existing files are never overwritten, and no file has its name before it is complete.
-    Exit codes: 0 restored; 1 failed; 10 no repository; 12 wrong password; 14 stored data is damaged.
+    Existing files are never overwritten, and no file has its name before it is complete. Start an
+    interrupted restore again as it was: files that are there and identical are kept.
+    Exit codes: 0 restored; 1 failed; 2 name and format contradict each other; 10 no repository;
+    12 wrong password; 14 stored data is damaged.
     """
     with open_repository(
         repo, password_file, password_command, meanwhile="vmkeep.restore.files"
     ) as repository:
         from vmkeep.restore.errors import OneDiskNeeded
-        from vmkeep.restore.files import choose_disks, restore_point, stream_disk
+        from vmkeep.restore.files import restore_point, stream_disk
+        from vmkeep.restore.layout import choose_disks
 
-        chosen = repository.listing(accept_rollback=accept_rollback).find(point).point
+        listing = repository.listing(accept_rollback=accept_rollback)
+        sealed = listing.find(point)
+        chosen = sealed.point
+        for gap in listing.gaps_beside(sealed):
+            warn(gap.message)
         if to == "-":
             if format not in (None, DiskFormat.raw) or as_json:
                 raise UsageError("standard output takes one raw disk, and nothing else.")
@@ -90,9 +104,10 @@ def restore(
         "vm": chosen.vm.name,
         "files": [vars(w) for w in written],
     }
-    lines = [f"{file.path}  ({file.format}, {rounded(file.size)}){_not_kept(file.lost)}" for file in written]
+    lines = [f"{file.path}  ({file.format}, {rounded(file.size)}){_remark(file)}" for file in written]
     answer(document, [] if settings.quiet else lines)
 
 
-def _not_kept(lost: Sequence[str]) -> str:
-    return f"; not kept: {', '.join(lost).replace('_', ' ')}" if lost else ""
+def _remark(file: "RestoredFile") -> str:
+    lost = f"; not kept: {', '.join(file.lost).replace('_', ' ')}" if file.lost else ""
+    return lost + ("; kept: identical" if file.kept else "")

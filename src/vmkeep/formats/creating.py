@@ -5,11 +5,12 @@ from pathlib import Path
 from vmkeep.formats.disk import DiskProfile, DiskWriter, Format
 from vmkeep.formats.errors import UnsupportedDisk
 from vmkeep.formats.raw import create_raw
+from vmkeep.formats.target_folder import Place
 from vmkeep.formats.vhd import create_vhd
 from vmkeep.formats.vhdx import create_vhdx
 
 
-def create_disk(path: Path, profile: DiskProfile) -> DiskWriter:
+def create_disk(path: Path | Place, profile: DiskProfile) -> DiskWriter:
     """Begin the disk that ``profile`` describes; ``path`` must be free.
 
     Raises :class:`UnsupportedDisk` for what the format cannot hold,

@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 from uuid import UUID
 
+from vmkeep.formats.source import Source
 from vmkeep.ranges import ByteRange
 
 Format = Literal["vhdx", "vhd", "raw"]
@@ -28,6 +29,29 @@ class DiskProfile:
     physical_sector: int = 512
     block_size: int | None = None
     disk_id: UUID | None = None
+
+
+@dataclass(frozen=True)
+class ParentReference:
+    """What a child says about its parent, none of it proven.
+
+    ``candidates`` are paths of the machine that made the child, most useful
+    first, exactly as written there: only their last parts may be compared with
+    the names of allowed files. ``identities`` are the values one of which the
+    parent must carry (VHDX: its DataWriteGuid; VHD: its Unique Id).
+    ``locators`` is all the child says, by the format's own keys, for people.
+    """
+
+    child: str
+    candidates: tuple[str, ...]
+    identities: tuple[UUID, ...]
+    required_format: Format
+    locators: tuple[tuple[str, str], ...] = ()
+
+    def base_names(self) -> tuple[str, ...]:
+        """Return the last part of each candidate, in order, each once; never empty text or dots."""
+        names = (path.replace("/", "\\").rpartition("\\")[2] for path in self.candidates)
+        return tuple(dict.fromkeys(name for name in names if name not in ("", ".", "..")))
 
 
 @dataclass(frozen=True)
@@ -54,11 +78,14 @@ class Disk(ABC):
 
     profile: DiskProfile
     parent: "Disk | None" = None
+    parent_reference: ParentReference | None = None  # what a differencing disk says about its parent
+    _source: Source
+    _users = 1
 
     @property
-    @abstractmethod
     def name(self) -> str:
         """The file this disk was opened from, as the user knows it."""
+        return self._source.name
 
     @abstractmethod
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -89,7 +116,7 @@ class Disk(ABC):
 
     @abstractmethod
     def identity(self) -> tuple[object, ...]:
-        """Read anew, for each file of the chain, what changes when somebody writes to it.
+        """Read anew what changes when somebody writes to a file: one item for each of the chain, child first.
 
         Two equal answers around a reading show that the files stood still
         (as far as their formats tell).
@@ -99,9 +126,26 @@ class Disk(ABC):
     def check(self) -> Iterator[Finding]:
         """Examine every structure of this layer (not of its parents) and yield what is wrong."""
 
-    @abstractmethod
+    def share(self) -> Self:
+        """Return this disk for one more user, such as a second child: open until each has closed it once."""
+        self._users += 1
+        return self
+
     def close(self) -> None:
-        """Release this file and its parents; safe to repeat."""
+        """Release this file and its parents when nobody else shares them; safe to repeat when unshared."""
+        self._users -= 1
+        if self._users == 0:
+            self._source.close()
+            if self.parent is not None:
+                self.parent.close()
+
+    def missing_parent(self) -> ParentReference | None:
+        """Return what the last file of the chain asks for when its parent is missing, else None.
+
+        A disk opened so can be examined; a read that needs the parent raises
+        :class:`~vmkeep.formats.errors.ParentMissing`.
+        """
+        return self.chain()[-1].parent_reference
 
     def chain(self) -> list["Disk"]:
         """Return this disk and its parents, child first."""

@@ -15,10 +15,11 @@ from vmkeep.formats.errors import CorruptDisk, FormatError, NotADisk, SourceUnre
 from vmkeep.formats.parents import ParentReference
 from vmkeep.formats.raw import open_raw
 from vmkeep.formats.source import FileSource, Source, read_at
-from vmkeep.formats.target import PARTIAL_SUFFIX
+from vmkeep.formats.target_folder import PARTIAL_SUFFIX
 from vmkeep.formats.vhd import open_vhd
 from vmkeep.formats.vhdx import VhdxDisk, open_vhdx
 
+# Hyper-V makes 50 checkpoints.
 _DEEPEST_CHAIN: Final = 64
 # Files that name each other in many ways would otherwise be tried in every order.
 _MOST_OPENED: Final = 256
@@ -76,12 +77,32 @@ _FOREIGN_SUFFIXES: Final = {
 }
 
 
-def open_path(path: Path, *, siblings: Sequence[Path] = ()) -> Disk:
+def open_path(path: Path, *, siblings: Sequence[Path] = (), complete: bool = True) -> Disk:
     """Open the disk file at ``path``; parents are looked for among ``siblings`` only.
 
+    A chain that need not be ``complete`` may end where a parent is missing
+    (:meth:`Disk.missing_parent`). Raises ``FormatError``; nothing stays open then.
+    """
+    return open_paths([path], siblings=siblings, complete=complete)[0]
+
+
+def open_paths(paths: Sequence[Path], *, siblings: Sequence[Path], complete: bool = True) -> list[Disk]:
+    """Open several disk files, each with its chain; a file that is in several chains is opened once.
+
+    Each disk is closed by itself: what it shares stays open for the others.
     Raises ``FormatError``; nothing stays open then.
     """
-    return _Opening(siblings).open_file(path, raw_allowed=True)
+    disks: list[Disk] = []
+    with _Opening(siblings, complete) as opening:
+        try:
+            for path in paths:
+                disk = opening.open_file(path, raw_allowed=True)
+                disks.append(disk)
+        except BaseException:
+            for disk in disks:
+                disk.close()
+            raise
+    return disks
 
 
 def open_disk(source: Source, *, siblings: Sequence[Path] = (), raw_allowed: bool = True) -> Disk:
@@ -91,18 +112,37 @@ def open_disk(source: Source, *, siblings: Sequence[Path] = (), raw_allowed: boo
     their base names and by the identity the child asks for, never by a path
     that stands in the file.
     """
-    return _Opening(siblings).open_source(source, raw_allowed=raw_allowed)
+    with _Opening(siblings) as opening:
+        return opening.open_source(source, raw_allowed=raw_allowed)
 
 
 class _Opening:
-    """One attempt to open a disk with its chain: knows which files were opened on the way."""
+    """One attempt to open disks with their chains: knows which files were opened on the way.
 
-    def __init__(self, siblings: Sequence[Path]) -> None:
+    Shares every disk it opened until the ``with`` block ends, so that no file
+    is opened and examined twice.
+    """
+
+    def __init__(self, siblings: Sequence[Path], complete: bool = True) -> None:
         self._siblings = tuple(siblings)
+        self._complete = complete
         self._trail: list[str] = []
         self._opened = 0
+        self._kept: dict[Path, Disk] = {}
+
+    def __enter__(self) -> "_Opening":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for disk in self._kept.values():
+            disk.close()
 
     def open_file(self, path: Path, *, raw_allowed: bool) -> Disk:
+        kept = self._kept.get(path)
+        if kept is not None:
+            return kept.share()
+        if not self._trail:
+            self._opened = 0
         # Opening a pipe would wait for ever, and a device reports no size.
         if not _may_be_regular(path):
             raise SourceUnreadable(
@@ -110,10 +150,13 @@ class _Opening:
             )
         source = FileSource(path)
         try:
-            return self.open_source(source, raw_allowed=raw_allowed)
+            disk = self.open_source(source, raw_allowed=raw_allowed)
         except BaseException:
             source.close()
             raise
+        if disk.profile.format != "raw":  # a raw disk is nobody's parent
+            self._kept[path] = disk.share()
+        return disk
 
     def open_source(self, source: Source, *, raw_allowed: bool) -> Disk:
         self._opened += 1
@@ -121,9 +164,9 @@ class _Opening:
         try:
             match recognise(source, raw_allowed=raw_allowed):
                 case "vhdx":
-                    return open_vhdx(source, self._find_parent)
+                    return open_vhdx(source, self._find_parent, complete=self._complete)
                 case "vhd":
-                    return open_vhd(source, self._find_parent)
+                    return open_vhd(source, self._find_parent, complete=self._complete)
                 case "raw":
                     return open_raw(source)
         finally:
@@ -139,17 +182,18 @@ class _Opening:
                 f"{reference.child!r} names {named[0].name!r} as its parent, which is its child already.",
                 file=reference.child,
             )
-        if len(self._trail) >= _DEEPEST_CHAIN or self._opened >= _MOST_OPENED:
-            deep = f"the chain of {reference.child!r} is longer than {_DEEPEST_CHAIN} files."
-            wide = f"the files around {reference.child!r} name too many parents."
-            raise UnsupportedDisk(
-                deep if len(self._trail) >= _DEEPEST_CHAIN else wide,
-                file=reference.child,
-                hint="Merge checkpoints on the host first.",
-            )
+        if len(self._trail) >= _DEEPEST_CHAIN:
+            raise _too_many(reference, _TOO_DEEP)
+        if self._opened >= _MOST_OPENED:
+            raise _too_many(reference, "the files around {} name too many parents.")
         if len(fresh) == 1:
-            return self.open_file(fresh[0], raw_allowed=False)
-        return self._choose(fresh, reference)
+            disk = self.open_file(fresh[0], raw_allowed=False)
+        else:
+            disk = self._choose(fresh, reference)
+        if len(self._trail) + len(disk.chain()) > _DEEPEST_CHAIN:
+            disk.close()
+            raise _too_many(reference, _TOO_DEEP)
+        return disk
 
     def _named(self, reference: ParentReference) -> list[Path]:
         """Return the siblings that carry one of the parent's names; most useful first."""
@@ -163,26 +207,69 @@ class _Opening:
         return list(dict.fromkeys(found))
 
     def _choose(self, paths: list[Path], reference: ParentReference) -> Disk:
-        """Open the first of several that is the parent; else one of them, for the format to refuse."""
-        stranger: Disk | None = None
-        failures: list[FormatError] = []
+        """Open the one of several that is the parent.
+
+        Copies of one VM carry the same identities and not always the same bytes,
+        so among several parents the one that the child's place points to is taken.
+        """
+        opened: dict[Path, Disk] = {}
+        failures: dict[Path, FormatError] = {}
         for path in paths:
             try:
-                disk = self.open_file(path, raw_allowed=False)
+                opened[path] = self.open_file(path, raw_allowed=False)
             except FormatError as error:
-                failures.append(error)
-                continue
-            if _carries(disk, reference):
-                if stranger is not None:
-                    stranger.close()
-                return disk
-            if stranger is None:
-                stranger = disk
-            else:
-                disk.close()
-        if stranger is None:
-            raise failures[0]
-        return stranger
+                failures[path] = error
+        chosen = None
+        try:
+            chosen = _chosen(opened, failures, reference)
+        finally:
+            for path, disk in opened.items():
+                if path != chosen:
+                    disk.close()
+        return opened[chosen]
+
+
+def _chosen(opened: dict[Path, Disk], failures: dict[Path, FormatError], reference: ParentReference) -> Path:
+    parents = [path for path, disk in opened.items() if _carries(disk, reference)]
+    # What could not be opened may be the parent, too: another file must not quietly take its place.
+    meant = _meant([*parents, *failures], reference)
+    if not opened:
+        raise failures[meant] if meant is not None else next(iter(failures.values()))
+    if meant is not None:
+        if meant in failures:
+            raise failures[meant]
+        return meant
+    if len(parents) > 1:
+        raise UnsupportedDisk(
+            f"{str(parents[0])!r} and {str(parents[1])!r} both say that they are the parent "
+            f"of {reference.child!r}.",
+            file=reference.child,
+            hint="Give each copy of a VM a folder of its own, with the disks and their checkpoints together.",
+        )
+    return parents[0] if parents else next(iter(opened))
+
+
+def _meant(paths: Sequence[Path], reference: ParentReference) -> Path | None:
+    """Return the file to which a path in the child leads, else the only one beside the child."""
+    folder = os.path.dirname(os.path.abspath(reference.child))
+    for candidate in reference.candidates:
+        place = os.path.normpath(os.path.join(folder, candidate.replace("\\", "/")))
+        for path in paths:
+            if os.path.abspath(path) == place:
+                return path
+    beside = [path for path in paths if os.path.dirname(os.path.abspath(path)) == folder]
+    return beside[0] if len(beside) == 1 else None
+
+
+_TOO_DEEP: Final = f"the chain of {{}} is longer than {_DEEPEST_CHAIN} files."
+
+
+def _too_many(reference: ParentReference, sentence: str) -> UnsupportedDisk:
+    return UnsupportedDisk(
+        sentence.format(repr(reference.child)),
+        file=reference.child,
+        hint="Merge checkpoints on the host first.",
+    )
 
 
 def _may_be_regular(path: Path) -> bool:
@@ -213,8 +300,8 @@ def recognise(source: Source, *, raw_allowed: bool = True) -> Format:
         )  # fmt: skip
     if size == 0:
         raise NotADisk(f"{name!r} is empty.", file=name)
-    claimed = _claimed(source, size)
     expected = format_of_name(name)
+    claimed = _claimed(source, size, expected)
     if expected in ("vhdx", "vhd"):
         return _require(expected, claimed, name)
     foreign = _foreign(source, _CONTAINERS if expected == "raw" else _CONTAINERS + _NO_CONTAINERS)
@@ -245,21 +332,37 @@ def format_of_name(name: str) -> Format | None:
     return _FORMAT_OF_SUFFIX.get(_suffix(name))
 
 
+def contradicted(name: str, format: Format) -> str | None:
+    """Say what a name makes of a file that is a disk of this format; None where they get along.
+
+    Nobody would open such a file as what it is, :func:`recognise` included.
+    """
+    suffix = _suffix(name)
+    promised = format_of_name(name)
+    if promised is not None:
+        return None if promised == format else f"a {_TITLES[promised]}"
+    if suffix in _FOREIGN_SUFFIXES:
+        return f"a {_FOREIGN_SUFFIXES[suffix]} file"
+    return _NO_DISKS.get(suffix)
+
+
 def _suffix(name: str) -> str:
     base = name.replace("\\", "/").rpartition("/")[2]
     stem, dot, extension = base.rpartition(".")
     return f".{extension.lower()}" if dot and stem else ""
 
 
-def _claimed(source: Source, size: int) -> list[Format]:
+def _claimed(source: Source, size: int, expected: Format | None) -> list[Format]:
     """Return which of our formats the content claims, the more certain one first."""
     claimed: list[Format] = []
     start = read_at(source, 0, 8)
     if start == b"vhdxfile":
+        if expected == "vhdx":
+            return ["vhdx"]  # name and content agree: a slow source is asked no more
         claimed.append("vhdx")
+    end = read_at(source, max(size - 512, 0), 512)
     # The last footer byte was not written by very old programs.
-    ends = (read_at(source, size - length, 8) for length in (512, 511) if size >= length)
-    if start == b"conectix" or b"conectix" in ends:
+    if start == b"conectix" or b"conectix" in (end[:8], end[1:9]):
         claimed.append("vhd")
     return claimed
 

@@ -6,31 +6,17 @@ picks an opened candidate from the files it was allowed to use.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from uuid import UUID
+from typing import Final
 
-from vmkeep.formats.disk import Disk, Format
+from vmkeep.formats.disk import Disk, Format, ParentReference
+from vmkeep.formats.errors import ParentMissing
 
+__all__ = ["FindParent", "ParentReference", "no_parents", "parent_missing"]
 
-@dataclass(frozen=True)
-class ParentReference:
-    """What a child says about its parent, none of it proven.
-
-    ``candidates`` are paths of the machine that made the child, most useful
-    first, exactly as written there: only their last parts may be compared with
-    the names of allowed files. ``identities`` are the values one of which the
-    parent must carry (VHDX: its DataWriteGuid; VHD: its Unique Id).
-    """
-
-    child: str
-    candidates: tuple[str, ...]
-    identities: tuple[UUID, ...]
-    required_format: Format
-
-    def base_names(self) -> tuple[str, ...]:
-        """Return the last part of each candidate, in order, each once; never empty text or dots."""
-        names = (path.replace("/", "\\").rpartition("\\")[2] for path in self.candidates)
-        return tuple(dict.fromkeys(name for name in names if name not in ("", ".", "..")))
+_RULES: Final[dict[Format, str]] = {
+    "vhdx": "[MS-VHDX] 2.6.2.6.3",
+    "vhd": "VHD dynamic header: Parent Locator",
+}
 
 
 FindParent = Callable[[ParentReference], Disk | None]
@@ -44,3 +30,13 @@ identity, and closes the candidate when it refuses it.
 def no_parents(reference: ParentReference) -> Disk | None:
     """Find nothing: for disks opened alone."""
     return None
+
+
+def parent_missing(reference: ParentReference) -> ParentMissing:
+    """Say that no allowed file is the parent."""
+    names = " or ".join(repr(name) for name in reference.base_names()) or "a file it does not name"
+    return ParentMissing(
+        f"{reference.child!r} needs its parent {names}, which is not among the files given.",
+        file=reference.child,
+        rule=_RULES.get(reference.required_format, ""),
+    )

@@ -9,6 +9,7 @@ from vmkeep.formats.errors import NotADisk, UnsupportedDisk
 from vmkeep.formats.filling import fill_from, nonzero_parts
 from vmkeep.formats.source import Source
 from vmkeep.formats.target import TargetFile
+from vmkeep.formats.target_folder import Place
 from vmkeep.ranges import ByteRange, join_sorted
 
 SECTOR: Final = 512
@@ -31,16 +32,8 @@ def open_raw(source: Source) -> Disk:
     return RawDisk(source, size)
 
 
-class RawDisk(Disk):
-    """A file whose bytes are the disk; its size is fixed when it is opened."""
-
-    def __init__(self, source: Source, size: int) -> None:
-        self._source = source
-        self.profile = DiskProfile("raw", "fixed", size)
-
-    @property
-    def name(self) -> str:
-        return self._source.name
+class FlatDisk(Disk):
+    """A disk whose bytes lie at the start of its file as the guest sees them."""
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         require_inside(self.profile.size, offset, len(buffer))
@@ -54,14 +47,19 @@ class RawDisk(Disk):
         stop = self.profile.size if end is None else min(end, self.profile.size)
         return iter([ByteRange(start, stop - start)] if start < stop else [])
 
+
+class RawDisk(FlatDisk):
+    """A file whose bytes are the disk; its size is fixed when it is opened."""
+
+    def __init__(self, source: Source, size: int) -> None:
+        self._source = source
+        self.profile = DiskProfile("raw", "fixed", size)
+
     def identity(self) -> tuple[object, ...]:
         return (self._source.identity(),)
 
     def check(self) -> Iterator[Finding]:
         return iter(())  # no structures, nothing to examine
-
-    def close(self) -> None:
-        self._source.close()
 
 
 def require_inside(size: int, offset: int, length: int) -> None:
@@ -70,7 +68,7 @@ def require_inside(size: int, offset: int, length: int) -> None:
         raise ValueError(f"[{offset}, {offset + length}) is not inside a disk of {size} bytes")
 
 
-def create_raw(path: Path, profile: DiskProfile) -> DiskWriter:
+def create_raw(path: Path | Place, profile: DiskProfile) -> DiskWriter:
     """Begin a raw disk; what is never written, and zeros never written over, takes no space."""
     if profile.size <= 0 or profile.size % SECTOR:
         raise UnsupportedDisk(

@@ -52,13 +52,13 @@ def read_at(source: Source, offset: int, length: int) -> bytes:
 
 
 class FileSource:
-    """One local file, opened for reading only."""
+    """One local file, opened for reading only, or given open as ``fd``, which it then owns."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], fd: int | None = None) -> None:
         self._path = Path(path)
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         try:
-            self._fd = os.open(self._path, flags)
+            self._fd = os.open(self._path, flags) if fd is None else fd
         except OSError as error:
             raise self._unreadable(error) from error
         self._lock = threading.Lock()

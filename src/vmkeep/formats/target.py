@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from vmkeep.formats.errors import TargetUnwritable
+from vmkeep.formats.target_folder import Place, TargetFolder
 
-PARTIAL_SUFFIX: Final = ".vmkeep-partial"
 # Written so much, the system is asked to bring it to the disk, while writing goes on:
 # the flush at the end would otherwise begin with all of it.
 _FLUSHED_BESIDE: Final = 256 << 20
@@ -26,22 +26,31 @@ class TargetFile:
     from memory that begins on a page, to offsets that are multiples of 4096.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._published = False
-        if path.exists() or path.is_symlink():
-            raise self._unwritable("it exists already", hint="Choose another name, or move the file away.")
-        self._partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}{PARTIAL_SUFFIX}")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-        try:
-            self._fd = os.open(self._partial, flags, 0o600)
-        except OSError as error:
-            raise self._refused(error) from error
-        self._direct = self._open_direct()
+    def __init__(self, place: Path | Place) -> None:
+        self.path = Path(str(place))
+        self._settled = False  # published or removed
         self._unflushed = 0
         self._flusher: ThreadPoolExecutor | None = None
         self._flushing: Future[None] | None = None
+        try:
+            if isinstance(place, Place):
+                self._folder, self._name = place.folder.again(), place.name
+            else:
+                self._folder, self._name = TargetFolder.open(place.parent), place.name or "."
+        except OSError as error:
+            raise self._refused(error) from error
+        try:
+            if self._folder.holds(self._name):
+                raise self._unwritable(
+                    "it exists already", hint="Choose another name, or move the file away."
+                )
+            self._partial, self._fd = self._folder.begin(self._name)
+        except BaseException as error:
+            self._folder.close()
+            if isinstance(error, OSError):
+                raise self._refused(error) from error
+            raise
+        self._direct = self._folder.open_past_cache(self._partial, self._fd)
 
     def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of ``data`` at ``offset``."""
@@ -64,7 +73,7 @@ class TargetFile:
 
     def _write_direct(self, offset: int, view: memoryview) -> int:
         """Write the whole pages of ``view`` past the cache; 0 if that is not worthwhile or not possible."""
-        if self._direct < 0 or len(view) < _DIRECT_BYTES or offset % _PAGE:
+        if self._direct is None or len(view) < _DIRECT_BYTES or offset % _PAGE:
             return 0
         try:
             return os.pwrite(self._direct, view[: len(view) // _PAGE * _PAGE], offset)
@@ -75,24 +84,10 @@ class TargetFile:
             self._close_direct()
             return 0
 
-    def _open_direct(self) -> int:
-        """Open the same file for writing past the cache; -1 where that is not possible."""
-        flag = getattr(os, "O_DIRECT", 0)
-        if not flag:
-            return -1
-        try:
-            fd = os.open(self._partial, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flag)
-        except OSError:
-            return -1  # it is only faster
-        if not os.path.sameopenfile(fd, self._fd):
-            os.close(fd)
-            return -1
-        return fd
-
     def _close_direct(self) -> None:
-        if self._direct >= 0:
-            os.close(self._direct)
-            self._direct = -1
+        if self._direct is not None:
+            fd, self._direct = self._direct, None
+            os.close(fd)
 
     def _flush_beside(self) -> None:
         if self._flushing is not None:
@@ -123,44 +118,44 @@ class TargetFile:
     def publish(self) -> None:
         """Flush, then give the file its name; refuses to replace a file that appeared meanwhile."""
         self.flush()
-        self._close()
+        if os.name == "nt":
+            self._close()  # an open file cannot be renamed there, and nobody can exchange it
         try:
-            self._rename_no_replace()
-            self._published = True
-            sync_directory(self.path.parent)
+            self._require_ours(self._partial)
+            self._folder.rename(self._partial, self._name)
+            self._settled = True
+            self._require_ours(self._name)
+            self._folder.sync()
         except OSError as error:
             raise self._refused(error) from error
+        finally:
+            if self._settled:
+                self._close()
+                self._folder.close()
 
-    def _rename_no_replace(self) -> None:
-        if os.name == "nt":
-            os.rename(self._partial, self.path)  # refuses an existing target there
-            return
-        try:
-            os.link(self._partial, self.path)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            # No hard links here (FAT, some network shares): the check and the
-            # rename can be parted, which harms only another restore to this name.
-            if self.path.exists():
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
-            os.rename(self._partial, self.path)
-            return
-        os.unlink(self._partial)
+    def _require_ours(self, name: str) -> None:
+        # Whoever may write to the folder can put another file under the name.
+        if self._fd >= 0 and not self._folder.is_named(name, self._fd):
+            raise self._unwritable(
+                "somebody exchanged it while it was being written",
+                hint="Choose a folder that only you can write to.",
+            )
 
     def abort(self) -> None:
         """Remove the unfinished file; safe to repeat, and a no-op once published."""
         self._close()
-        if not self._published:
-            self._partial.unlink(missing_ok=True)
+        if not self._settled:
+            self._settled = True
+            with self._folder:
+                self._folder.remove(self._partial)
 
     def _close(self) -> None:
         if self._flusher is not None:
             self._flusher.shutdown()  # it uses the descriptor
         self._close_direct()
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
     def _refused(self, error: OSError) -> TargetUnwritable:
         if error.errno == errno.ENOSPC:
@@ -169,14 +164,3 @@ class TargetFile:
 
     def _unwritable(self, reason: str, hint: str | None = None) -> TargetUnwritable:
         return TargetUnwritable(f"cannot write {str(self.path)!r}: {reason}.", file=str(self.path), hint=hint)
-
-
-def sync_directory(folder: Path) -> None:
-    """Make the names in ``folder`` survive a power cut, where the system can (not Windows)."""
-    if os.name == "nt":
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -26,15 +26,18 @@ from vmkeep.objectstore.files import (
     read_some,
     read_some_into,
     sync_directory,
+    sync_file,
 )
 from vmkeep.objectstore.names import folder_conflict, is_valid_name, validate_name, validate_prefix
 from vmkeep.objectstore.store import ObjectData, ObjectInfo
 from vmkeep.objectstore.temporary import TemporaryFile, sweep_folder
 
 _Entries: TypeAlias = list[tuple[str, ObjectInfo | None]]
+_Names: TypeAlias = list[str]  # inside the class `list` is the store's request
 
 TEMPORARY_FOLDER: Final = "tmp"
 _COMPARE_BYTES: Final = 1 << 20
+_FOREIGN_NAMED: Final = 20
 
 
 class DirectoryStore:
@@ -51,11 +54,14 @@ class DirectoryStore:
         self.address = self._root
         self._temporary = f"{self._root}/{TEMPORARY_FOLDER}"
         self._known: set[str] = set()  # folders seen to be real, their own names flushed by this process
-        # How many entries the last finished listing met that are not ours; they are left alone.
+        # How many entries the last finished listing met that are not ours, and the first few of
+        # them; they are left alone.
         self.foreign = 0
+        self.foreign_names: tuple[str, ...] = ()
         if create:
             self._make_root()
         self._identity = self._look_at_root()
+        self.canonical_address = os.path.normcase(os.path.realpath(self._root))
 
     def put(self, name: str, data: ObjectData) -> None:
         writer = self.create(name)
@@ -161,10 +167,19 @@ class DirectoryStore:
                 self._known.clear()
                 self._make_folders(name)
                 taken = self._link(unfinished.path, path)
-            # Also when the name was taken: its owner may not have come to its own flush yet, and
-            # our caller may act on what it reads there.
+            # Also when the name was taken: its owner may not have come to its own flush yet, or may
+            # have seen it fail, and our caller may act on what it reads there.
+            if not taken:
+                self._sync_object(path)
             sync_directory(folder)
             return taken
+
+    def _sync_object(self, path: str) -> None:
+        try:
+            if stat.S_ISREG(os.lstat(path).st_mode):  # else something foreign, that no reader takes
+                sync_file(path)
+        except FileNotFoundError:
+            return  # deleted since; there is nothing left to rely on
 
     def _link(self, source: str, target: str) -> bool:
         try:
@@ -290,7 +305,8 @@ class DirectoryStore:
         return content
 
     def _walk(self, prefix: str) -> Iterator[ObjectInfo]:
-        foreign = 0
+        foreign: _Names = []
+        count = 0
         # Folders still to be entered and objects still to be told, the next one last.
         pending: _Entries = [(prefix, None)]
         while pending:
@@ -299,34 +315,35 @@ class DirectoryStore:
                 yield info
                 continue
             found, strangers = self._scan(name)
-            foreign += strangers
+            count += len(strangers)
+            foreign += strangers[: _FOREIGN_NAMED - len(foreign)]
             # "a-b" < "a/c" < "a0": as in the names of objects, a folder sorts with its slash.
             found.sort(key=lambda entry: entry[0], reverse=True)
             pending += found
         self._require_root()
-        self.foreign = foreign
+        self.foreign, self.foreign_names = count, tuple(foreign)
 
-    def _scan(self, prefix: str) -> tuple[_Entries, int]:
-        """Return the entries of one folder (folders end in ``/``) and how many are not ours."""
+    def _scan(self, prefix: str) -> tuple[_Entries, _Names]:
+        """Return the entries of one folder (folders end in ``/``) and the names of what is not ours."""
         found: _Entries = []
-        strangers = 0
+        strangers: _Names = []
         with self._explained(f"list {prefix!r}", writing=False):
             try:
                 scan = os.scandir(self._path(prefix))
             except (FileNotFoundError, NotADirectoryError):
                 self._require_root()
-                return found, 0
+                return found, strangers
             with scan:
                 for entry in scan:
                     name = prefix + entry.name
                     if name == TEMPORARY_FOLDER:
                         continue
                     if not is_valid_name(name):
-                        strangers += 1
+                        strangers.append(name)
                     elif entry.is_dir(follow_symlinks=False):
                         found.append((name + "/", None))
                     elif not entry.is_file(follow_symlinks=False):
-                        strangers += 1
+                        strangers.append(name)
                     else:
                         try:
                             found.append((name, _info(name, entry.stat(follow_symlinks=False))))

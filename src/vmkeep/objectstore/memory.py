@@ -1,5 +1,6 @@
 """Keep objects in this process's memory: for tests and demonstrations."""
 
+import os
 import threading
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ class MemoryStore:
     address = "memory:"
 
     def __init__(self, clock: Clock | None = None) -> None:
+        self.canonical_address = f"{self.address}{os.urandom(16).hex()}"
         self._clock = SystemClock() if clock is None else clock
         self._lock = threading.Lock()
         self._objects: dict[str, tuple[bytes, datetime]] = {}

@@ -50,6 +50,10 @@ class Store(Protocol):
     def address(self) -> str:
         """Where the store is, in the words a user would give."""
 
+    @property
+    def canonical_address(self) -> str:
+        """Where the store is, in the one way of saying it: equal for whatever leads to the same place."""
+
     def put(self, name: str, data: ObjectData) -> None:
         """Store ``data`` under ``name``, whole or not at all; durable on return.
 
@@ -60,8 +64,10 @@ class Store(Protocol):
     def put_if_absent(self, name: str, data: ObjectData) -> bool:
         """Decide a name once: of all callers ever, exactly one is told True.
 
-        The others are told False, whatever their data, and by then the
-        winner's object is durable. After ``StoreUnavailable`` read the name back.
+        The others are told False, whatever their data. False promises that the
+        object under the name is durable, whoever put it and whatever error they
+        were given: a store that cannot make sure of that raises. After an error
+        read the name back, and ask once more before you rely on what is there.
         """
 
     def create(self, name: str) -> ObjectWriter:

@@ -62,7 +62,7 @@ class ObjectLost(RepositoryError):
 
 
 class RolledBack(RepositoryError):
-    """The repository shows an older state than this machine has already seen."""
+    """The repository shows an older state than this machine has seen, or is another one than it saw there."""
 
     code = "RP007"
     exit_code = ExitCode.MISMATCH

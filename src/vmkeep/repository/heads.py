@@ -1,7 +1,8 @@
-"""Remember, outside the repository, the newest restore point seen of each VM.
+"""Remember, outside the repository, each VM's newest restore point, and which repository lies where.
 
 Whoever controls the storage can show an old state of it, authentic in every
-byte. Only somebody who remembers a newer one can tell.
+byte, or another repository that opens with the same password. Only somebody
+who remembers can tell.
 """
 
 import json
@@ -9,18 +10,35 @@ import os
 import tempfile
 from pathlib import Path
 
+from blake3 import blake3
+
 from vmkeep.repository.errors import RolledBack
 from vmkeep.repository.listing import POINTS, SEALS, Listing, SealedPoint
 
 
 class Heads:
-    """This machine's memory of one repository: VM id → (number, digest), in a file of its own."""
+    """This machine's memory of one repository at one address, in one folder of files.
 
-    def __init__(self, folder: Path, repository: bytes) -> None:
+    ``heads-ID.json`` holds VM id → (number, digest, name). ``place-ADDRESS-ID``,
+    one for each repository seen at an address, needs no content: no two
+    processes ever write one file differently. What is wrong with the memory
+    itself is told in ``warnings``.
+    """
+
+    def __init__(self, folder: Path, repository: bytes, address: str) -> None:
         self._path = folder / f"heads-{repository.hex()}.json"
+        self._address = address
+        place = blake3(address.encode("utf-8", "surrogateescape")).digest(16).hex()
+        self._seen_here = f"place-{place}-"
+        self._place = folder / f"{self._seen_here}{repository.hex()}"
+        self.warnings: list[str] = []
 
     def check(self, listing: Listing) -> None:
-        """Raise RolledBack when a point this machine has seen is neither there nor forgotten."""
+        """Raise RolledBack when a point this machine has seen is neither there nor forgotten.
+
+        Also when this machine has seen only other repositories at this address.
+        """
+        self._check_place()
         present = listing.digests
         objects = [str(problem.context.get("object")) for problem in listing.problems]
         damaged = {name.replace(SEALS, POINTS, 1) if name.startswith(SEALS) else name for name in objects}
@@ -32,12 +50,28 @@ class Heads:
                     vm=vm_id,
                 )
 
+    def _check_place(self) -> None:
+        if not self._place.exists() and any(self._place.parent.glob(f"{self._seen_here}*")):
+            raise RolledBack(
+                f"at {self._address!r} lies another repository than this machine has seen there: "
+                "it was replaced.",
+                hint="If you replaced it, or disks take turns at this place, repeat once with "
+                "--accept-rollback: then this one is known as well.",
+                address=self._address,
+            )
+
+    def know_place(self) -> None:
+        """Take this repository as one that may lie at this address from now on."""
+        if not self._place.exists():
+            self._replace(self._place, json.dumps({"address": self._address}))
+
     def remember(self, listing: Listing, *, accept_rollback: bool = False) -> None:
         """Take the newest sealed points as what must be there from now on.
 
         A point that cannot be read just now is not forgotten, unless
         ``accept_rollback``: or its damage today would hide its loss tomorrow.
         """
+        self.know_place()
         newest: dict[str, SealedPoint] = {}
         for sealed in listing.points:
             known = newest.get(sealed.point.vm.id)
@@ -68,19 +102,33 @@ class Heads:
             return {vm: (int(n), bytes.fromhex(d), str(name)) for vm, (n, d, name) in fields.items()}
         except FileNotFoundError:
             return {}
-        except (ValueError, TypeError, AttributeError):
-            return {}  # a torn file of ours: memory starts anew, nothing stored depends on it
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            self._put_aside()
+            return {}
+
+    def _put_aside(self) -> None:
+        aside = self._path.with_name(self._path.name + ".damaged")
+        text = f"what this machine remembered in {str(self._path)!r} cannot be understood and starts anew"
+        try:
+            os.replace(self._path, aside)
+            text += f" (it was kept as {aside.name})"
+        except OSError:
+            text += " (it could not be kept aside)"
+        self.warnings.append(f"{text}: if the repository was rolled back since, nobody notices.")
 
     def _write(self, heads: dict[str, tuple[int, bytes, str]]) -> None:
-        text = json.dumps({vm: [number, digest.hex(), name] for vm, (number, digest, name) in heads.items()})
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._path.parent)  # 0600
+        fields = {vm: [number, digest.hex(), name] for vm, (number, digest, name) in heads.items()}
+        self._replace(self._path, json.dumps(fields))
+
+    def _replace(self, path: Path, text: str) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent)  # 0600
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(name, self._path)
+            os.replace(name, path)
         except OSError:
             Path(name).unlink(missing_ok=True)
             raise

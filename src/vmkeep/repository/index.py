@@ -2,20 +2,29 @@
 
 `docs/format.md` section 12. In memory there is a table of what was learned lately; once that grows large it
 is written to a sorted file of this machine and searched there, so that memory
-does not grow with the repository.
+does not grow with the repository. What was read in earlier runs may be in copies
+kept between them (`index_cache`).
 """
 
 import struct
 import sys
 import threading
 from array import array
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from vmkeep.repository.errors import Tampered
+from vmkeep.repository.index_copy import CopyDamaged, IndexCopy
 from vmkeep.repository.packs import Kind, PackRef, Slot
-from vmkeep.repository.sorted_entries import KEY_BYTES, RECORD_BYTES, SortedEntries, join_records, merge
+from vmkeep.repository.sorted_entries import (
+    KEY_BYTES,
+    RECORD_BYTES,
+    SortedEntries,
+    first_to_merge,
+    join_records,
+    merge,
+)
 
 PREFIX: Final = "index/"
 _MAGIC: Final = b"VMKINDX1"
@@ -23,12 +32,13 @@ _COUNTS = struct.Struct("<8sII")
 _PACK = struct.Struct("<16sBxxxI")
 _KEY = struct.Struct("<16s8x")
 _ENTRY = struct.Struct("<16sII")
-_PACK_WORD: Final = slice(4, None, RECORD_BYTES // 4)  # the pack numbers among the words of records
+PACK_WORD: Final = slice(4, None, RECORD_BYTES // 4)  # the pack numbers among the words of records
 _SLOT_WORD: Final = slice(5, None, RECORD_BYTES // 4)
 _SPILL_ENTRIES: Final = 128 << 10  # about 30 MB of Python objects
 _MAX_RUNS: Final = 8
 # While index objects are loaded nothing is looked up, so that there may be more files.
 _MAX_RUNS_LOADING: Final = 64
+_NOWHERE: Final = 0xFFFFFFFF
 
 
 class Location(NamedTuple):
@@ -36,6 +46,14 @@ class Location(NamedTuple):
 
     pack: PackRef
     slot: int
+
+
+class _Copy(NamedTuple):
+    """A copy in use: the index's number of each of its packs, and how to learn anew what it says."""
+
+    entries: IndexCopy
+    numbers: "array[int]"
+    learn_again: Callable[[], None]
 
 
 class Index:
@@ -68,11 +86,12 @@ class Index:
         self._unusable: set[int] = set()  # numbers of dropped and avoided packs
         self._files: list[SortedEntries] = []  # oldest first
         self._loaded: list[bytes] = []  # records of large index objects, not written yet
+        self._copies: list[_Copy] = []
         self._folder = folder
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a damaged copy is learned anew in the middle of a look-up
 
     def __len__(self) -> int:
-        written = sum(len(file) for file in self._files)
+        written = sum(len(file) for file in [*self._files, *(copy.entries for copy in self._copies)])
         return len(self._recent) + sum(len(part) for part in self._loaded) // RECORD_BYTES + written
 
     @property
@@ -110,7 +129,28 @@ class Index:
                 _, pack, slot = _ENTRY.unpack(record)
                 if pack not in excluded:
                     return Location(self._packs[pack], slot)
+        return self._look_up_copied(key, excluded) if self._copies else None
+
+    def _look_up_copied(self, key: bytes, excluded: set[int]) -> Location | None:
+        for copy in self._copies:
+            try:
+                for record in copy.entries.find_all(key):
+                    _, place, slot = _ENTRY.unpack(record)
+                    pack = copy.numbers[place]
+                    if pack != _NOWHERE and pack not in excluded:
+                        return Location(self._packs[pack], slot)
+            except CopyDamaged:
+                self._replace(copy)
+                return self._look_up(key, excluded)
         return None
+
+    def _replace(self, copy: _Copy) -> None:
+        """Do without a damaged copy: what it said is learned from where it came from."""
+        self._copies.remove(copy)
+        copy.entries.delete()
+        # Whatever does not come back, a reader has to miss in order to look for it.
+        self.drop_packs([self._packs[n] for n in copy.numbers if n != _NOWHERE and n not in self._dropped])
+        copy.learn_again()
 
     def _location(self, value: int) -> Location:
         return Location(self._packs[value >> 32], value & 0xFFFFFFFF)
@@ -141,25 +181,23 @@ class Index:
         A pack that is gone must not hide where its frames were moved to. Raises
         Tampered when the object is not an index.
         """
-        packs, entries = decode_index(content, name)
-        words = _swapped_on_big_endian(array("I", entries.tobytes()))
-        if max(words[_PACK_WORD], default=-1) >= len(packs):
-            raise Tampered(f"the index object {name} is damaged.", object=name)
+        packs, words = decode_words(content, name)
+        entries = records_of(words)
         with self._lock:
             numbers = [self._number(ref) if ref in present else None for ref, _ in packs]
             usable = [number for number in numbers if number is not None and number not in self._unusable]
             if len(usable) == len(numbers):
                 count = len(entries) // RECORD_BYTES
                 if len(self._recent) + count < self._spill_entries:
-                    places = zip(words[_PACK_WORD], words[_SLOT_WORD], strict=True)
+                    places = zip(words[PACK_WORD], words[_SLOT_WORD], strict=True)
                     values = [usable[pack] << 32 | slot for pack, slot in places]
                     self._recent.update(
                         zip((key for (key,) in _KEY.iter_unpack(entries)), values, strict=True)
                     )
                     return
                 if count >= self._spill_entries // 8:
-                    words[_PACK_WORD] = array("I", map(usable.__getitem__, words[_PACK_WORD]))
-                    self._load(_swapped_on_big_endian(words).tobytes())
+                    words[PACK_WORD] = array("I", map(usable.__getitem__, words[PACK_WORD]))
+                    self._load(records_of(words))
                     return
             for key, pack, slot in _ENTRY.iter_unpack(entries):
                 number = numbers[pack]
@@ -172,6 +210,25 @@ class Index:
         if sum(map(len, self._loaded)) >= self._spill_entries * RECORD_BYTES:
             self._write_loaded()
             self._merge(max(self._max_runs, _MAX_RUNS_LOADING))
+
+    def add_copy(
+        self,
+        entries: IndexCopy,
+        listed: Container[str],
+        present: Container[PackRef],
+        learn_again: Callable[[], None],
+    ) -> None:
+        """Search this copy too, as if the ``listed`` ones of its index objects had been added.
+
+        ``learn_again`` does add them; it is called once if the copy turns out
+        damaged. The copy is closed with this index.
+        """
+        usable = [PREFIX + digits in listed for digits in entries.objects]
+        with self._lock:
+            numbers = array("I")
+            for ref, _, number in entries.packs():
+                numbers.append(self._number(ref) if usable[number] and ref in present else _NOWHERE)
+            self._copies.append(_Copy(entries, numbers, learn_again))
 
     def drop_packs(self, refs: Iterable[PackRef]) -> None:
         """Forget packs that are gone or never came to be."""
@@ -192,11 +249,12 @@ class Index:
             self._unusable |= {n for n, ref in enumerate(self._packs) if ref.id in self._avoided_ids}
 
     def close(self) -> None:
-        """Remove what was written to this machine."""
+        """Remove what was written to this machine; copies stay for the next run."""
         with self._lock:
-            for file in self._files:
+            for file in [*self._files, *(copy.entries for copy in self._copies)]:
                 file.remove()
             self._files.clear()
+            self._copies.clear()
 
     def _number(self, ref: PackRef) -> int:
         number = self._numbers.get(ref)
@@ -221,28 +279,30 @@ class Index:
             self._loaded = []
 
     def _merge(self, limit: int) -> None:
-        """Have at most ``limit`` files: a look-up asks every one.
-
-        The newest are merged, and those before them as long as they are no
-        larger than what has come together: nothing is rewritten again and again.
-        """
+        """Have at most ``limit`` files: a look-up asks every one."""
         if len(self._files) <= limit:
             return
-        first = len(self._files) - 2
-        together = sum(len(file) for file in self._files[first:])
-        while first > 0 and (first >= limit or len(self._files[first - 1]) <= together):
-            first -= 1
-            together += len(self._files[first])
+        first = first_to_merge([len(file) for file in self._files], limit)
         old = self._files[first:]
         self._files[first:] = [merge(old, self._dropped, self._folder)]
         for file in old:
             file.remove()
 
 
-def _swapped_on_big_endian(words: "array[int]") -> "array[int]":
+def words_of(records: bytes) -> "array[int]":
+    """Return records as numbers of 32 bits, six each, in which pack numbers can be changed in bulk."""
+    words = array("I", records)
     if sys.byteorder == "big":
         words.byteswap()
     return words
+
+
+def records_of(words: "array[int]") -> bytes:
+    """Return the records of which these are the :func:`words_of`."""
+    if sys.byteorder == "big":
+        words = words[:]
+        words.byteswap()
+    return words.tobytes()
 
 
 def encode_index(packs: Sequence[tuple[PackRef, Sequence[Slot]]]) -> bytes:
@@ -270,3 +330,15 @@ def decode_index(content: bytes, name: str) -> tuple[list[tuple[PackRef, int]], 
     except (struct.error, ValueError) as error:
         raise Tampered(f"the index object {name} is damaged.", object=name) from error
     return packs, memoryview(content)[entries_at:]
+
+
+def decode_words(content: bytes, name: str) -> "tuple[list[tuple[PackRef, int]], array[int]]":
+    """Return the packs (with their slot counts) and the entries of an index object as :func:`words_of`.
+
+    Raises Tampered also when an entry names a pack that is not among them.
+    """
+    packs, entries = decode_index(content, name)
+    words = words_of(entries.tobytes())
+    if max(words[PACK_WORD], default=-1) >= len(packs):
+        raise Tampered(f"the index object {name} is damaged.", object=name)
+    return packs, words

@@ -26,6 +26,9 @@ _MEMORY_KIB, _ITERATIONS, _LANES = 64 << 10, 3, 4
 _MAX_MEMORY_KIB, _MAX_ITERATIONS, _MAX_LANES = 1 << 20, 10, 16
 _MAX_BYTES: Final = 64 << 10
 _MAX_KEYS: Final = 64  # each one tried costs time and memory
+# What all derivations of one opening may cost, in KiB times passes: any single key may be tried in both
+# its readings, or all 64 that vmkeep writes. A minute or two.
+_MAX_COST: Final = 32 << 20
 
 
 class KeyRing:
@@ -66,6 +69,10 @@ class KeyRing:
 
     def box_key(self, salt: bytes) -> bytes:
         return self._derive(salt, b"vmkeep box v1")
+
+    def index_copy_key(self, salt: bytes) -> bytes:
+        """Return what authenticates one file of this machine; no part of the stored format."""
+        return self._derive(salt, b"vmkeep index copy v1")
 
     def wrap(
         self, parameters: Parameters, password: Secret, kind: "KeyKind", created: str
@@ -132,32 +139,41 @@ def _readings(password: Secret, kind: str) -> list[Secret]:
 def unlock(store: Store, parameters: Parameters, password: Secret) -> tuple[KeyRing, str]:
     """Open the repository's keys with ``password``; return them and the id of the key that fits.
 
-    Raises WrongKey when no key fits, and Tampered when none fits but some
-    could not be judged because they are damaged or belong to other parameters.
+    Keys that cost what vmkeep's own cost are tried first, then the others from
+    the cheapest on, up to a total: whoever can only add objects must neither
+    lock us out nor keep this machine busy. Raises WrongKey when no key fits,
+    KeyRefused when some were left untried for their number or cost, and
+    Tampered when none fits but some could not be judged because they are
+    damaged or belong to other parameters.
     """
-    damaged: list[str] = []
-    foreign: list[str] = []
-    tried = 0
-    for info in store.list(PREFIX):
-        # Another key may still be good, and whoever can only add objects must not lock us out.
-        try:
-            fields = _read(info.name, fetch(store, info))
-        except (Tampered, KeyRefused):
-            damaged.append(info.name)
-            continue
-        if fields["format"] != parameters.digest().hex():
-            foreign.append(info.name)
-            continue
-        if tried == _MAX_KEYS:
-            raise KeyRefused(f"the repository has more than {_MAX_KEYS} keys; somebody may have added some.")
-        tried += 1
-        for text in _readings(password, fields["kind"]):
-            master = _unwrap(fields, parameters, text)
-            if master is not None:
-                return KeyRing(master, parameters.repository), fields["id"]
-    if not tried and not foreign and not damaged:
+    candidates, foreign, damaged = _candidates(store, parameters)
+    if not candidates and not foreign and not damaged:
         raise Tampered(
             "the repository has no key object any more: without one nothing opens it.", object=PREFIX
+        )
+    untried: list[str] = []
+    spent = 0
+    for number, fields in enumerate(sorted(candidates, key=_by_cost)):
+        readings = _readings(password, fields["kind"])
+        spent += _cost(fields) * len(readings)
+        if number >= _MAX_KEYS or spent > _MAX_COST:
+            untried.append(PREFIX + fields["id"])
+            continue
+        try:
+            masters = (_unwrap(fields, parameters, text) for text in readings)
+            master = next((found for found in masters if found is not None), None)
+        except MemoryError:
+            untried.append(PREFIX + fields["id"])
+            continue
+        if master is not None:
+            return KeyRing(master, parameters.repository), fields["id"]
+    if untried:
+        raise KeyRefused(
+            "no key that was tried fits, and some were left untried, because together they ask for "
+            f"unreasonable time or memory: {', '.join(untried[:3])}{', …' if len(untried) > 3 else ''}.",
+            hint="Check the password. If it is right, somebody may have added keys: remove those nobody made "
+            "(`vmkeep repo key list` shows when each was made).",
+            object=untried[0],
         )
     if foreign:
         raise Tampered(
@@ -166,6 +182,35 @@ def unlock(store: Store, parameters: Parameters, password: Secret) -> tuple[KeyR
     if damaged:
         raise Tampered(f"no key fits, and {', '.join(damaged)} is damaged.", object=damaged[0])
     raise WrongKey("the password is wrong.")
+
+
+def _candidates(store: Store, parameters: Parameters) -> tuple[list[dict[str, Any]], list[str], list[str]]:
+    """Return the key objects a password may open, and the names of foreign and of damaged ones."""
+    candidates: list[dict[str, Any]] = []
+    foreign: list[str] = []
+    damaged: list[str] = []
+    for info in store.list(PREFIX):
+        # Another key may still be good, and whoever can only add objects must not lock us out.
+        try:
+            fields = _read(info.name, fetch(store, info))
+        except (Tampered, KeyRefused):
+            damaged.append(info.name)
+            continue
+        if fields["format"] == parameters.digest().hex():
+            candidates.append(fields)
+        else:
+            foreign.append(info.name)
+    return candidates, foreign, damaged
+
+
+def _by_cost(fields: dict[str, Any]) -> tuple[bool, int]:
+    kdf = fields["kdf"]
+    ours = (kdf["memory_kib"], kdf["iterations"], kdf["lanes"]) == (_MEMORY_KIB, _ITERATIONS, _LANES)
+    return not ours, _cost(fields)
+
+
+def _cost(fields: dict[str, Any]) -> int:
+    return int(fields["kdf"]["memory_kib"]) * int(fields["kdf"]["iterations"])
 
 
 def key_infos(store: Store, only: str | None = None) -> list[KeyInfo]:

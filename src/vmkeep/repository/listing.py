@@ -44,6 +44,10 @@ class _Damaged:
     problem: RepositoryError
 
     @property
+    def name(self) -> str:
+        return f"{self.folder}/{self.stamp}-{self.id}"
+
+    @property
     def time(self) -> str:
         try:
             return format_time(parse_time(self.stamp)).partition(".")[0]
@@ -64,6 +68,27 @@ class Listing:
         """Return what is known: the digests of all points, forgotten ones too."""
         return {sealed.digest for sealed in self.points} | {stone.digest for stone in self.forgotten}
 
+    @property
+    def gaps(self) -> tuple[Tampered, ...]:
+        """Return what the points' chains miss: predecessors that are neither there nor forgotten.
+
+        A predecessor among ``problems`` is no gap, it has been named there.
+        """
+        known = self.digests
+        told = {damaged.name for damaged in self._damaged()}
+        found = []
+        for sealed in self.points:
+            previous = sealed.point.previous
+            if previous is not None and previous[1] not in known and previous[0] not in told:
+                text = f"the restore point {previous[0]} vanished: its successor {sealed.point.id[:12]}"
+                found.append(Tampered(f"{text} names it, and it was not forgotten.", object=previous[0]))
+        return tuple(found)
+
+    def gaps_beside(self, sealed: SealedPoint) -> list[Tampered]:
+        """Return the gaps among the points of the same VM."""
+        folder = _folder_of(sealed.name)
+        return [gap for gap in self.gaps if _folder_of(str(gap.context["object"])) == folder]
+
     def head(self, vm_id: str) -> tuple[int, str, bytes] | None:
         """Return number, object name and digest of the VM's last point, even if it was forgotten since."""
         points = [(s.point.number, s.name, s.digest) for s in self.of_vm(vm_id)]
@@ -75,11 +100,13 @@ class Listing:
 
     def newest(self, vm_id: str) -> SealedPoint | None:
         """Return the VM's last point by number (clocks may have gone back)."""
-        return max(self.of_vm(vm_id), key=lambda s: (s.point.number, s.point.time), default=None)
+        return max(self.of_vm(vm_id), key=_order, default=None)
 
     def find(self, text: str) -> SealedPoint:
         """Return the one point ``text`` means: an id, a prefix of one, ``latest``, VM, VM@latest, VM@TIME.
 
+        A VM's latest point is the one of the highest number: its time may come
+        from a clock that was wrong. Of several VMs' latest, the last by time.
         A damaged point is never passed over in favour of another one: where it
         is meant, or might be, Tampered names it. Raises PointNotFound or
         PointAmbiguous otherwise.
@@ -90,9 +117,7 @@ class Listing:
                 "the repository holds no restore point.", hint="Make one with `vmkeep backup`."
             )
         if text == "latest" and self.points:
-            newest = self.points[-1]
-            _refuse_damaged(text, [d for d in damaged if d.stamp >= stamp_of(newest.point.time)])
-            return newest
+            return self._latest(damaged)
         by_id = [s for s in self.points if s.point.id.startswith(text.lower())] if text else []
         exact = [s for s in by_id if s.point.id == text.lower()]
         if exact:
@@ -113,19 +138,39 @@ class Listing:
             raise PointAmbiguous(f"{text!r} means {len(found)} restore points.")
         return found[0]
 
+    def _latest(self, damaged: "list[_Damaged]") -> SealedPoint:
+        newest = {s.point.vm.id: s for s in sorted(self.points, key=_order)}
+        last = max(newest.values(), key=lambda s: (s.point.time, s.point.number, s.point.id))
+        folder, stamp = _folder_of(last.name), stamp_of(last.point.time)
+        suspects = [d for d in damaged if d.folder == folder or d.stamp >= stamp]
+        _refuse_damaged("latest", [d for d in suspects if self._may_be_newest(d, damaged)])
+        return last
+
+    def _may_be_newest(self, one: _Damaged, damaged: "list[_Damaged]") -> bool:
+        """Tell whether a damaged point may be its VM's last: its number is unknown, its time may be wrong."""
+        intact = [s for s in self.points if _folder_of(s.name) == one.folder]
+        if any(s.point.previous is not None and s.point.previous[0] == one.name for s in intact):
+            return False
+        newest = max(intact, key=_order, default=None)
+        if newest is None or one.stamp >= stamp_of(newest.point.time):
+            return True
+        # Numbers have no gaps: a damaged point that finds no free one below has a higher one.
+        stones = {stone.number for stone in self.forgotten if _folder_of(stone.name) == one.folder}
+        taken = {n for n in stones | {s.point.number for s in intact} if n <= newest.point.number}
+        rivals = {d.name for d in damaged if d.folder == one.folder}
+        return len(rivals) > newest.point.number - len(taken)
+
     def _of_time(
         self, named: list[SealedPoint], when: str, text: str, damaged: "list[_Damaged]"
     ) -> list[SealedPoint]:
         """Return those of one VM's points that ``when`` means. Raises Tampered."""
         if not named or not when:
             return []
-        folder = named[0].name.rpartition("/")[0]
+        folder = _folder_of(named[0].name)
         suspects = [d for d in damaged if d.folder == folder]
         if when == "latest":
-            # By number: the clock may have gone back.
-            newest = max(named, key=lambda s: (s.point.number, s.point.time))
-            _refuse_damaged(text, [d for d in suspects if d.stamp >= stamp_of(newest.point.time)])
-            return [newest]
+            _refuse_damaged(text, [d for d in suspects if self._may_be_newest(d, damaged)])
+            return [max(named, key=_order)]
         wanted = _comparable(when)
         # A name tells the time to the second only.
         _refuse_damaged(text, [d for d in suspects if d.time.startswith(wanted[: len(d.time)])])
@@ -152,6 +197,14 @@ class Listing:
                 + ".",
             )
         return named
+
+
+def _order(sealed: SealedPoint) -> tuple[int, datetime]:
+    return sealed.point.number, sealed.point.time
+
+
+def _folder_of(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _refuse_damaged(text: str, damaged: Sequence[_Damaged]) -> None:

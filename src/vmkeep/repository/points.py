@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from blake3 import blake3
 
 from vmkeep.model.point import RestorePoint
-from vmkeep.objectstore.errors import ObjectMissing, StoreUnavailable
+from vmkeep.objectstore.errors import ObjectMissing, StoreError
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.box import close_box, open_box
 from vmkeep.repository.errors import PublishRefused, RepositoryError, Tampered
@@ -53,7 +53,8 @@ class Points:
     def seal(self, name: str, digest: bytes, now: datetime) -> bool:
         """Decide that the point exists; False when it was decided otherwise. Safe to repeat.
 
-        Raises a store error only when the decision could not be read back either.
+        Raises a store error when the decision could not be read back, or nobody
+        can say whether it will survive a power cut.
         """
         seal = seal_name(name)
         fields = {
@@ -63,11 +64,12 @@ class Points:
             "digest": digest.hex(),
             "time": format_time(now),
         }
-        unanswered: StoreUnavailable | None = None
+        content = self._box(seal, fields)
+        unanswered: StoreError | None = None
         try:
-            if self._store.put_if_absent(seal, self._box(seal, fields)):
+            if self._store.put_if_absent(seal, content):
                 return True
-        except StoreUnavailable as error:
+        except StoreError as error:
             unanswered = error
         # A lost reply of our own try, or somebody's decision: read which.
         try:
@@ -76,6 +78,9 @@ class Points:
             return False  # junk of somebody without keys counts as void, for collectors too
         if state == "absent" and unanswered is not None:
             raise unanswered
+        if state == "sealed" and unanswered is not None:
+            # Visible, but the flush after it may be what failed. The store answers only once it is durable.
+            self._store.put_if_absent(seal, content)
         return state == "sealed"
 
     def seal_state(self, name: str, digest: bytes | None) -> Literal["sealed", "void", "absent"]:
@@ -171,11 +176,12 @@ class Points:
             raise ValueError("not the tombstone of this point")
         return stone
 
-    def attach(self, kind: Literal["tracking", "evidence"], name: str, fields: Mapping[str, Any]) -> None:
-        """Add what was learned after the seal; never changes what is there."""
+    def attach(self, kind: Literal["tracking", "evidence"], name: str, fields: Mapping[str, Any]) -> str:
+        """Add what was learned after the seal, and return its name; never changes what is there."""
         stem = name.removeprefix(POINTS)
         attached = f"{kind}/{stem}/{os.urandom(16).hex()}"
         self._store.put(attached, self._box(attached, {"version": _VERSION, "kind": kind, **fields}))
+        return attached
 
     def attached(self, kind: Literal["tracking", "evidence"], name: str) -> list[dict[str, Any]]:
         """Return what was added beside a point, oldest first. Raises Tampered."""

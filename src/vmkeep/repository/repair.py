@@ -1,41 +1,95 @@
-"""Make damage harmless for what comes: condemn damaged packs, so that later runs store their content again.
+"""Make damage harmless for what comes, and let go of damaged packs that nobody needs any more.
 
-Nothing is removed and nothing that is stored changes: whatever can still be
-read from a damaged pack stays readable.
+Condemned packs are built upon no more: later runs store their content again.
+Once every visible point finds all it needs elsewhere, such a pack is deleted by
+the rules of `docs/format.md` section 11 for whoever deletes.
 """
 
 import json
 import os
+from dataclasses import dataclass, field
 
 from vmkeep.clock import Clock
+from vmkeep.objectstore.errors import StoreError
 from vmkeep.progress import Progress
 from vmkeep.repository.box import close_box
-from vmkeep.repository.check import Report, check
-from vmkeep.repository.condemned import CONDEMNED, damaged_packs
+from vmkeep.repository.check import check
+from vmkeep.repository.condemned import CONDEMNED, condemned_packs
+from vmkeep.repository.findings import Report
+from vmkeep.repository.inventory import Inventory, encode_inventory, inventory_name
 from vmkeep.repository.manifest import format_time
+from vmkeep.repository.needs import Needs, copy_frames
 from vmkeep.repository.packs import PackRef
+from vmkeep.repository.presence import read_inventories
 from vmkeep.repository.repository import Repository
 
 
-def repair(
-    repository: Repository, clock: Clock, progress: Progress, *, dry_run: bool
-) -> tuple[Report, list[str]]:
-    """Examine everything and condemn what is damaged; return the report and the packs newly condemned."""
+@dataclass
+class Repaired:
+    """What was found and what was done, by object name; ``kept`` says why something stays."""
+
+    report: Report
+    condemned: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+    copied: int = 0
+    """Frames that only a damaged pack had, and that could still be read there."""
+
+
+def repair(repository: Repository, clock: Clock, progress: Progress, *, dry_run: bool) -> Repaired:
+    """Examine everything, condemn what is damaged or gone, delete of it what no point needs.
+
+    ``dry_run`` only says what would be done. A crash at any place leaves work
+    that the next repair finishes.
+    """
     report = check(repository, 1.0, progress)
-    known = damaged_packs(repository.store, repository.ring)
-    found = {PackRef.from_name(problem.object) for problem in report.problems if not problem.harmless}
-    damaged = sorted(
-        ref for ref in found if ref and ref.id not in known and repository.store.head(ref.name) is not None
-    )
+    repaired = Repaired(report)
+    broken = sorted(report.damaged | report.gone)
+    if not broken:
+        return repaired
     run = os.urandom(16).hex()
-    for ref in () if dry_run else damaged:
-        name = CONDEMNED + ref.id.hex()
-        fields = {
-            "version": 1,
-            "pack": ref.name,
-            "reason": "damaged",
-            "time": format_time(clock.now()),
-            "run": run,
-        }
-        repository.store.put(name, close_box(repository.ring, name, json.dumps(fields).encode()))
-    return report, [ref.name for ref in damaged]
+    known = condemned_packs(repository.store)
+    for ref in broken:
+        if ref.id not in known:
+            repaired.condemned.append(ref.name)
+            if not dry_run:
+                _condemn(repository, clock, run, ref)
+    # The records are there before anything is listed: a point that shows up later will not rely on these.
+    with Needs(repository, report.verified, broken) as needs:
+        unneeded = needs.settle(repaired.kept)
+        repaired.copied = sum(len(ids) for ids in needs.to_copy.values())
+        if dry_run:
+            repaired.removed = [ref.name for ref in unneeded]
+        else:
+            _remove(repository, run, unneeded, copy_frames(repository, needs.to_copy), repaired)
+    return repaired
+
+
+def _condemn(repository: Repository, clock: Clock, run: str, ref: PackRef) -> None:
+    name = CONDEMNED + ref.id.hex()
+    time = format_time(clock.now())
+    fields = {"version": 1, "pack": ref.name, "reason": "damaged", "time": time, "run": run}
+    repository.store.put(name, close_box(repository.ring, name, json.dumps(fields).encode()))
+
+
+def _remove(
+    repository: Repository,
+    run: str,
+    unneeded: list[PackRef],
+    added: list[tuple[str, int, bytes]],
+    repaired: Repaired,
+) -> None:
+    """Say that the packs are gone, then let them go: who looks in between misses nothing."""
+    store, ring = repository.store, repository.ring
+    said = read_inventories(store, repository.parameters, ring, Report()).removed
+    removed = tuple(ref.name for ref in unneeded if ref.name not in said)
+    if removed or added:
+        name = inventory_name(run, 0)
+        store.put(name, encode_inventory(ring, name, Inventory(tuple(added), (), removed)))
+    for ref in unneeded:
+        try:
+            store.delete(ref.name)
+        except StoreError as error:
+            repaired.kept[ref.name] = f"no restore point needs it, but the store keeps it: {error.message}"
+        else:
+            repaired.removed.append(ref.name)

@@ -1,6 +1,7 @@
 """One repository: made, opened, and handed out as reader, writer, points and journal."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -11,7 +12,7 @@ from vmkeep.model.plan import VmRef
 from vmkeep.model.point import StoredDisk, StoredFile
 from vmkeep.objectstore.errors import ObjectMissing, StoreMissing, StoreUnsupported
 from vmkeep.objectstore.probe import PROBE_PREFIX, probe
-from vmkeep.objectstore.store import Store
+from vmkeep.objectstore.store import ObjectInfo, Store
 from vmkeep.progress import Progress
 from vmkeep.repository import index as index_objects
 from vmkeep.repository import parameters as parameter_object
@@ -21,11 +22,14 @@ from vmkeep.repository.errors import NotARepository, RepositoryExists, RolledBac
 from vmkeep.repository.fetching import fetch
 from vmkeep.repository.heads import Heads
 from vmkeep.repository.index import Index
+from vmkeep.repository.index_cache import IndexCache, names_of
+from vmkeep.repository.index_copy import IndexCopy
 from vmkeep.repository.journal import Journal
 from vmkeep.repository.keys import PREFIX as KEYS
 from vmkeep.repository.keys import KeyRing, new_master, unlock
 from vmkeep.repository.listing import Listing, SealedPoint
 from vmkeep.repository.manifest import format_time
+from vmkeep.repository.packs import PackRef
 from vmkeep.repository.parameters import Parameters, specification_text
 from vmkeep.repository.points import Points
 from vmkeep.repository.reader import DiskMap, Reader, map_of, stored_packs
@@ -58,7 +62,8 @@ class Repository:
         self.points = Points(store, ring)
         self._clock = clock
         self._heads = heads
-        self.warnings: list[str] = []
+        self._cache: IndexCache | None = None
+        self._cache_warnings: list[str] = []
         self._index: Index | None = None
         self._reader: Reader | None = None
 
@@ -116,12 +121,27 @@ class Repository:
         return parameters
 
     @classmethod
-    def open(cls, store: Store, password: Secret, clock: Clock, heads_folder: Path | None = None) -> Self:
+    def open(
+        cls,
+        store: Store,
+        password: Secret,
+        clock: Clock,
+        heads_folder: Path | None = None,
+        cache_folder: Path | None = None,
+    ) -> Self:
         """Open with a password. Raises NotARepository, RepositoryTooNew, WrongKey or Tampered."""
         parameters = read_parameters(store)
         ring, key_id = unlock(store, parameters, password)
-        heads = Heads(heads_folder, parameters.repository) if heads_folder is not None else None
-        return cls(store, parameters, ring, clock, heads, key_id)
+        heads = None
+        if heads_folder is not None:
+            heads = Heads(heads_folder, parameters.repository, store.canonical_address)
+        repository = cls(store, parameters, ring, clock, heads, key_id)
+        repository.keep_index_in(cache_folder)
+        return repository
+
+    def keep_index_in(self, cache_folder: Path | None) -> None:
+        """Keep there, between runs, what index objects say; None: nothing is kept."""
+        self._cache = IndexCache(cache_folder, self.ring) if cache_folder is not None else None
 
     def __enter__(self) -> Self:
         return self
@@ -137,20 +157,28 @@ class Repository:
             self._reader = None
 
     def listing(self, *, accept_rollback: bool = False) -> Listing:
-        """Return all restore points. Raises RolledBack when this machine has seen a newer state."""
+        """Return all restore points.
+
+        Raises RolledBack when this machine has seen a newer state, or another repository in its place.
+        """
         listing = self.points.listing()
         if self._heads is not None:
             if not accept_rollback:
                 self._heads.check(listing)
             heads = self._heads
-            self._note(lambda: heads.remember(listing, accept_rollback=accept_rollback))
+            self._note(heads, lambda: heads.remember(listing, accept_rollback=accept_rollback))
         return listing
+
+    @property
+    def warnings(self) -> list[str]:
+        """What this machine could not remember or recall about the repository."""
+        return [*(self._heads.warnings if self._heads is not None else ()), *self._cache_warnings]
 
     def remember(self, sealed: SealedPoint) -> None:
         """Remember, on this machine, a point it has just made: its loss is a rollback."""
         heads = self._heads
         if heads is not None:
-            self._note(lambda: heads.add(sealed))
+            self._note(heads, lambda: heads.add(sealed))
 
     def head(self, listing: Listing, vm_id: str) -> tuple[int, str, bytes] | None:
         """Return number, name and digest of a VM's last point: listed, forgotten, or only remembered here."""
@@ -158,13 +186,13 @@ class Repository:
         listed = listing.head(vm_id)
         return max((head for head in (listed, remembered) if head is not None), default=None)
 
-    def _note(self, write: Callable[[], None]) -> None:
+    def _note(self, heads: Heads, write: Callable[[], None]) -> None:
         try:
             write()
         except OSError as error:
             # A full disk here must keep nobody from restoring, nor make a good point a failure.
             reason = (error.strerror or str(error)).lower()
-            self.warnings.append(f"this machine could not note which restore points it has seen: {reason}.")
+            heads.warnings.append(f"this machine could not note which restore points it has seen: {reason}.")
 
     def rollback(self, listing: Listing) -> RolledBack | None:
         """Return what this machine has seen and the listing lacks; None when nothing is missing."""
@@ -184,15 +212,54 @@ class Repository:
 
     def _load_index(self) -> Index:
         index = Index()
-        index.avoid(condemned_packs(self.store))
-        present = stored_packs(self.store)
-        for info in self.store.list(index_objects.PREFIX):
+        try:
+            index.avoid(condemned_packs(self.store))
+            present = stored_packs(self.store)
+            infos = {info.name: info for info in self.store.list(index_objects.PREFIX)}
+            for copy in self._copies(infos):
+                told = [infos.pop(name) for name in names_of(copy) & infos.keys()]
+                listed = {info.name for info in told}
+                index.add_copy(copy, listed, present, partial(self._learn_again, index, told))
+            self._learn(index, infos.values(), present)
+        except BaseException:
+            index.close()
+            raise
+        return index
+
+    def _copies(self, infos: Mapping[str, ObjectInfo]) -> list[IndexCopy]:
+        """Return what this machine has kept of the index, and keep more if that saves the next run much."""
+        if self._cache is None:
+            return []
+        copies = self._cache.open(infos.keys())
+        told = {name for copy in copies for name in names_of(copy)}
+        missing = [info for name, info in infos.items() if name not in told]
+        if self._cache.is_worthwhile(missing):
             try:
-                content = open_box(self.ring, info.name, fetch(self.store, info))
-                index.add_encoded(content, info.name, present)
+                return self._cache.add(copies, missing, infos.keys(), self._index_object)
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                self._cache_warnings.append(
+                    f"this machine could not keep what it read of the index: {reason}."
+                )
+            except BaseException:
+                for copy in copies:
+                    copy.remove()
+                raise
+        return copies
+
+    def _index_object(self, info: ObjectInfo) -> bytes:
+        return open_box(self.ring, info.name, fetch(self.store, info))
+
+    def _learn(self, index: Index, infos: Iterable[ObjectInfo], present: Container[PackRef]) -> None:
+        for info in infos:
+            try:
+                index.add_encoded(self._index_object(info), info.name, present)
             except (Tampered, ObjectMissing):
                 continue  # derived: the slot tables say the same, and `check` reports it
-        return index
+
+    def _learn_again(self, index: Index, infos: Sequence[ObjectInfo]) -> None:
+        self._cache_warnings.append("what this machine had kept of the index was damaged; it was read again.")
+        self._learn(index, infos, stored_packs(self.store))
 
     @property
     def reader(self) -> Reader:

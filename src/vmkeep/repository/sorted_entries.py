@@ -10,10 +10,11 @@ import struct
 import tempfile
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import suppress
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Protocol
 
 from vmkeep.objectstore.files import read_some
 
@@ -21,8 +22,8 @@ KEY_BYTES: Final = 16
 RECORD_BYTES: Final = 24
 _PACK: Final = slice(KEY_BYTES, KEY_BYTES + 4)
 _RECORD = struct.Struct("24s")
-_PAGE_RECORDS: Final = 170  # 170 * 24 = 4080 bytes, one page of the file system
-_PAGE_BYTES: Final = _PAGE_RECORDS * RECORD_BYTES
+PAGE_RECORDS: Final = 170  # 170 * 24 = 4080 bytes, one page of the file system
+PAGE_BYTES: Final = PAGE_RECORDS * RECORD_BYTES
 _MERGED_AT_ONCE: Final = 64 << 10  # about 15 MB of Python objects
 _PREFIXES: Final = 1 << 16
 
@@ -45,31 +46,39 @@ class SortedEntries:
         file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by remove()
         fences: array[int] = array("Q")
         size = 0
-        for part in parts:
-            for at in range(-size % _PAGE_BYTES, len(part), _PAGE_BYTES):
-                fences.append(int.from_bytes(part[at : at + 8], "big"))
-            file.write(part)
-            size += len(part)
-        file.flush()
+        try:
+            for part in parts:
+                for at in range(-size % PAGE_BYTES, len(part), PAGE_BYTES):
+                    fences.append(int.from_bytes(part[at : at + 8], "big"))
+                file.write(part)
+                size += len(part)
+            file.flush()
+        except BaseException:
+            with suppress(OSError):  # what a full disk did not take is tried again, in vain
+                file.close()
+            raise
         return cls(file, fences, size // RECORD_BYTES)
 
     def find(self, key: bytes) -> bytes | None:
-        """Return the record of this key."""
-        # Several pages can start with the same 8 bytes only by chance; then the
-        # key may lie in the page before the last of them.
+        """Return a record of this key."""
+        return next(self.find_all(key), None)
+
+    def find_all(self, key: bytes) -> Iterator[bytes]:
+        """Yield every record of this key."""
+        # Several pages can start with the same 8 bytes, by chance or with many records
+        # of one key; then the key may also lie in the page before the last of them.
         start = int.from_bytes(key[:8], "big")
         page = bisect_right(self._fences, start) - 1
         while page >= 0:
-            records = self._read(page * _PAGE_RECORDS, _PAGE_RECORDS)
+            records = self._read(page * PAGE_RECORDS, PAGE_RECORDS)
             at = records.find(key)
-            while at >= 0 and at % RECORD_BYTES:  # a key's bytes across two records
+            while at >= 0:
+                if at % RECORD_BYTES == 0:  # and not a key's bytes across two records
+                    yield records[at : at + RECORD_BYTES]
                 at = records.find(key, at + 1)
-            if at >= 0:
-                return records[at : at + RECORD_BYTES]
             if self._fences[page] != start:
-                return None
+                return
             page -= 1
-        return None
 
     def between(self, low: int, high: int) -> bytes:
         """Return the records whose first two bytes are in ``[low, high)``."""
@@ -83,8 +92,8 @@ class SortedEntries:
         page = bisect_left(self._fences, prefix << 48)
         if page == 0:
             return 0
-        before = (page - 1) * _PAGE_RECORDS
-        records = self._read(before, _PAGE_RECORDS)
+        before = (page - 1) * PAGE_RECORDS
+        records = self._read(before, PAGE_RECORDS)
         starts = range(0, len(records), RECORD_BYTES)
         return before + bisect_left(starts, prefix.to_bytes(2, "big"), key=lambda at: records[at : at + 2])
 
@@ -103,23 +112,45 @@ class SortedEntries:
         self._file.close()
 
 
+class Ascending(Protocol):
+    """Records that can be taken in ranges of their first two bytes."""
+
+    def __len__(self) -> int: ...
+    def between(self, low: int, high: int) -> bytes: ...
+
+
+Join = Callable[[Iterable[bytes]], bytes]
+
+
 def merge(files: Sequence[SortedEntries], dropped: Set[int], folder: Path | None) -> SortedEntries:
     """Make one file of several, oldest first: of equal keys the newest stays, of dropped packs none."""
+    return SortedEntries.write(joined_parts(files, lambda parts: join_records(parts, dropped)), folder)
+
+
+def joined_parts(files: Sequence[Ascending], join: Join) -> Iterator[bytes]:
+    """Yield the records of all files, ascending, as ``join`` makes one of several, some at a time."""
     steps = max(1, min(_PREFIXES, -(-sum(map(len, files)) // _MERGED_AT_ONCE)))
-    bounds = [step * _PREFIXES // steps for step in range(steps + 1)]
+    for low, high in pairwise(step * _PREFIXES // steps for step in range(steps + 1)):
+        yield join(file.between(low, high) for file in files)
 
-    def parts() -> Iterator[bytes]:
-        for low, high in pairwise(bounds):
-            yield join_records((file.between(low, high) for file in files), dropped)
 
-    return SortedEntries.write(parts(), folder)
+def first_to_merge(sizes: Sequence[int], limit: int, ratio: int = 1) -> int:
+    """Choose which files, oldest first, become one with the newest so that at most ``limit`` remain.
+
+    Returns the first of them. Those before the newest are taken as long as they are no larger
+    than ``ratio`` times what has come together: nothing is rewritten again and again.
+    """
+    first = len(sizes) - 1
+    together = sizes[first]
+    while first > 0 and (first >= limit or sizes[first - 1] <= ratio * together):
+        first -= 1
+        together += sizes[first]
+    return first
 
 
 def join_records(parts: Iterable[bytes], dropped: Set[int] = frozenset()) -> bytes:
     """Return the records of all ``parts``, ascending: of equal keys the last stays, of dropped packs none."""
-    records: list[bytes] = []
-    for part in parts:
-        records += [record for (record,) in _RECORD.iter_unpack(part)]
+    records = split_records(parts)
     if dropped:
         records = [record for record in records if int.from_bytes(record[_PACK], "little") not in dropped]
     ascending = sorted(records)  # cheap: the parts ascend already
@@ -127,3 +158,19 @@ def join_records(parts: Iterable[bytes], dropped: Set[int] = frozenset()) -> byt
     if any(map(operator.eq, keys, islice(keys, 1, None))):
         ascending = sorted({record[:KEY_BYTES]: record for record in records}.values())
     return b"".join(ascending)
+
+
+def join_all_records(parts: Iterable[bytes]) -> bytes:
+    """Return the records of all ``parts``, ascending, none twice; those of equal keys stay."""
+    ascending = sorted(split_records(parts))
+    if any(map(operator.eq, ascending, islice(ascending, 1, None))):
+        ascending = sorted(set(ascending))
+    return b"".join(ascending)
+
+
+def split_records(parts: Iterable[bytes]) -> list[bytes]:
+    """Return the records of all ``parts``, one by one, in order."""
+    records: list[bytes] = []
+    for part in parts:
+        records += [record for (record,) in _RECORD.iter_unpack(part)]
+    return records

@@ -1,6 +1,8 @@
 """Why something could not be brought back."""
 
-from vmkeep.errors import Retry, VmkeepError
+from typing import ClassVar
+
+from vmkeep.errors import ExitCode, Retry, VmkeepError
 
 
 class RestoreError(VmkeepError):
@@ -29,3 +31,11 @@ class TargetRefused(RestoreError):
     code = "RS003"
     retry = Retry.AFTER_CURE
     default_hint = "Choose another place; existing files are never overwritten."
+
+
+class MisleadingName(RestoreError):
+    """The new file's name promises another format than the one asked for."""
+
+    code = "RS004"
+    exit_code: ClassVar[ExitCode] = ExitCode.USAGE
+    default_hint = "Let name and format agree: a file named wrongly would be refused later."

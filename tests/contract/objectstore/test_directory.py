@@ -155,13 +155,39 @@ def test_every_step_is_flushed_before_the_next_one_relies_on_it(
     assert steps[0].startswith("sync tmp/"), "the bytes are durable before they have a name"
     steps.clear()
     assert store.put_if_absent("packs/ab/x", b"other") is False
-    assert steps[-1] == "sync packs/ab", "whoever is told 'exists' may rely on it"
+    assert steps[-2:] == ["sync packs/ab/x", "sync packs/ab"], "whoever is told 'exists' may rely on it"
     steps.clear()
     store.delete("packs/ab/x")
     assert steps == ["sync packs/ab"]
     steps.clear()
     DirectoryStore(root).put("packs/ab/y", b"")
     assert steps[1:3] == ["sync .", "sync packs"], "folders found may stem from a process that crashed"
+
+
+@pytest.mark.parametrize("broken", ["seals/p", "seals"])
+def test_an_object_whose_flush_fails_is_never_said_to_exist(
+    root: Path, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """The system's answer is forged where it is given: a disk that refuses to flush cannot be had here."""
+    store.put("seals/other", b"")  # the folder is there and flushed
+    really_sync = os.fsync
+    refused = {"seals", broken}
+
+    def sync(fd: int) -> None:
+        if os.path.relpath(Path(f"/proc/self/fd/{fd}").readlink(), root) in refused:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        really_sync(fd)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(StoreUnavailable):
+        store.put_if_absent("seals/p", b"sealed")
+    assert store.get("seals/p") == b"sealed", "visible, and nobody knows for how long"
+    refused = {broken}
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            store.put_if_absent("seals/p", b"sealed")
+    refused = set()
+    assert store.put_if_absent("seals/p", b"sealed") is False
 
 
 def test_a_link_reported_as_foreign_by_nfs_counts_as_ours(
@@ -386,8 +412,17 @@ def test_foreign_entries_are_counted_and_left_alone(root: Path, store: Directory
     (root / "tmp" / "anything goes").write_bytes(b"")
     assert [info.name for info in store.list("")] == ["packs/ab/x"]
     assert store.foreign == 7
+    in_packs = {f"packs/{name}" for name in (".x.swp", "link", "folder-link", "fifo", "\udcff")}
+    assert set(store.foreign_names) == {"lost+found", "Thumbs db"} | in_packs
     assert [info.name for info in store.list("packs/ab/")] == ["packs/ab/x"]
-    assert store.foreign == 0
+    assert (store.foreign, store.foreign_names) == (0, ())
+
+
+def test_of_many_foreign_entries_only_some_are_named(root: Path, store: DirectoryStore) -> None:
+    for number in range(100):
+        (root / f".{number}").write_bytes(b"")
+    assert list(store.list("")) == []
+    assert (store.foreign, len(set(store.foreign_names))) == (100, 20)
 
 
 def test_what_is_not_a_file_is_not_an_object(root: Path, tmp_path: Path, store: DirectoryStore) -> None:

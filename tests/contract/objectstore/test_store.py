@@ -91,6 +91,15 @@ def test_a_name_is_decided_once_whatever_the_second_caller_brings(place: Place, 
     assert place.store.get("seals/p") == b"sealed"
 
 
+def test_whoever_is_told_that_a_name_is_taken_finds_its_object(place: Place) -> None:
+    # That it is durable as well shows only where a flush can be watched: test_directory.py.
+    place.store.put_if_absent("seals/p", b"sealed")
+    for connection in (place.store, place.connect()):
+        assert connection.put_if_absent("seals/p", b"void") is False
+        assert connection.get("seals/p") == b"sealed"
+        assert [info.name for info in connection.list("")] == ["seals/p"]
+
+
 def test_a_put_decides_as_well(store: Store) -> None:
     store.put("seals/p", b"sealed")
     assert store.put_if_absent("seals/p", b"sealed") is False

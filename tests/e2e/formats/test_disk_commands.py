@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 
 from tests.generators.vhd_bytes import DIFFERENCING, Block, Sparse, apply, fixed, full_block
+from tests.generators.vhdx_bytes import make_vhdx
 from vmkeep.cli import main
 from vmkeep.cli.disk import disk_check, disk_compare, disk_convert, disk_info
 from vmkeep.cli.text import visible
@@ -19,7 +20,6 @@ from vmkeep.errors import UsageError, VmkeepError
 from vmkeep.formats.errors import (
     NotADisk,
     ParentMismatch,
-    ParentMissing,
     SourceUnreadable,
     TargetUnwritable,
     UnsupportedDisk,
@@ -85,6 +85,8 @@ def test_info_says_what_the_disk_is(vhd: Path) -> None:
         "disk_id": str(ID),
         "parent": None,
         "chain": [str(vhd)],
+        "wanted": None,
+        "missing": None,
         "allocated": 2 * MIB,
         "file_size": vhd.stat().st_size,
     }
@@ -165,11 +167,61 @@ def test_a_file_that_cannot_be_read_does_not_hide_the_others(vhd: Path) -> None:
     assert f"{vhd}: ok" in result.stdout
 
 
-def test_a_chain_without_its_parent_cannot_be_checked(chain: Path) -> None:
+def test_info_of_a_child_without_its_parent_shows_what_the_file_says(chain: Path) -> None:
     (chain.parent / "base.vhd").rename(chain.parent / "other.vhd")
-    with pytest.raises(ParentMissing):
-        disk_check(chain)
-    (chain.parent / "other.vhd").unlink()
+    shown = invoke("info", chain)
+    assert shown.exit_code == 1
+    for part in ("vhd, differencing", str(8 * MIB), str(ID), str(BASE_ID), "parent name: C:\\VMs\\base.vhd"):
+        assert part in shown.stdout
+    assert "needs its parent 'base.vhd'" in shown.stderr and "same folder" in shown.stderr
+    told = invoke("info", chain, "--json")
+    assert told.exit_code == 1
+    info = json.loads(told.stdout)
+    assert (info["kind"], info["size"], info["disk_id"]) == ("differencing", 8 * MIB, str(ID))
+    assert (info["parent"], info["chain"], info["allocated"]) == (None, [str(chain)], 512)
+    assert info["wanted"] == {
+        "identities": [str(BASE_ID)],
+        "locators": {"parent name": "C:\\VMs\\base.vhd"},
+    }
+    assert "base.vhd" in info["missing"]
+    error = json.loads(told.stderr)
+    assert (error["message_type"], error["code"], error["error"]) == ("exit_error", 1, "FM005")
+
+
+def test_info_of_a_vhdx_child_without_its_parent_names_each_locator(tmp_path: Path) -> None:
+    path = tmp_path / "top.avhdx"
+    pairs = [
+        ("parent_linkage", f"{{{BASE_ID}}}"),
+        ("relative_path", ".\\base.vhdx"),
+        ("absolute_win32_path", "\\\\?\\C:\\VMs\\base.vhdx"),
+    ]
+    path.write_bytes(make_vhdx(disk_size=2 * MIB, has_parent=True, locator=pairs, disk_id=ID).data)
+    told = invoke("info", path, "--json")
+    assert told.exit_code == 1
+    wanted = json.loads(told.stdout)["wanted"]
+    assert wanted == {"identities": [str(BASE_ID)], "locators": dict(pairs)}
+    shown = invoke("info", path).stdout
+    assert "relative_path: .\\base.vhdx" in shown and str(BASE_ID) in shown and "vhdx, differencing" in shown
+
+
+def test_check_of_a_child_without_its_parent_examines_the_file_itself(chain: Path, vhd: Path) -> None:
+    (chain.parent / "base.vhd").unlink()
+    result = invoke("check", chain, vhd)
+    assert result.exit_code == 1
+    assert "child.avhd: not complete, 0 errors" in result.stdout and f"{vhd}: ok" in result.stdout
+    assert "needs its parent 'base.vhd'" in result.stderr
+    data = bytearray(chain.read_bytes())
+    data[1536 + 12 : 1536 + 16] = (2).to_bytes(4, "big")  # the block lies on the header and the table
+    chain.write_bytes(data)
+    result = invoke("check", chain)
+    assert result.exit_code == 14
+    assert "child.avhd: damaged, 1 errors" in result.stdout
+    assert "needs its parent 'base.vhd'" in result.stderr
+    report = disk_check(chain)
+    assert not report["ok"] and report["layers"] == [str(chain)] and "base.vhd" in report["missing"]
+
+
+def test_a_chain_over_another_disk_is_damaged(chain: Path) -> None:
     (chain.parent / "base.vhd").write_bytes(fixed(b"\3" * 8 * MIB, ID))
     with pytest.raises(ParentMismatch):
         disk_info(chain)

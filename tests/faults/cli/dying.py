@@ -243,10 +243,7 @@ def _left(folder: Path) -> dict[str, str]:
 
 
 def _repeated(order: Order, place: Path) -> dict[str, str]:
-    """Move what is complete away, as the refusal says, and restore again into the same folder."""
-    for path in sorted((place / "back").rglob("*")):
-        if path.is_file() and not path.name.endswith(".vmkeep-partial"):
-            path.unlink()
+    """Restore again into the same folder, as it was left."""
     _succeeded(*in_child(lambda: bring_back(order, place)))
     return _left(place / "back")
 

@@ -51,6 +51,7 @@ def main(out: Path) -> None:
 def _vmkeep(place: Path, *arguments: str) -> None:
     code = "import sys; from vmkeep.cli import main; sys.exit(main())"
     environment = {"VMKEEP_PASSWORD": PASSWORD, "VMKEEP_STATE_DIR": str(place / "state")}
+    environment["VMKEEP_CACHE_DIR"] = str(place / "cache")
     source = Path(__file__).resolve().parents[3] / "src"
     environment["PYTHONPATH"] = str(source)
     subprocess.run([sys.executable, "-c", code, *arguments], cwd=place, env=environment, check=True)

@@ -2,13 +2,15 @@
 
 import os
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from tests.generators.vhdx_bytes import FULL, MIB, Block, make_vhdx
 from vmkeep.capture.errors import NothingToHold, SourceMissing, SourceRefused
 from vmkeep.capture.folder import hold, safe_name, vm_id_of_export
 from vmkeep.capture.source import SourceAddress
-from vmkeep.formats.errors import FormatError, SourceChanged
+from vmkeep.formats.errors import CorruptDisk, FormatError, ParentMissing, SourceChanged, UnsupportedDisk
 
 pytestmark = pytest.mark.quick
 
@@ -60,6 +62,82 @@ def test_one_disk_has_no_other_files(tmp_path: Path) -> None:
     with hold(SourceAddress("disk", tmp_path / "d.raw")) as held:
         assert ([d.name for d in held.disks], held.files) == (["d"], ())
         assert [(r.offset, r.length) for r in held.disks[0].extents()] in ([], [(0, 512)])
+
+
+def test_a_folder_of_chains_opens_each_file_once(tmp_path: Path) -> None:
+    layers = write_chain(tmp_path, 60)
+    branch = chain_layer(parent=30, number=90)
+    (tmp_path / "90.avhdx").write_bytes(branch)
+    before = open_descriptors()
+    with hold(folder(tmp_path)) as held:
+        assert open_descriptors() == before + layers + 1
+        assert sorted(disk.file for disk in held.disks) == ["59.avhdx", "90.avhdx"]
+        assert held.check() == layers + 1
+        path = tmp_path / "30.avhdx"
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+        with pytest.raises(SourceChanged, match=r"30\.avhdx"):
+            held.check()
+    assert open_descriptors() == before
+
+
+def chain_layer(parent: int, number: int) -> bytes:
+    name = f"{parent}.avhdx" if parent else "0.vhdx"
+    locator = [("parent_linkage", str(UUID(int=100 + parent))), ("relative_path", f".\\{name}")]
+    made = make_vhdx(disk_size=MIB, has_parent=True, locator=locator, write_guid=UUID(int=100 + number))
+    return bytes(made.data)
+
+
+def write_chain(root: Path, length: int) -> int:
+    (root / "0.vhdx").write_bytes(bytes(make_vhdx(disk_size=MIB, write_guid=UUID(int=100)).data))
+    for number in range(1, length):
+        (root / f"{number}.avhdx").write_bytes(chain_layer(number - 1, number))
+    return length
+
+
+def test_two_copies_of_a_vm_are_two_disks_each_over_its_own_base(tmp_path: Path) -> None:
+    for name, fill in (("a", b"\1"), ("b", b"\2")):
+        copy = tmp_path / name
+        copy.mkdir()
+        blocks = {0: Block(FULL, fill * MIB)}
+        made = make_vhdx(disk_size=MIB, blocks=blocks, write_guid=UUID(int=100))
+        (copy / "0.vhdx").write_bytes(made.data)
+        (copy / "1.avhdx").write_bytes(chain_layer(0, 1))
+    with hold(folder(tmp_path)) as held:
+        found = {disk.file: disk.disk.read_at(0, 1) for disk in held.disks}
+        assert found == {"a/1.avhdx": b"\1", "b/1.avhdx": b"\2"}
+        assert len({disk.name for disk in held.disks}) == 2
+    (tmp_path / "a" / "1.avhdx").rename(tmp_path / "1.avhdx")
+    before = open_descriptors()
+    with pytest.raises(UnsupportedDisk, match="both say that they are the parent of") as caught:
+        hold(folder(tmp_path))
+    assert "a/0.vhdx" in caught.value.message and "b/0.vhdx" in caught.value.message
+    assert caught.value.hint
+    assert open_descriptors() == before
+
+
+def test_a_copy_of_a_disk_beside_it_is_a_second_disk(tmp_path: Path) -> None:
+    data = bytes(make_vhdx(disk_size=MIB, write_guid=UUID(int=100)).data)
+    (tmp_path / "0.vhdx").write_bytes(data)
+    (tmp_path / "0 - Copy.vhdx").write_bytes(data)
+    (tmp_path / "1.avhdx").write_bytes(chain_layer(0, 1))
+    with hold(folder(tmp_path)) as held:
+        chains = [[Path(layer.name).name for layer in disk.disk.chain()] for disk in held.disks]
+    assert sorted(chains) == [["0 - Copy.vhdx"], ["1.avhdx", "0.vhdx"]]
+
+
+def test_a_parent_outside_the_folder_and_a_circle_are_refused_by_name(tmp_path: Path) -> None:
+    vm = tmp_path / "vm"
+    vm.mkdir()
+    write_chain(tmp_path, 1)
+    (vm / "1.avhdx").write_bytes(chain_layer(0, 1))
+    before = open_descriptors()
+    with pytest.raises(ParentMissing, match=r"1\.avhdx' needs its parent '0\.vhdx'"):
+        hold(folder(vm))
+    (vm / "1.avhdx").write_bytes(chain_layer(2, 1))
+    (vm / "2.avhdx").write_bytes(chain_layer(1, 2))
+    with pytest.raises(CorruptDisk, match=r"names '[12]\.avhdx' as its parent, which is its child already"):
+        hold(folder(vm))
+    assert open_descriptors() == before
 
 
 def test_nothing_stays_open(tmp_path: Path) -> None:

@@ -62,20 +62,58 @@ def test_settings_are_taken_from_anywhere(arguments: list[str], rest: list[str],
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({"VMKEEP_STATE_DIR": "/x/s", "XDG_STATE_HOME": "/y", "HOME": "/h"}, Path("/x/s")),
-        ({"XDG_STATE_HOME": "/y", "HOME": "/h"}, Path("/y/vmkeep")),
-        ({"HOME": "/h"}, Path("/h/.local/state/vmkeep")),
-        ({}, None),
+        ({"VMKEEP_STATE_DIR": "x/s", "XDG_STATE_HOME": "y", "HOME": "h"}, "x/s"),
+        ({"XDG_STATE_HOME": "y", "HOME": "h"}, "y/vmkeep"),
+        ({"HOME": "h"}, "h/.local/state/vmkeep"),
     ],
 )
 def test_where_this_machine_keeps_its_memory(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Path | None
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    environment: dict[str, str],
+    expected: str,
 ) -> None:
     for name in ("VMKEEP_STATE_DIR", "XDG_STATE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
+    for name, place in environment.items():
+        monkeypatch.setenv(name, str(tmp_path / place))
+    assert frame.state_folder() == tmp_path / expected
+    assert (tmp_path / expected).is_dir()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("place", [None, "file/below"])
+def test_a_machine_without_a_place_for_its_memory_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, place: str | None
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for name in ("VMKEEP_STATE_DIR", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if place is not None:
+        monkeypatch.setenv("VMKEEP_STATE_DIR", str(tmp_path / place))
+    assert frame.state_folder() is None
+    said = capsys.readouterr().err
+    assert "would go unnoticed" in said and "VMKEEP_STATE_DIR" in said
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"VMKEEP_CACHE_DIR": "/x/c", "XDG_CACHE_HOME": "/y", "HOME": "/h"}, Path("/x/c")),
+        ({"XDG_CACHE_HOME": "/y", "XDG_STATE_HOME": "/z", "HOME": "/h"}, Path("/y/vmkeep")),
+        ({"VMKEEP_STATE_DIR": "/x/s", "HOME": "/h"}, Path("/h/.cache/vmkeep")),
+        ({}, None),
+    ],
+)
+def test_where_this_machine_keeps_what_saves_time(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Path | None
+) -> None:
+    for name in ("VMKEEP_CACHE_DIR", "XDG_CACHE_HOME", "VMKEEP_STATE_DIR", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert frame.state_folder() == expected
+    assert frame.cache_folder() == expected
 
 
 def test_progress_shows_share_rate_and_what_is_left() -> None:

@@ -1,6 +1,7 @@
 """A command imports what it needs, and typer's values come out the same without its validation library."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import typer
 
 import vmkeep
+import vmkeep.cli
 import vmkeep.cli.plain_values
 
 pytestmark = pytest.mark.quick
@@ -83,3 +85,31 @@ def test_values_have_the_types_that_were_declared() -> None:
 def test_wrong_values_are_refused(wrong: list[str]) -> None:
     with pytest.raises(typer.BadParameter):
         _run("w", *wrong)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_modules_are_imported_ends_without_a_word(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    # The library stands in the way of everything that follows, and lets nobody pass.
+    (tmp_path / "typer.py").write_text("print('importing', flush=True)\ninput()\n")
+    source = str(Path(vmkeep.__file__).parents[1])
+    started = subprocess.Popen(
+        [sys.executable, "-m", "vmkeep", "points"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{source}"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == "importing\n"
+    started.send_signal(number)
+    _, said = started.communicate(timeout=60)
+    assert (started.returncode, said) == (code, "")
+
+
+def test_handlers_of_whoever_calls_main_are_put_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert vmkeep.cli.main(["--version"]) == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

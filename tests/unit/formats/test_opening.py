@@ -224,6 +224,28 @@ def test_a_parent_that_is_not_given_is_missing_even_if_it_lies_beside(tmp_path: 
         open_path(top, siblings=[tmp_path / "mid.avhd"])
 
 
+def test_an_incomplete_vhd_chain_shows_its_own_bytes_and_nothing_of_the_parent(tmp_path: Path) -> None:
+    top = chain_in(tmp_path)
+    (tmp_path / "base.vhd").unlink()
+    with open_path(top, siblings=sorted(tmp_path.iterdir()), complete=False) as disk:
+        assert [(Path(part.name).name, part.profile.kind) for part in disk.chain()] == [
+            ("top.avhd", "differencing"),
+            ("mid.avhd", "differencing"),
+        ]
+        own = list(disk.layer_extents())
+        assert 0 < sum(extent.length for extent in own) < disk.profile.size
+        seen = apply(bytes(len(BASE)), layer(2, 1, ""))
+        for extent in own:
+            assert disk.read_at(extent.offset, extent.length) == seen[extent.offset : extent.end]
+        with pytest.raises(ParentMissing, match=r"mid\.avhd' needs its parent 'base\.vhd'"):
+            disk.read_at(0, disk.profile.size)
+        with pytest.raises(ParentMissing):
+            list(disk.extents())
+        missing = disk.missing_parent()
+        assert missing is not None and missing.locators == (("W2ku", "C:\\Virtual Machines\\base.vhd"),)
+        assert list(disk.check()) == []
+
+
 def test_a_path_in_the_file_is_never_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -260,6 +282,59 @@ def test_of_several_candidates_the_one_with_the_right_id_is_taken(tmp_path: Path
         open_path(top, siblings=given[:2])
     with pytest.raises(NotADisk):
         open_path(top, siblings=given[:1])
+
+
+def two_copies(tmp_path: Path) -> tuple[Path, Path]:
+    """Two folders with one VM each; the second was copied, and its base rewritten under the same identity."""
+    for name, fill in (("a", BASE), ("b", bytes(byte ^ 0xFF for byte in BASE))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "base.vhd").write_bytes(fixed(fill, UUID(int=10)))
+        (tmp_path / name / "top.avhd").write_bytes(layer(1, 10, "base.vhd").build())
+    return tmp_path / "a", tmp_path / "b"
+
+
+def below_top(path: Path, siblings: list[Path]) -> str:
+    with open_path(path, siblings=siblings) as disk:
+        return Path(disk.chain()[1].name).parent.name
+
+
+def test_of_two_files_with_the_parents_identity_the_one_beside_the_child_is_taken(tmp_path: Path) -> None:
+    files = sorted(file for folder in two_copies(tmp_path) for file in folder.iterdir())
+    for given in (files, files[::-1]):
+        assert below_top(tmp_path / "a" / "top.avhd", given) == "a"
+        assert below_top(tmp_path / "b" / "top.avhd", given) == "b"
+
+
+def test_a_relative_path_chooses_among_files_with_the_parents_identity(tmp_path: Path) -> None:
+    a, b = two_copies(tmp_path)
+    moved = tmp_path / "snapshots" / "top.avhd"
+    moved.parent.mkdir()
+    given = [a / "base.vhd", b / "base.vhd", moved]
+    for folder in ("a", "b"):
+        top = layer(1, 10, "base.vhd")
+        top.locators = [(b"W2ru", f"..\\{folder}\\base.vhd".encode("utf-16-le"), 512)]
+        moved.write_bytes(top.build())
+        assert below_top(moved, given) == folder
+        assert below_top(moved, given[::-1]) == folder
+
+
+def test_a_copy_elsewhere_does_not_replace_a_damaged_parent(tmp_path: Path) -> None:
+    files = sorted(file for folder in two_copies(tmp_path) for file in folder.iterdir())
+    (tmp_path / "b" / "base.vhd").write_bytes(bytes(4096))
+    with pytest.raises(NotADisk, match=r"b/base\.vhd"):
+        open_path(tmp_path / "b" / "top.avhd", siblings=files)
+    assert below_top(tmp_path / "a" / "top.avhd", files) == "a"
+
+
+def test_files_with_one_identity_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
+    a, b = two_copies(tmp_path)
+    moved = tmp_path / "top.avhd"
+    (a / "top.avhd").rename(moved)
+    before = open_files()
+    with pytest.raises(UnsupportedDisk, match=r"'.*/a/base\.vhd' and '.*/b/base\.vhd'") as caught:
+        open_path(moved, siblings=[a / "base.vhd", b / "base.vhd", moved])
+    assert str(moved) in caught.value.message
+    assert open_files() == before
 
 
 def test_files_that_name_each_other_as_parent_are_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """VHDX chains opened from a folder: names only, the identity decides, formats are not mixed."""
 
+import os
 from pathlib import Path
 from uuid import UUID
 
@@ -8,7 +9,7 @@ import pytest
 from tests.generators.vhd_bytes import fixed
 from tests.generators.vhdx_bytes import FULL, MIB, PARTIAL, Block, make_vhdx
 from vmkeep.formats.errors import CorruptDisk, NotADisk, ParentMismatch, ParentMissing, UnsupportedDisk
-from vmkeep.formats.opening import open_path
+from vmkeep.formats.opening import open_path, open_paths
 
 pytestmark = pytest.mark.quick
 
@@ -105,4 +106,81 @@ def test_a_chain_of_64_vhdx_files_can_be_read(tmp_path: Path) -> None:
         for depth in range(1, 64):
             assert disk.read_at(depth % 4 * MIB + depth * 512, 512) == bytes([depth]) * 512
         assert sum(extent.length for extent in disk.extents()) == SIZE
-        assert len(disk.identity()) >= 64
+        assert len(disk.identity()) == 64
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def tree(folder: Path) -> list[Path]:
+    """A chain of 60 files, and a branch of five more from its middle and another from its end."""
+    (folder / "0.vhdx").write_bytes(base(100))
+    parents = {number: number - 1 for number in range(1, 60)}
+    parents |= {60: 30, **{number: number - 1 for number in range(61, 65)}, 65: 58}
+    for number, parent in parents.items():
+        name = "0.vhdx" if parent == 0 else f"{parent}.avhdx"
+        block = Block(PARTIAL, bytes([number]) * MIB, frozenset([number]))
+        made = make_vhdx(
+            disk_size=SIZE,
+            blocks={number % 4: block},
+            has_parent=True,
+            locator=[("parent_linkage", f"{{{UUID(int=100 + parent)}}}"), ("relative_path", f".\\{name}")],
+            write_guid=UUID(int=100 + number),
+        )
+        (folder / f"{number}.avhdx").write_bytes(bytes(made.data))
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_layers_that_several_chains_share_are_open_once(tmp_path: Path, backwards: bool) -> None:
+    files = tree(tmp_path)
+    files.sort(key=lambda path: int(path.stem), reverse=backwards)
+    before = open_descriptors()
+    disks = dict(zip(files, open_paths(files, siblings=files), strict=True))
+    assert open_descriptors() == before + len(files)
+    leaves = {int(path.stem): disk for path, disk in disks.items() if path.stem in ("59", "64", "65")}
+    for path, disk in disks.items():
+        if int(path.stem) not in leaves:
+            disk.close()
+    assert open_descriptors() == before + len(files), "the leaves still need every layer"
+    leaves[59].close()
+    leaves[59].close()
+    assert open_descriptors() == before + len(files) - 1, "58 and what lies below belongs to others too"
+    assert leaves[65].read_at(65 % 4 * MIB + 65 * 512, 512) == bytes([65]) * 512
+    assert leaves[65].read_at(58 % 4 * MIB + 58 * 512, 512) == bytes([58]) * 512
+    assert leaves[65].read_at(59 % 4 * MIB + 59 * 512, 512) == b"\1" * 512
+    leaves[65].close()
+    assert open_descriptors() == before + 31 + 5
+    assert leaves[64].read_at(30 % 4 * MIB + 30 * 512, 512) == bytes([30]) * 512
+    leaves[64].close()
+    assert open_descriptors() == before
+
+
+def test_no_file_stays_open_when_the_last_of_many_is_refused(tmp_path: Path) -> None:
+    files = tree(tmp_path)
+    orphan = tmp_path / "zz.avhdx"
+    orphan.write_bytes(child(7, 9999, "0.vhdx"))
+    before = open_descriptors()
+    with pytest.raises(ParentMismatch):
+        open_paths([*files, orphan], siblings=[*files, orphan])
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_depth_of_a_chain_is_counted_over_files_opened_before(tmp_path: Path, backwards: bool) -> None:
+    (tmp_path / "0.vhdx").write_bytes(base(100))
+    for number in range(1, 65):
+        name = "0.vhdx" if number == 1 else f"{number - 1}.avhdx"
+        made = make_vhdx(
+            disk_size=SIZE,
+            has_parent=True,
+            locator=[("parent_linkage", f"{{{UUID(int=99 + number)}}}"), ("relative_path", name)],
+            write_guid=UUID(int=100 + number),
+        )
+        (tmp_path / f"{number}.avhdx").write_bytes(bytes(made.data))
+    files = sorted(tmp_path.iterdir(), key=lambda path: int(path.stem), reverse=backwards)
+    with pytest.raises(UnsupportedDisk, match="longer than 64"):
+        open_paths(files, siblings=files)
+    for disk in open_paths(files[backwards : len(files) - (not backwards)], siblings=files):
+        disk.close()

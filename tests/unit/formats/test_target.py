@@ -128,10 +128,10 @@ def test_where_nothing_is_written_past_the_cache_the_content_is_whole(
     direct = getattr(os, "O_DIRECT", 0)
     real_open, real_pwrite = os.open, os.pwrite
 
-    def refusing_open(path: str, flags: int, mode: int = 0o777) -> int:
+    def refusing_open(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if refused == "open" and flags & direct:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return real_open(path, flags, mode)
+        return real_open(path, flags, mode, dir_fd=dir_fd)
 
     def refusing_pwrite(fd: int, data: memoryview, offset: int) -> int:
         if refused == "pwrite" and fcntl.fcntl(fd, fcntl.F_GETFL) & direct:

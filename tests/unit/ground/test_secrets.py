@@ -75,3 +75,18 @@ def test_a_file_that_is_no_text_is_named_without_its_content(tmp_path: Path) -> 
     with pytest.raises(SecretUnavailable, match="password") as caught:
         read_password(file=file, command=None, environment={}, variable="P")
     assert "secret" not in caught.value.message.replace(str(file), "")
+
+
+def test_a_command_gets_the_environment_without_the_passwords_in_it(tmp_path: Path) -> None:
+    tell = tmp_path / "tell.py"
+    tell.write_text("import os\nprint(sorted(n for n in os.environ if n.startswith(('VMKEEP', 'SHELF'))))")
+    environment = {
+        "SHELF": "3",
+        "VMKEEP_REPO": "keep",
+        "VMKEEP_PASSWORD": "Zebra-42",
+        "VMKEEP_PASSWORD_OF_THE_OTHER": "Zebra-43",
+    }
+    secret = read_password(
+        file=None, command=f"{sys.executable} {tell}", environment=environment, variable="VMKEEP_PASSWORD"
+    )
+    assert secret is not None and secret.reveal() == b"['SHELF', 'VMKEEP_REPO']"

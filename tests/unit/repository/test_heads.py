@@ -1,5 +1,6 @@
 """What this machine has seen must not silently get less."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from tests.clocks import FakeClock
 from tests.faults.stores import Cut, Remove, tamper
 from tests.repositories import CHUNK, OTHER_VM, VM, make_repository, random_bytes, reopen, take
+from vmkeep.objectstore.address import open_store
+from vmkeep.objectstore.directory import DirectoryStore
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.repository.box import close_box
 from vmkeep.repository.errors import RolledBack
@@ -25,7 +28,7 @@ class World:
         self.clock = clock
         self.store = MemoryStore(clock)
         self.repository = make_repository(self.store, clock)
-        self.heads = Heads(folder, self.repository.ring.repository)
+        self.heads = Heads(folder, self.repository.ring.repository, "here")
         self.first = self.take(1)
         self.empty_of_second = self.store.copy()
         self.second = self.take(2)
@@ -140,24 +143,29 @@ def test_damage_is_reported_as_damage_and_not_forgotten(world: World, how: Cut |
 def test_memory_of_another_repository_does_not_count(world: World, tmp_path: Path) -> None:
     world.look()
     other = make_repository(clock=world.clock)
-    other._heads = Heads(tmp_path / "state", other.ring.repository)
+    other._heads = Heads(tmp_path / "state", other.ring.repository, "elsewhere")
     assert other.listing().points == ()
 
 
 def test_memory_survives_the_process(world: World, tmp_path: Path) -> None:
     world.look()
     world.remove(world.second)
-    world.heads = Heads(tmp_path / "state", world.repository.ring.repository)
+    world.heads = Heads(tmp_path / "state", world.repository.ring.repository, "here")
     with pytest.raises(RolledBack):
         world.look()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": [1]}', '{"a": ["x", "zz", "n"]}'])
-def test_torn_memory_starts_anew(world: World, tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"a": 1}', '{"a": [1]}', '{"a": ["x", "zz", "n"]}', "[" * 100_000, "\udcff"]
+)
+def test_torn_memory_starts_anew_and_says_so(world: World, tmp_path: Path, text: str) -> None:
     world.look()
-    (file,) = (tmp_path / "state").iterdir()
-    file.write_text(text)
-    world.look()
+    (file,) = (tmp_path / "state").glob("heads-*")
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    (warning,) = world.look().warnings
+    assert str(file) in warning and "starts anew" in warning
+    (aside,) = (tmp_path / "state").glob("*.damaged")
+    assert aside.read_bytes() == text.encode("utf-8", "surrogateescape")
     world.remove(world.second)
     with pytest.raises(RolledBack):
         world.look()
@@ -165,5 +173,80 @@ def test_torn_memory_starts_anew(world: World, tmp_path: Path, text: str) -> Non
 
 def test_memory_is_for_its_owner_only(world: World, tmp_path: Path) -> None:
     world.look()
-    (file,) = (tmp_path / "state").iterdir()
-    assert file.stat().st_mode & 0o077 == 0
+    files = list((tmp_path / "state").iterdir())
+    assert files
+    assert [file for file in files if file.stat().st_mode & 0o077] == []
+
+
+def _look_at(folder: Path, repository: Repository, *, accept: bool = False) -> None:
+    """Open and list as a new process on this machine does."""
+    fresh = reopen(repository)
+    fresh._heads = Heads(folder, repository.ring.repository, repository.store.canonical_address)
+    fresh.listing(accept_rollback=accept)
+
+
+def _at(place: Path, clock: FakeClock) -> Repository:
+    """Make a repository with one point in a folder."""
+    repository = make_repository(DirectoryStore(place, create=True), clock)
+    take(repository, VM, {"disk": random_bytes(1, CHUNK)}, clock)
+    return repository
+
+
+def _move(repository: Repository, place: Path) -> Repository:
+    """Let the folder of a repository lie at another place."""
+    Path(repository.store.address).rename(place)
+    return reopen(repository, DirectoryStore(place))
+
+
+def test_repository_replaced_by_another_one_is_noticed_until_accepted(
+    tmp_path: Path, fake_clock: FakeClock
+) -> None:
+    state, here = tmp_path / "state", tmp_path / "here"
+    first = _at(here, fake_clock)
+    _look_at(state, first)
+    aside = _move(first, tmp_path / "aside")
+    second = _at(here, fake_clock)
+    for _ in range(2):
+        with pytest.raises(RolledBack, match="another repository") as caught:
+            _look_at(state, second)
+        assert "--accept-rollback" in caught.value.hint
+    _look_at(state, second, accept=True)
+    _look_at(state, second)
+    # Disks that take turns at one mount point: both are known now.
+    away = _move(second, tmp_path / "away")
+    back = _move(aside, here)
+    _look_at(state, back)
+    _move(back, tmp_path / "aside")
+    _look_at(state, _move(away, here))
+
+
+def test_one_place_has_one_address_however_it_is_written(
+    tmp_path: Path, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, here = tmp_path / "state", tmp_path / "here"
+    repository = _at(here, fake_clock)
+    _look_at(state, repository)
+    _move(repository, tmp_path / "aside")
+    (tmp_path / "link").symlink_to("here")
+    monkeypatch.chdir(tmp_path)
+    other = _at(here, fake_clock)
+    for address in (
+        "here",
+        "./here/",
+        f"{tmp_path}//here/../here",
+        "link",
+        f"file://{tmp_path}/link",
+    ):
+        with pytest.raises(RolledBack):
+            _look_at(state, reopen(other, open_store(address)))
+    elsewhere = _move(other, tmp_path / "elsewhere")
+    _look_at(state, elsewhere)  # nothing was ever seen there
+
+
+def test_a_repository_made_on_this_machine_is_known(tmp_path: Path, fake_clock: FakeClock) -> None:
+    state, here = tmp_path / "state", tmp_path / "here"
+    _look_at(state, _at(here, fake_clock))
+    shutil.rmtree(here)
+    second = _at(here, fake_clock)
+    Heads(state, second.ring.repository, second.store.canonical_address).know_place()
+    _look_at(state, second)

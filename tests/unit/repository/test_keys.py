@@ -242,3 +242,86 @@ def test_recovery_keys_are_long_and_never_alike() -> None:
 
 def test_nothing_prints_the_key() -> None:
     assert "***" in repr(RING) and MASTER.hex() not in repr(RING)
+
+
+@pytest.fixture
+def paid(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Memory and passes of each derivation asked of the library, which charges for none of them."""
+    asked: list[tuple[int, int]] = []
+
+    def derive(*, iterations: int, memory_cost: int, **others: Any) -> Argon2id:
+        asked.append((memory_cost, iterations))
+        return Argon2id(**others, iterations=1, memory_cost=max(64, memory_cost % 1024))
+
+    monkeypatch.setattr(keys, "Argon2id", derive)
+    return asked
+
+
+def _plant(store: MemoryStore, number: int, memory_kib: int, iterations: int, kind: str = "password") -> str:
+    """Add a key object as anybody can write it: sound, expensive, and listed before all others."""
+    name = f"{number:032x}"
+    fields: dict[str, Any] = {
+        "version": 1, "id": name, "kind": kind, "created": "2026-03-29T00:30:00Z",
+        "kdf": {
+            "name": "argon2id", "memory_kib": memory_kib, "iterations": iterations, "lanes": 4,
+            "salt": "00" * 16,
+        },
+        "format": PARAMETERS.digest().hex(), "nonce": "00" * 12, "wrapped": "00" * 48,
+    }  # fmt: skip
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    fields["checksum"] = blake3(text).hexdigest()
+    store.put(f"keys/{name}", json.dumps(fields).encode())
+    return f"keys/{name}"
+
+
+def test_a_planted_expensive_key_delays_nobody_who_knows_the_password(
+    paid: list[tuple[int, int]],
+) -> None:
+    store = MemoryStore()
+    _plant(store, 1, 1 << 20, 10)
+    _plant(store, 2, 32, 1)  # cheaper than ours: that does not put it in front
+    good = _add(store, GOOD)
+    paid.clear()
+    assert unlock(store, PARAMETERS, GOOD)[1] == good
+    assert paid == [(64, 1)]
+
+
+def test_the_most_expensive_key_a_reader_takes_is_tried_in_the_end(paid: list[tuple[int, int]]) -> None:
+    store = MemoryStore()
+    _plant(store, 1, 1 << 20, 10, "recovery")
+    _plant(store, 2, 1 << 17, 3)
+    _add(store, GOOD)
+    paid.clear()
+    with pytest.raises(WrongKey):
+        unlock(store, PARAMETERS, Secret("some recovery key"))
+    assert paid == [(64, 1), (1 << 17, 3), (1 << 20, 10), (1 << 20, 10)]
+
+
+@pytest.mark.parametrize(("memory_kib", "iterations"), [(1 << 20, 10), (64, 1)])
+def test_keys_without_end_cost_no_time_without_end(
+    paid: list[tuple[int, int]], memory_kib: int, iterations: int
+) -> None:
+    store = MemoryStore()
+    planted = [_plant(store, number, memory_kib, iterations) for number in range(100)]
+    with pytest.raises(KeyRefused, match="left untried") as caught:
+        unlock(store, PARAMETERS, GOOD)
+    # Not more than 64 keys, and not more than three of the most expensive ones.
+    assert 1 <= len(paid) <= (64 if memory_kib == 64 else 3)
+    assert caught.value.context["object"] == planted[len(paid)]
+    assert planted[len(paid)] in caught.value.message and "Check the password" in caught.value.hint
+
+
+def test_a_key_this_machine_has_no_memory_for_is_left_untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    planted = _plant(store, 1, 1 << 20, 1)
+
+    def refuse(*, memory_cost: int, **others: Any) -> Argon2id:
+        if memory_cost == 1 << 20:
+            raise MemoryError
+        return Argon2id(**others, memory_cost=memory_cost)
+
+    monkeypatch.setattr(keys, "Argon2id", refuse)
+    _add(store, GOOD)
+    assert _is_ours(unlock(store, PARAMETERS, GOOD)[0])
+    with pytest.raises(KeyRefused, match=planted):
+        unlock(store, PARAMETERS, OTHER)

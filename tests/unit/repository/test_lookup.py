@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
 from tests.clocks import FakeClock
 from tests.repositories import manifest_of
 from vmkeep.model.plan import VmRef
-from vmkeep.repository.errors import PointAmbiguous, PointNotFound
-from vmkeep.repository.listing import Listing, SealedPoint
+from vmkeep.repository.errors import PointAmbiguous, PointNotFound, Tampered
+from vmkeep.repository.listing import Listing, SealedPoint, Tombstone
 
 pytestmark = pytest.mark.quick
 
@@ -19,7 +20,22 @@ WEB, DB = VmRef("11111111-aaaa", "web"), VmRef("22222222-bbbb", "db")
 
 def _point(vm: VmRef, point_id: str, number: int, after: timedelta) -> SealedPoint:
     point = manifest_of(vm, [], FakeClock(START + after))(point_id)
-    return SealedPoint(replace(point, number=number), f"points/x/{point_id}", bytes([number]) * 32)
+    name = f"points/{vm.id}/{START + after:%Y%m%dT%H%M%SZ}-{point_id}"
+    return SealedPoint(replace(point, number=number), name, bytes([number]) * 32)
+
+
+def _after(sealed: SealedPoint, previous: SealedPoint) -> SealedPoint:
+    return replace(sealed, point=replace(sealed.point, previous=(previous.name, previous.digest)))
+
+
+def _damage(listing: Listing, *lost: SealedPoint) -> Listing:
+    """Return what is listed when the manifests of some points do not verify."""
+    problems = tuple(Tampered(f"the object {one.name} is damaged.", object=one.name) for one in lost)
+    return replace(
+        listing,
+        points=tuple(s for s in listing.points if s not in lost),
+        problems=listing.problems + problems,
+    )
 
 
 W1 = _point(WEB, "aaaa1111" + "0" * 24, 1, timedelta())
@@ -120,3 +136,54 @@ def test_latest_of_a_vm_goes_by_number() -> None:
     ahead = _point(WEB, "9999" * 8, 2, timedelta(days=365))
     right = _point(WEB, "8888" * 8, 3, timedelta(days=1))
     assert _listing(W1, ahead, right).find("web") == right
+
+
+def test_latest_of_all_is_the_last_of_each_vms_newest_by_number() -> None:
+    # A clock far ahead must not stay the latest for ever.
+    ahead = _point(WEB, "9999" * 8, 2, timedelta(days=365))
+    right = _point(WEB, "8888" * 8, 3, timedelta(hours=1))
+    assert _listing(W1, ahead, right).find("latest") == right
+    assert _listing(W1, ahead, right, D1).find("latest") == D1
+    assert _listing(W1, ahead, D1).find("latest") == ahead
+
+
+def test_damaged_newest_is_refused_though_its_time_is_before_an_older_ones() -> None:
+    ahead = _point(WEB, "9999" * 8, 2, timedelta(days=365))
+    right = _after(_point(WEB, "8888" * 8, 3, timedelta(hours=1)), ahead)
+    listing = _damage(_listing(W1, ahead, right, D1), right)
+    for text in ("web", "web@latest", "latest"):
+        with pytest.raises(Tampered, match="8888"):
+            listing.find(text)
+    assert listing.find("db") == D1
+
+
+def test_damaged_older_point_is_in_nobodys_way_though_its_time_lies_ahead() -> None:
+    ahead = _point(WEB, "9999" * 8, 2, timedelta(days=365))
+    right = _after(_point(WEB, "8888" * 8, 3, timedelta(hours=1)), ahead)
+    listing = _damage(_listing(W1, ahead, right), ahead)
+    for text in ("web", "web@latest", "latest"):
+        assert listing.find(text) == right
+
+
+def test_two_damaged_older_points_are_in_nobodys_way() -> None:
+    chain = [_point(WEB, f"{number}" * 32, number, timedelta(hours=number)) for number in (1, 2, 3, 4)]
+    chain = [chain[0], *(_after(one, before) for before, one in pairwise(chain))]
+    listing = _damage(_listing(*chain), chain[1], chain[2])
+    assert listing.find("web") == listing.find("latest") == chain[3]
+    with pytest.raises(Tampered):
+        _damage(_listing(*chain), chain[2], chain[3]).find("web")
+
+
+def test_a_predecessor_that_is_nowhere_is_a_gap() -> None:
+    second = _after(W2, W1)
+    third = _after(W3, second)
+    assert _listing(W1, second, third, D1).gaps == ()
+    (gap,) = _listing(W1, third, D1).gaps
+    assert gap.context["object"] == second.name and second.name in gap.message
+    # It tells only of the VM concerned, and the newest point is still what it was.
+    assert [g.message for g in _listing(W1, third, D1).gaps_beside(third)] == [gap.message]
+    assert _listing(W1, third, D1).gaps_beside(D1) == []
+    assert _listing(W1, third, D1).find("latest") == third
+    stone = Tombstone(second.name, WEB.id, 2, second.digest)
+    assert replace(_listing(W1, third), forgotten=(stone,)).gaps == ()
+    assert _damage(_listing(W1, second, third), second).gaps == (), "that is a problem already"

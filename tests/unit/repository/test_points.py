@@ -1,9 +1,12 @@
 """A restore point exists when its manifest and its seal are there and verify; nothing else is listed."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +24,8 @@ from tests.repositories import (
     take,
 )
 from vmkeep.model.plan import VmRef
+from vmkeep.objectstore.directory import DirectoryStore
+from vmkeep.objectstore.errors import StoreUnavailable
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.repository.box import close_box
 from vmkeep.repository.errors import PublishRefused, Tampered
@@ -96,6 +101,32 @@ def test_void_point_is_invisible_and_cannot_be_sealed(world: World) -> None:
     assert world.listed() == world.problems() == []
     world.store.delete(name)
     assert world.problems() == [], "what was voided may go without a trace"
+
+
+def test_seal_that_may_not_outlive_a_power_cut_is_no_success(
+    tmp_path: Path, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = make_repository(DirectoryStore(tmp_path / "store", create=True), fake_clock)
+    # Another point's seal: the folder is there.
+    first = take(repository, VM, {"disk": random_bytes(1, CHUNK)}, fake_clock)
+    fake_clock.advance(60)
+    name, digest = repository.points.put(manifest_of(VM, [], fake_clock, previous=first)("ab" * 16))
+    folder = (tmp_path / "store" / seal_name(name)).parent
+    really_sync, refusals = os.fsync, [2]
+
+    def sync(fd: int) -> None:
+        if Path(f"/proc/self/fd/{fd}").readlink() == folder and refusals[0]:
+            refusals[0] -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        really_sync(fd)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(StoreUnavailable):
+        repository.points.seal(name, digest, fake_clock.now())
+    assert refusals == [0], "the seal was read back, and its flush asked for once more"
+    refusals[0] = 1
+    assert repository.points.seal(name, digest, fake_clock.now())
+    assert refusals == [0]
 
 
 SEAL_FIELDS: dict[str, Callable[[str, bytes], object]] = {

@@ -5,6 +5,8 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import cached_property
+from itertools import pairwise
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
@@ -16,6 +18,8 @@ from vmkeep.formats.vhd.header import ABSENT, HEADER_SIZE, DynamicHeader
 _PAGE_ENTRIES: Final = 1 << 14
 _PAGES_KEPT: Final = 64
 _BITMAP_BYTES_KEPT: Final = 4 << 20
+# 2040 GiB in blocks of 2 MiB need fewer.
+_MOST_COMPARED: Final = 1 << 20
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -129,7 +133,10 @@ class BlockMap:
     """Which of the guest's bytes a sparse VHD holds itself, and where.
 
     Raises :class:`CorruptDisk` for a block that is not where a block can be:
-    its bytes would be wrong, and zeros in their place as well.
+    its bytes would be wrong, and zeros in their place as well. That includes
+    blocks that overlap, for which the first block used costs a look at the
+    whole table; a table of more entries than any usual writer makes is
+    compared by `disk check` only.
     """
 
     def __init__(self, source: Source, footers: Footers, header: DynamicHeader) -> None:
@@ -170,6 +177,36 @@ class BlockMap:
                 )  # fmt: skip
         return offset
 
+    def place_alone(self, number: int, entry: int) -> int:
+        """Return :meth:`place`, or raise when another block lies there, too."""
+        offset = self.place(number, entry)
+        if entry in self._disputed:
+            raise CorruptDisk(
+                f"block {number} of {self._name!r} lies on another block.",
+                file=self._name, offset=offset, rule="VHD block allocation table",
+            )  # fmt: skip
+        return offset
+
+    @cached_property
+    def _disputed(self) -> frozenset[int]:
+        """The entries of blocks that overlap."""
+        if self.table.count > _MOST_COMPARED:
+            return frozenset()
+        used: list[int] = []
+        last = ABSENT
+        for _, page in self.table.pages():
+            used += [entry for entry in page if entry != ABSENT]
+            last = page[-1]
+        used.sort()
+        sectors = (self.bitmap_size + self.block_size) // SECTOR
+        # The last block may be cut where the disk ends.
+        short = -(-(self.bitmap_size + self.length(self.table.count - 1)) // SECTOR)
+        found: set[int] = set()
+        for one, other in pairwise(used):
+            if other - one < sectors and (one != last or other - one < short):
+                found |= {one, other}
+        return frozenset(found)
+
     def present(self, start: int, end: int) -> Iterator[Present]:
         """Yield the blocks of ``[start, end)`` that the file holds."""
         for number in range(start // self.block_size, -(-end // self.block_size) if start < end else 0):
@@ -177,7 +214,7 @@ class BlockMap:
             if entry != ABSENT:
                 low = number * self.block_size
                 high = min(low + self.block_size, end)
-                yield Present(number, max(low, start), high, self.place(number, entry))
+                yield Present(number, max(low, start), high, self.place_alone(number, entry))
 
     def held(self, block: Present) -> Iterator[tuple[int, int, int]]:
         """Yield ``(low, high, offset in the file)`` for each run of bytes the block's bitmap claims."""

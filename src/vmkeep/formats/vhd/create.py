@@ -12,6 +12,7 @@ from vmkeep.formats.errors import UnsupportedDisk
 from vmkeep.formats.filling import is_zero, nonzero_parts
 from vmkeep.formats.raw import FlatWriter, require_inside
 from vmkeep.formats.target import TargetFile
+from vmkeep.formats.target_folder import Place
 from vmkeep.formats.vhd.footer import CODES, EPOCH, MAX_SIZE, NO_OFFSET, SECTOR, Footer, geometry_of
 from vmkeep.formats.vhd.header import ABSENT, HEADER_SIZE, DynamicHeader
 
@@ -22,7 +23,7 @@ _PAGE: Final = 4096  # what host disks and file systems move at once
 _TABLE_AT: Final = SECTOR + HEADER_SIZE
 
 
-def create_vhd(path: Path, profile: DiskProfile, clock: Clock | None = None) -> DiskWriter:
+def create_vhd(path: Path | Place, profile: DiskProfile, clock: Clock | None = None) -> DiskWriter:
     """Begin a fixed or dynamic VHD of exactly ``profile.size``, with its disk id or a new one.
 
     Raises :class:`UnsupportedDisk` for what the format cannot hold.
@@ -46,7 +47,7 @@ def create_vhd(path: Path, profile: DiskProfile, clock: Clock | None = None) -> 
     return DynamicWriter(TargetFile(path), footer, profile.block_size or DEFAULT_BLOCK)
 
 
-def _require_possible(path: Path, profile: DiskProfile) -> None:
+def _require_possible(path: Path | Place, profile: DiskProfile) -> None:
     size, block = profile.size, profile.block_size or DEFAULT_BLOCK
     reason = ""
     if profile.kind == "differencing":

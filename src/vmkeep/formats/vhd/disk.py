@@ -5,26 +5,26 @@ from collections.abc import Iterator
 from typing import Final
 
 from vmkeep.formats.disk import Disk, DiskProfile, Finding, Kind
-from vmkeep.formats.errors import ParentMismatch, ParentMissing, TruncatedDisk
+from vmkeep.formats.errors import ParentMismatch, TruncatedDisk
 from vmkeep.formats.filling import fill_from, fill_with_zeros
-from vmkeep.formats.parents import FindParent, ParentReference
-from vmkeep.formats.raw import require_inside
+from vmkeep.formats.parents import FindParent, ParentReference, parent_missing
+from vmkeep.formats.raw import FlatDisk, require_inside
 from vmkeep.formats.source import Source, read_at
 from vmkeep.formats.vhd.blocks import BlockMap, Present
 from vmkeep.formats.vhd.findings import examine_fixed, examine_sparse
 from vmkeep.formats.vhd.footer import SECTOR, Footers, read_footers, require_readable
-from vmkeep.formats.vhd.header import HEADER_SIZE, DynamicHeader, parent_paths, read_header
+from vmkeep.formats.vhd.header import HEADER_SIZE, DynamicHeader, parent_locators, read_header
 from vmkeep.ranges import ByteRange, clip, intersect, join_sorted, subtract
 
 # More runs than this inside one block: two reads and copying beat reading each run.
 _SCATTERED: Final = 8
 
 
-def open_vhd(source: Source, find_parent: FindParent) -> Disk:
+def open_vhd(source: Source, find_parent: FindParent, *, complete: bool = True) -> Disk:
     """Open a VHD; the disk then owns ``source``, which stays the caller's when this raises.
 
     Raises :class:`ParentMissing` or :class:`ParentMismatch` for a differencing
-    disk whose parent is not found or has another Unique Id, other
+    disk whose parent is not found (unless the chain need not be ``complete``) or has another Unique Id, other
     ``FormatError`` for what is damaged or not supported.
     """
     footers = read_footers(source)
@@ -34,33 +34,31 @@ def open_vhd(source: Source, find_parent: FindParent) -> Disk:
         return FixedVhd(source, footers)
     header = read_header(source, footer.data_offset, footer.current_size)
     if kind == "dynamic":
-        return SparseVhd(source, footers, header, None)
-    parent = _open_parent(source, header, find_parent)
+        return SparseVhd(source, footers, header, None, None)
+    locators = parent_locators(source, header)
+    paths = tuple(dict.fromkeys(text for _, text in locators))
+    reference = ParentReference(source.name, paths, (header.parent_id,), "vhd", locators)
+    parent = _open_parent(reference, find_parent)
+    if parent is None and complete:
+        raise parent_missing(reference)
     try:
-        return SparseVhd(source, footers, header, parent)
+        return SparseVhd(source, footers, header, parent, reference)
     except BaseException:
-        parent.close()
+        if parent is not None:
+            parent.close()
         raise
 
 
-def _open_parent(source: Source, header: DynamicHeader, find_parent: FindParent) -> Disk:
-    name = source.name
-    paths = parent_paths(source, header)
-    reference = ParentReference(name, paths, (header.parent_id,), "vhd")
+def _open_parent(reference: ParentReference, find_parent: FindParent) -> Disk | None:
     parent = find_parent(reference)
-    if parent is None:
-        wanted = " or ".join(repr(base) for base in reference.base_names()) or "a file it does not name"
-        raise ParentMissing(
-            f"{name!r} needs its parent {wanted}, which is not among the files given.",
-            file=name,
-            rule="VHD dynamic header: Parent Locator",
-        )
-    if parent.profile.format != "vhd" or parent.profile.disk_id != header.parent_id:
+    if parent is not None and (
+        parent.profile.format != "vhd" or parent.profile.disk_id not in reference.identities
+    ):
         found = parent.name
         parent.close()
         raise ParentMismatch(
-            f"{found!r} has the name of the parent of {name!r} but is another disk.",
-            file=name,
+            f"{found!r} has the name of the parent of {reference.child!r} but is another disk.",
+            file=reference.child,
             rule="VHD dynamic header: Parent Unique Id",
         )
     return parent
@@ -78,22 +76,13 @@ class Vhd(Disk):
             "vhd", kind, footer.current_size, block_size=block_size, disk_id=footer.disk_id
         )
 
-    @property
-    def name(self) -> str:
-        return self._source.name
-
     def _footer_digest(self) -> str:
         """Hash anew the footer at the end and what stands at offset 0."""
         end = read_at(self._source, max(0, self._source.size() - SECTOR), SECTOR)
         return hashlib.sha256(end + read_at(self._source, 0, SECTOR)).hexdigest()
 
-    def close(self) -> None:
-        self._source.close()
-        if self.parent is not None:
-            self.parent.close()
 
-
-class FixedVhd(Vhd):
+class FixedVhd(Vhd, FlatDisk):
     """A VHD that is the guest's bytes with a footer behind them."""
 
     def __init__(self, source: Source, footers: Footers) -> None:
@@ -104,18 +93,6 @@ class FixedVhd(Vhd):
                 f"{source.name!r} holds {held} bytes of a disk of {size}.",
                 file=source.name, offset=held, rule="VHD footer: Current Size",
             )  # fmt: skip
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        require_inside(self.profile.size, offset, len(buffer))
-        fill_from(self._source, offset, buffer)
-
-    def extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
-        stop = self.profile.size if end is None else min(end, self.profile.size)
-        return join_sorted(self._source.data_ranges(start, stop) if start < stop else ())
-
-    def layer_extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
-        stop = self.profile.size if end is None else min(end, self.profile.size)
-        return iter([ByteRange(start, stop - start)] if start < stop else [])
 
     def identity(self) -> tuple[object, ...]:
         return ((self._source.identity(), self._footer_digest()),)
@@ -131,10 +108,19 @@ class SparseVhd(Vhd):
     one. Blocks are found on demand, so memory stays small whatever the file claims.
     """
 
-    def __init__(self, source: Source, footers: Footers, header: DynamicHeader, parent: Disk | None) -> None:
-        super().__init__(source, footers, "dynamic" if parent is None else "differencing", header.block_size)
+    def __init__(
+        self,
+        source: Source,
+        footers: Footers,
+        header: DynamicHeader,
+        parent: Disk | None,
+        reference: ParentReference | None,
+    ) -> None:
+        kind: Kind = "dynamic" if reference is None else "differencing"
+        super().__init__(source, footers, kind, header.block_size)
         self._header = header
         self.parent = parent
+        self.parent_reference = reference
         self._blocks = BlockMap(source, footers, header)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -171,11 +157,16 @@ class SparseVhd(Vhd):
 
     def _read_below(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``, which may be empty, with what this file leaves to its parent or as zeros."""
+        self._require_parent(len(buffer))
         # Nothing demands equal sizes of child and parent; beyond its end a parent holds zeros.
         held = 0 if self.parent is None else max(0, min(len(buffer), self.parent.profile.size - offset))
         if self.parent is not None and held:
             self.parent.read_into(offset, buffer[:held])
         fill_with_zeros(buffer[held:])
+
+    def _require_parent(self, length: int) -> None:
+        if length > 0 and self.parent is None and self.parent_reference is not None:
+            raise parent_missing(self.parent_reference)
 
     def extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
         stop = self.profile.size if end is None else min(end, self.profile.size)
@@ -199,12 +190,13 @@ class SparseVhd(Vhd):
         return clip((ByteRange(r.offset - shift, r.length) for r in ranges), low, high)
 
     def _data_below(self, start: int, end: int) -> Iterator[ByteRange]:
+        self._require_parent(end - start)
         if self.parent is not None and start < min(end, self.parent.profile.size):
             yield from self.parent.extents(start, min(end, self.parent.profile.size))
 
     def layer_extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
         stop = self.profile.size if end is None else min(end, self.profile.size)
-        if self.parent is None:
+        if self.parent_reference is None:
             return iter([ByteRange(start, stop - start)] if start < stop else [])
         return join_sorted(ByteRange(low, high - low) for low, high, _ in self._blocks.pieces(start, stop))
 

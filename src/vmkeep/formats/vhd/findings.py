@@ -10,7 +10,7 @@ from vmkeep.formats.errors import FormatError
 from vmkeep.formats.filling import fill_from, is_zero
 from vmkeep.formats.source import Source
 from vmkeep.formats.vhd.blocks import BlockMap, Present
-from vmkeep.formats.vhd.footer import SECTOR, Footer, FooterCopy, Footers
+from vmkeep.formats.vhd.footer import KINDS, SECTOR, Footer, FooterCopy, Footers
 from vmkeep.formats.vhd.header import ABSENT, DynamicHeader, locator_fits
 
 _TABLE_RULE: Final = "VHD block allocation table"
@@ -52,7 +52,7 @@ def examine_sparse(
     if parent is not None:
         yield from _odd_parent(source, footers.footer, header, parent, parent_time)
     yield from _wrong_places(source, blocks)
-    if parent is None:
+    if KINDS[footers.footer.kind_code] == "dynamic":
         yield from _denied_sectors(source, blocks)
 
 

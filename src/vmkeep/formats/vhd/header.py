@@ -148,9 +148,12 @@ def locator_fits(locator: Locator, file_size: int) -> bool:
     return locator.length <= _LONGEST_PATH and SECTOR <= locator.offset <= file_size - locator.length
 
 
-def parent_paths(source: Source, header: DynamicHeader) -> tuple[str, ...]:
-    """Return the parent's paths as written, relative ones first; unreadable locators are left out."""
-    ranked: list[tuple[int, str]] = []
+def parent_locators(source: Source, header: DynamicHeader) -> tuple[tuple[str, str], ...]:
+    """Return the parent's paths as written, each with its key, relative ones first.
+
+    Locators that cannot be read are left out.
+    """
+    ranked: list[tuple[int, str, str]] = []
     size = source.size()
     for locator in header.locators:
         rank = _RANKS.get(locator.code)
@@ -158,11 +161,11 @@ def parent_paths(source: Source, header: DynamicHeader) -> tuple[str, ...]:
             continue
         text = _decode(locator.code, read_at(source, locator.offset, locator.length))
         if text:
-            ranked.append((rank, text))
+            ranked.append((rank, locator.code.decode("ascii"), text))
     ranked.sort(key=lambda item: item[0])
     if header.parent_name:
-        ranked.append((len(_RANKS), header.parent_name))
-    return tuple(dict.fromkeys(text for _, text in ranked))
+        ranked.append((len(_RANKS), "parent name", header.parent_name))
+    return tuple((key, text) for _, key, text in ranked)
 
 
 # Relative before absolute, Unicode before the deprecated code pages; Mac OS aliases are no paths.

@@ -1,9 +1,10 @@
 """The block table and the sector bitmaps: where each byte of the disk is."""
 
 import re
+import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cache
 from typing import Final, NamedTuple
@@ -12,6 +13,7 @@ from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
 from vmkeep.formats.source import Source
 from vmkeep.formats.vhdx import layout
 from vmkeep.formats.vhdx.geometry import Geometry
+from vmkeep.formats.vhdx.space import DISPUTED, TakenSpace
 from vmkeep.ranges import ByteRange
 
 STATE_MASK: Final = 0x7
@@ -22,9 +24,9 @@ RESERVED_MASK: Final = 0xF_FFF8
 BITMAP_PRESENT: Final = 6
 BITMAP_BLOCK_SIZE: Final = layout.MIB
 
-# One page holds the table of a 1 TiB disk with 32 MiB blocks.
-_TABLE_PAGE: Final = 256 * layout.KIB
-_TABLE_PAGES_KEPT: Final = 16
+# As much as SMB reads at once: the table of a 4 TiB disk with 32 MiB blocks is two pages.
+_TABLE_PAGE: Final = layout.MIB
+_TABLE_PAGES_KEPT: Final = 4
 # No block needs more bits than one page: 256 MiB of 512-byte sectors.
 _BITMAP_PAGE: Final = 64 * layout.KIB
 _BITMAP_PAGES_KEPT: Final = 32
@@ -107,11 +109,31 @@ def _zeros(size: int) -> bytes:
 
 
 class BlockTable:
-    """The BAT of one file, read as far as it is asked; every entry is checked when it is used."""
+    """The BAT of one file, read as far as it is asked; every entry is checked when it is used.
 
-    def __init__(self, image: Source, region: ByteRange, geometry: Geometry) -> None:
+    A block is refused when it lies beyond the end of the file, on one of the
+    ``structures`` (each with its name), or on another used block of which the
+    table's part was read by then. Whoever maps the whole disk has read the
+    whole table; a reader of single places is not made to read it for them.
+    """
+
+    def __init__(
+        self,
+        image: Source,
+        region: ByteRange,
+        geometry: Geometry,
+        structures: Sequence[tuple[ByteRange, str]],
+    ) -> None:
         self.geometry = geometry
         self.region = region
+        self.structures = structures
+        # Writers put all structures in front of the blocks: one comparison is enough for most places.
+        self._structures_end = max(place.end for place, _ in structures)
+        self._space = TakenSpace()
+        self._has_disputes = False
+        self._placed_pages: set[int] = set()
+        self._placed_bitmaps: set[int] = set()
+        self._placing = threading.Lock()
         self._image = image
         self._file = image.name
         self._size = image.size()
@@ -145,8 +167,53 @@ class BlockTable:
             return recent[1]
         start = number * _TABLE_PAGE
         page = self._pages.page(self.region.offset + start, min(_TABLE_PAGE, self.region.length - start))
+        if number not in self._placed_pages:
+            self._take_places(number, page)
         self._recent = (number, page)
         return page
+
+    def _take_places(self, number: int, page: bytes) -> None:
+        """Note where the used blocks of a page lie, once for each page."""
+        with self._placing:
+            if number in self._placed_pages:
+                return
+            if not self._pages.is_empty(page):
+                self._take_payload(number * (_TABLE_PAGE // layout.BAT_ENTRY.size), page)
+            self._placed_pages.add(number)
+
+    def _take_payload(self, first: int, page: bytes) -> None:
+        geometry, size = self.geometry, self.geometry.block_size
+        last = geometry.payload_index(geometry.payload_count - 1)
+        count = min(len(page) // layout.BAT_ENTRY.size, last + 1 - first)
+        if count <= 0:
+            return
+        values = list(struct.unpack_from(f"<{count}Q", page))
+        if first + count == last + 1:
+            value = values.pop()
+            if value & STATE_MASK >= BlockState.FULLY_PRESENT:
+                self._take(value & OFFSET_MASK, geometry.bytes_of_block(geometry.payload_count - 1))
+        del values[(self._ratio - first) % (self._ratio + 1) :: self._ratio + 1]  # the entries of bitmaps
+        places = sorted([value & OFFSET_MASK for value in values if value & STATE_MASK >= 6])
+        at = 0
+        while at < len(places):
+            # Neighbours are taken in one step; one by one where something else lies among them.
+            end = at + 1
+            while end < len(places) and places[end] - places[end - 1] == size:
+                end += 1
+            length = places[end - 1] + size - places[at]
+            if places[at] + length > self._size or self._space.strongest(ByteRange(places[at], length)):
+                for place in places[at:end]:
+                    self._take(place, size)
+            else:
+                self._space.take(ByteRange(places[at], length))
+            at = end
+
+    def _take(self, place: int, length: int) -> None:
+        if place + length <= self._size:  # else refused when it is used
+            where = ByteRange(place, length)
+            if self._space.take(where):
+                self._space.take(where, DISPUTED)
+                self._has_disputes = True
 
     def entries(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Yield ``(index, count, value)`` for the raw entries of ``[start, stop)``.
@@ -245,17 +312,22 @@ class BlockTable:
         )
         raise self._corrupt(index, f"block {block} {what}", "2.5.1.1")
 
-    def _place(self, index: int, value: int, needed: int) -> int:
+    def _place(self, index: int, value: int, needed: int, rule: str = "2.5.1.1 FileOffsetMB") -> int:
+        """Return where a block lies, or raise when ``needed`` bytes from there on are not its own."""
         place = value & OFFSET_MASK
-        if place < layout.HEADER_SECTION_SIZE:
-            raise self._corrupt(index, "a block lies on top of the headers", "2.5.1.1 FileOffsetMB")
+        if place < self._structures_end:
+            for taken, title in self.structures:
+                if place < taken.end and taken.offset < place + needed:
+                    raise self._corrupt(index, f"a block lies on top of {title}", rule)
         if place + needed > self._size:
             raise TruncatedDisk(
                 f"{self._file!r} is cut: a block at {place} lies beyond its end at {self._size}.",
                 file=self._file,
                 offset=self.entry_offset(index),
-                rule="[MS-VHDX] 2.5.1.1 FileOffsetMB",
+                rule=f"[MS-VHDX] {rule}",
             )
+        if self._has_disputes and self._space.strongest(ByteRange(place, needed)) == DISPUTED:
+            raise self._corrupt(index, "a block lies on top of another block", rule)
         return place
 
     def _corrupt(self, index: int, what: str, rule: str) -> CorruptDisk:
@@ -272,7 +344,12 @@ class BlockTable:
         value = self.entry(index)
         if value & STATE_MASK != BITMAP_PRESENT:
             raise self._corrupt(index, "a block is partly present, but its bitmap is missing", "2.5.1.2")
-        return self._place(index, value, BITMAP_BLOCK_SIZE)
+        if chunk not in self._placed_bitmaps:
+            with self._placing:
+                if chunk not in self._placed_bitmaps:
+                    self._take(value & OFFSET_MASK, BITMAP_BLOCK_SIZE)
+                    self._placed_bitmaps.add(chunk)
+        return self._place(index, value, BITMAP_BLOCK_SIZE, "2.5.1.2 FileOffsetMB")
 
     def sector_runs(self, start: int, end: int) -> list[tuple[int, int, bool]]:
         """Cut ``[start, end)`` of one mixed block into ``(start, end, whether this file holds it)``."""

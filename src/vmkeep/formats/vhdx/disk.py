@@ -8,11 +8,10 @@ from vmkeep.formats.disk import Disk, DiskProfile, Finding, Kind
 from vmkeep.formats.errors import (
     FormatError,
     ParentMismatch,
-    ParentMissing,
     TruncatedDisk,
     UnsupportedDisk,
 )
-from vmkeep.formats.parents import FindParent, ParentReference
+from vmkeep.formats.parents import FindParent, ParentReference, parent_missing
 from vmkeep.formats.source import Source
 from vmkeep.formats.vhdx import layout
 from vmkeep.formats.vhdx.blocks import Holder, Span
@@ -25,16 +24,14 @@ from vmkeep.ranges import ByteRange, intersect, join_sorted, normalise
 _ZEROS: Final = memoryview(bytes(layout.MIB))
 # Scattered sectors shorter than this on average are read together with what lies between them.
 _WORTH_A_REQUEST: Final = 32 * layout.KIB
-# Far beyond what Hyper-V makes (50 checkpoints); the caller guards against cycles.
-_CHAIN_MAX: Final = 64
 
 
-def open_vhdx(source: Source, find_parent: FindParent) -> "VhdxDisk":
+def open_vhdx(source: Source, find_parent: FindParent, *, complete: bool = True) -> "VhdxDisk":
     """Open the VHDX file in ``source``, and through ``find_parent`` the chain behind it.
 
     The disk owns ``source`` from the return on; after an error the caller
     still does. Raises :class:`~vmkeep.formats.errors.NotADisk` when the file
-    is something else.
+    is something else, and ``ParentMissing`` unless the chain need not be ``complete``.
     """
     structures = read_structures(source)
     if structures.metadata.locator is None:
@@ -42,21 +39,14 @@ def open_vhdx(source: Source, find_parent: FindParent) -> "VhdxDisk":
     reference = parse_locator(structures.metadata.locator, source.name)
     parent = find_parent(reference)
     if parent is None:
-        raise _parent_missing(reference)
+        if complete:
+            raise parent_missing(reference)
+        return VhdxDisk(structures, None, reference)
     try:
-        return VhdxDisk(structures, _proven_parent(parent, reference, structures))
+        return VhdxDisk(structures, _proven_parent(parent, reference, structures), reference)
     except BaseException:
         parent.close()
         raise
-
-
-def _parent_missing(reference: ParentReference) -> ParentMissing:
-    names = ", ".join(repr(name) for name in reference.base_names()) or "a file without a name"
-    return ParentMissing(
-        f"{reference.child!r} needs its parent {names}, which is not among the files given.",
-        file=reference.child,
-        rule="[MS-VHDX] 2.6.2.6.3",
-    )
 
 
 def _proven_parent(parent: Disk, reference: ParentReference, child: Structures) -> "VhdxDisk":
@@ -81,8 +71,6 @@ def _proven_parent(parent: Disk, reference: ParentReference, child: Structures) 
             file=file,
             rule="[MS-VHDX] 2.6.2.4",
         )
-    if len(parent.chain()) >= _CHAIN_MAX:
-        raise UnsupportedDisk(f"{file!r} has more than {_CHAIN_MAX} files in its chain.", file=file)
     return parent
 
 
@@ -92,7 +80,12 @@ class VhdxDisk(Disk):
     ``data_write_guid`` is what a child must name to be this disk's child.
     """
 
-    def __init__(self, structures: Structures, parent: "VhdxDisk | None" = None) -> None:
+    def __init__(
+        self,
+        structures: Structures,
+        parent: "VhdxDisk | None" = None,
+        reference: ParentReference | None = None,
+    ) -> None:
         metadata = structures.metadata
         kind: Kind = "fixed" if metadata.leave_allocated else "dynamic"
         self.profile = DiskProfile(
@@ -105,15 +98,12 @@ class VhdxDisk(Disk):
             disk_id=metadata.disk_id,
         )
         self.parent = parent
+        self.parent_reference = reference
         self.data_write_guid: UUID = structures.header.data_write_guid
         self._structures = structures
         self._table = structures.table
         self._image = structures.image
         self._source = structures.source
-
-    @property
-    def name(self) -> str:
-        return self._source.name
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         end = offset + len(buffer)
@@ -145,10 +135,10 @@ class VhdxDisk(Disk):
 
     def _read_parent(self, start: int, buffer: memoryview) -> None:
         """Fill the buffer from the parent; beyond its end there are zeros, for a child may be larger."""
-        assert self.parent is not None
-        within = max(min(len(buffer), self.parent.profile.size - start), 0)
+        parent = self._required_parent()
+        within = max(min(len(buffer), parent.profile.size - start), 0)
         if within:
-            self.parent.read_into(start, buffer[:within])
+            parent.read_into(start, buffer[:within])
         if within < len(buffer):
             _fill_zeros(buffer[within:])
 
@@ -196,10 +186,16 @@ class VhdxDisk(Disk):
             yield ByteRange(found.offset - place + start, found.length)
 
     def _parent_extents(self, start: int, end: int) -> Iterator[ByteRange]:
-        assert self.parent is not None
-        end = min(end, self.parent.profile.size)
+        parent = self._required_parent()
+        end = min(end, parent.profile.size)
         if start < end:
-            yield from self.parent.extents(start, end)
+            yield from parent.extents(start, end)
+
+    def _required_parent(self) -> Disk:
+        if self.parent is not None:
+            return self.parent
+        assert self.parent_reference is not None
+        raise parent_missing(self.parent_reference)
 
     def _mixed_extents(self, span: Span) -> list[ByteRange]:
         runs = self._table.sector_runs(span.start, span.end)
@@ -211,7 +207,7 @@ class VhdxDisk(Disk):
 
     def layer_extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
         end = self._limit(end)
-        if self.parent is None:
+        if self.parent_reference is None:
             return join_sorted([ByteRange(start, end - start)])
         return join_sorted(self._layer_extents(start, end))
 
@@ -229,15 +225,10 @@ class VhdxDisk(Disk):
 
     def identity(self) -> tuple[object, ...]:
         below = self.parent.identity() if self.parent is not None else ()
-        return (self._source.identity(), read_marks(self._source), *below)
+        return ((self._source.identity(), read_marks(self._source)), *below)
 
     def check(self) -> Iterator[Finding]:
         return inspect(self._structures)
-
-    def close(self) -> None:
-        self._source.close()
-        if self.parent is not None:
-            self.parent.close()
 
 
 def _fill_zeros(buffer: memoryview) -> None:

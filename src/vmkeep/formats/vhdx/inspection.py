@@ -16,6 +16,7 @@ from vmkeep.formats.vhdx.blocks import (
 from vmkeep.formats.vhdx.headers import parse_header
 from vmkeep.formats.vhdx.image import ReplayedImage
 from vmkeep.formats.vhdx.log import check_log_place
+from vmkeep.formats.vhdx.space import UNUSED, USED, TakenSpace
 from vmkeep.formats.vhdx.structures import Structures
 from vmkeep.ranges import ByteRange
 
@@ -86,13 +87,10 @@ class _TableInspection:
         self._table = structures.table
         self._geometry = structures.table.geometry
         self._size = structures.image.size()
-        self._taken = _TakenSpace()
-        self._taken.take(ByteRange(0, layout.HEADER_SECTION_SIZE))
-        for region in structures.regions.all:
-            self._taken.take(region.place)
-        # An unused log may lie anywhere, even beyond the file.
-        if check_log_place(structures.header, self._size, self._file) is None:
-            self._taken.take(structures.header.log)
+        self._taken = TakenSpace()
+        for place, _ in structures.table.structures:
+            if place.offset < self._size:
+                self._taken.take(ByteRange(place.offset, min(place.length, self._size - place.offset)))
 
     def findings(self) -> Iterator[Finding]:
         """Yield the faults of all entries; of entries no disk uses, too."""
@@ -166,45 +164,12 @@ class _TableInspection:
             beyond: _Severity = "error" if needed and place + needed > self._size else "warning"
             yield self._finding(beyond, index, rule, f"{what} lies beyond the end of the file.")
             length = max(self._size - place, 0)
-        found = self._taken.take(ByteRange(place, length), _USED if needed else _UNUSED)
+        found = self._taken.take(ByteRange(place, length), USED if needed else UNUSED)
         if found:
             # Two used blocks in one place show one part of the guest's disk as another.
-            severity = "error" if needed and found == _USED else "warning"
+            severity = "error" if needed and found == USED else "warning"
             message = f"{what} lies on top of another block, the log or a table."
             yield self._finding(severity, index, rule, message)
 
     def _finding(self, severity: _Severity, index: int, rule: str, message: str) -> Finding:
         return Finding(severity, self._file, self._table.entry_offset(index), f"[MS-VHDX] {rule}", message)
-
-
-# Marks of a taken MiB; unused places are never read, such as the former place of a block.
-_UNUSED: Final = 1
-_USED: Final = 2
-
-
-class _TakenSpace:
-    """Which MiB of the file are taken: all places are multiples of 1 MiB, so a byte for each is exact."""
-
-    _PAGE: Final = 1 << 16
-
-    def __init__(self) -> None:
-        self._pages: dict[int, bytearray] = {}
-
-    def take(self, place: ByteRange, mark: int = _USED) -> int:
-        """Mark the place; return the strongest mark any of it had before, or 0."""
-        at, end = place.offset // layout.MIB, -(-place.end // layout.MIB)
-        strongest = 0
-        while at < end:
-            number, low = divmod(at, self._PAGE)
-            high = min(low + end - at, self._PAGE)
-            page = self._pages.setdefault(number, bytearray(self._PAGE))
-            strongest = max(strongest, *page[low:high])
-            if mark == _USED:
-                page[low:high] = bytes([_USED]) * (high - low)
-            else:
-                page[low:high] = page[low:high].translate(_AT_LEAST_UNUSED)
-            at += high - low
-        return strongest
-
-
-_AT_LEAST_UNUSED: Final = bytes([_UNUSED, *range(1, 256)])

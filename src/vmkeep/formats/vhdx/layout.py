@@ -89,6 +89,8 @@ SECTOR_SIZES: Final = (512, 4096)
 BLOCK_SIZE_MIN: Final = MIB
 BLOCK_SIZE_MAX: Final = 256 * MIB
 DISK_SIZE_MAX: Final = 64 * TIB
+# The largest disk and its tables: a file that claims more is nonsense.
+FILE_SIZE_MAX: Final = 66 * TIB
 
 _NO_CHECKSUM: Final = bytes(4)
 

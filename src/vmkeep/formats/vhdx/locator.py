@@ -42,7 +42,8 @@ def parse_locator(data: bytes, file: str) -> ParentReference:
     if not candidates:
         raise _broken(file, "it names no path")
     identities = tuple(_linkage(pairs[key], file) for key in _LINKAGE_KEYS if key in pairs)
-    return ParentReference(child=file, candidates=candidates, identities=identities, required_format="vhdx")
+    locators = tuple((key, pairs[key]) for key in (*_PATH_KEYS, *_LINKAGE_KEYS) if key in pairs)
+    return ParentReference(file, candidates, identities, "vhdx", locators)
 
 
 def _text(data: bytes, at: int, length: int, file: str) -> str:

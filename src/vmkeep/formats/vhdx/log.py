@@ -23,8 +23,6 @@ LOG_LENGTH_MAX: Final = 64 * layout.MIB
 _CHECKSUM_BUDGET: Final = 4
 # A 1 MiB log holds 32 thousand descriptors at most.
 _WRITES_MAX: Final = 1 << 18
-# The largest disk and its tables; a log that grows the file beyond is nonsense.
-_FILE_SIZE_MAX: Final = 66 * layout.TIB
 
 
 @dataclass(frozen=True)
@@ -105,14 +103,14 @@ def _collect_writes(sequence: list[LogEntry], header: Header, file: str) -> list
     """
     writes: list[Patch] = []
     for entry in sequence:
-        if entry.last_size > _FILE_SIZE_MAX:
+        if entry.last_size > layout.FILE_SIZE_MAX:
             raise _bad_write(entry, header, file, "grows the file beyond any disk")
         for write in islice(entry.writes(), _WRITES_MAX + 1 - len(writes)):
             if write.offset < layout.REGION_TABLE_OFFSETS[0]:
                 raise _bad_write(entry, header, file, "overwrites the file's headers")
             if write.offset < header.log.end and header.log.offset < write.end:
                 raise _bad_write(entry, header, file, "overwrites the log itself")
-            if write.end > _FILE_SIZE_MAX:
+            if write.end > layout.FILE_SIZE_MAX:
                 raise _bad_write(entry, header, file, "writes beyond any disk")
             writes.append(write)
         if len(writes) > _WRITES_MAX:

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 
-from vmkeep.formats.errors import NotADisk, TruncatedDisk
+from vmkeep.formats.errors import NotADisk, TruncatedDisk, UnsupportedDisk
 from vmkeep.formats.source import Source, read_at
 from vmkeep.formats.vhdx import layout
 from vmkeep.formats.vhdx.blocks import BlockTable
 from vmkeep.formats.vhdx.geometry import Geometry
 from vmkeep.formats.vhdx.headers import Header, choose_header
-from vmkeep.formats.vhdx.log import replay_log
+from vmkeep.formats.vhdx.log import check_log_place, replay_log
 from vmkeep.formats.vhdx.metadata import Metadata, read_metadata
 from vmkeep.formats.vhdx.regions import Regions, choose_regions
+from vmkeep.ranges import ByteRange
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ def read_structures(source: Source) -> Structures:
         raise NotADisk(f"{file!r} is not a VHDX file.", file=file, offset=0, rule="[MS-VHDX] 2.2.1")
     if len(section) < layout.HEADER_SECTION_USED:
         raise TruncatedDisk(f"{file!r} ends inside its headers.", file=file, rule="[MS-VHDX] 2.2")
+    if source.size() > layout.FILE_SIZE_MAX:
+        raise UnsupportedDisk(
+            f"{file!r} has {source.size()} bytes, more than the largest VHDX disk with its tables.", file=file
+        )
     header = choose_header(section, file)
     image = source
     if header.has_log:
@@ -52,5 +57,15 @@ def read_structures(source: Source) -> Structures:
         sector=metadata.logical_sector,
         has_parent=metadata.has_parent,
     )
-    table = BlockTable(image, regions.bat, geometry)
+    table = BlockTable(image, regions.bat, geometry, _places_of_no_block(header, regions, image))
     return Structures(source, image, section, header, regions, metadata, table)
+
+
+def _places_of_no_block(header: Header, regions: Regions, image: Source) -> tuple[tuple[ByteRange, str], ...]:
+    """Return what lies in the file besides blocks, each with its name: [MS-VHDX] 2.2.3, 2.4."""
+    places = [(ByteRange(0, layout.HEADER_SECTION_SIZE), "the headers")]
+    places += [(region.place, f"the {region.title}") for region in regions.all]
+    # An unused log may lie anywhere, even beyond the file.
+    if check_log_place(header, image.size(), image.name) is None:
+        places.append((header.log, "the log"))
+    return tuple(places)

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from vmkeep.formats.disk import DiskProfile
 from vmkeep.formats.errors import UnsupportedDisk
 from vmkeep.formats.target import TargetFile
+from vmkeep.formats.target_folder import Place
 from vmkeep.formats.vhdx import layout
 from vmkeep.formats.vhdx.blocks import BlockState
 from vmkeep.formats.vhdx.geometry import Geometry
@@ -29,7 +30,7 @@ _TABLE_OFFSET: Final = 3 * layout.MIB
 _TABLE_PAGE: Final = 1 << 16
 
 
-def create_vhdx(path: Path, profile: DiskProfile) -> "VhdxWriter":
+def create_vhdx(path: Path | Place, profile: DiskProfile) -> "VhdxWriter":
     """Begin a VHDX file for a disk like ``profile``, which may come from another format.
 
     Kept: size, sector sizes, disk id, and the block size where VHDX allows it
@@ -91,7 +92,11 @@ class VhdxWriter:
         if metadata.leave_allocated:
             # Sparse where the file system can, but every block has its place.
             self._end += self._geometry.payload_count * metadata.block_size
-            target.truncate(self._end)
+            try:
+                target.truncate(self._end)
+            except BaseException:
+                target.abort()
+                raise
 
     def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Store guest bytes; a block gets its place in the file with its first byte."""

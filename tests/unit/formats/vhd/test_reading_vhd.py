@@ -605,3 +605,43 @@ def test_data_under_zero_bits_of_a_child_is_the_parents_business() -> None:
 def test_the_generator_marks_absent_blocks_as_the_format_says() -> None:
     data = small().build()
     assert data[1536:1540] == ABSENT.to_bytes(4, "big") and data[:8] == b"conectix"
+
+
+# --- blocks in one place
+
+
+@pytest.mark.parametrize("shift", [0, 1, -1])
+def test_of_two_blocks_that_overlap_neither_is_read(shift: int) -> None:
+    made = Sparse(
+        size=6 * 4096,
+        block_size=4096,
+        blocks={n: full_block(pattern(4096, n + 1)) for n in (3, 1, 0, 5)},
+        disk_id=ID,
+    )
+    data = made.build()
+    at = made.table_at + 4 * 5
+    data[at : at + 4] = (made.places[1] // 512 + shift).to_bytes(4, "big")
+    disk = open_bytes(data)
+    for block in (1, 5):
+        with pytest.raises(CorruptDisk, match=f"block {block} .* lies on another block") as caught:
+            disk.read_at(block * 4096, 512)
+        assert caught.value.rule == "VHD block allocation table"
+    with pytest.raises(CorruptDisk):
+        list(disk.extents())
+    intact = {0: 3, 1: 3, -1: 0}[shift]
+    assert disk.read_at(intact * 4096, 4096) == pattern(4096, intact + 1)
+    assert disk.read_at(2 * 4096, 4096) == bytes(4096)
+    assert [finding.severity for finding in disk.check()].count("error") >= 1
+
+
+def test_a_short_last_block_directly_before_another_is_no_overlap() -> None:
+    made = small()
+    data = made.build()
+    # The last block covers half: block 1 begins where its bytes end.
+    new = made.places[4] + 512 + 2048
+    stored = bytes(data[made.places[1] : made.places[1] + 512 + 4096])
+    data[new : new + len(stored)] = stored
+    data[made.table_at + 4 : made.table_at + 8] = (new // 512).to_bytes(4, "big")
+    disk = open_bytes(data)
+    assert disk.read_at(4096, 4096) == pattern(4096, 9)
+    assert disk.read_at(4 * 4096, 2048) == pattern(4096, 4)[:2048]

@@ -9,6 +9,7 @@ import pytest
 
 from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
+from vmkeep.formats.opening import open_disk
 from vmkeep.formats.parents import no_parents
 from vmkeep.formats.source import BytesSource
 from vmkeep.formats.vhdx import VhdxDisk, open_vhdx
@@ -262,6 +263,16 @@ def test_a_disk_of_one_tib_is_opened_and_mapped_in_few_requests() -> None:
     disk.read_into(gen.TIB - 4 * gen.MIB, memoryview(buffer))
     assert bytes(buffer[-gen.MIB :]) == B
     assert len(source.requests) == 1
+
+
+@pytest.mark.parametrize("block_size", [2 * gen.MIB, 32 * gen.MIB])
+def test_a_disk_of_one_tib_is_recognised_opened_and_mapped_in_eight_requests(block_size: int) -> None:
+    source, _ = huge(gen.TIB, block_size)
+    with open_disk(source) as disk:
+        assert len(source.requests) <= 3
+        list(disk.extents())
+        assert len(source.requests) <= 8
+        assert max(length for _, length in source.requests) <= gen.MIB
 
 
 def test_a_small_file_that_claims_64_tib_costs_nothing() -> None:

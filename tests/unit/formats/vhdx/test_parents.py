@@ -207,6 +207,29 @@ def test_a_parent_with_other_sectors_is_refused() -> None:
         over(child({}), base(sector=4096))
 
 
+def test_an_incomplete_chain_shows_its_own_bytes_and_nothing_of_the_parent() -> None:
+    blocks = {0: gen.Block(gen.FULL, A), 1: gen.Block(gen.PARTIAL, B, frozenset({2})), 2: gen.Block(gen.ZERO)}
+    made = child(blocks)
+    disk = open_vhdx(BytesSource(made.data, "child.avhdx"), no_parents, complete=False)
+    assert (disk.profile.kind, disk.parent) == ("differencing", None)
+    assert disk.read_at(0, gen.MIB) == A
+    assert disk.read_at(gen.MIB + 1024, 512) == B[1024:1536]
+    assert disk.read_at(2 * gen.MIB, gen.MIB) == NOTHING
+    assert list(disk.layer_extents()) == [
+        ByteRange(0, gen.MIB),
+        ByteRange(gen.MIB + 1024, 512),
+        ByteRange(2 * gen.MIB, gen.MIB),
+    ]
+    for at, length in ((gen.MIB, 512), (gen.MIB, gen.MIB), (3 * gen.MIB, 1), (0, 4 * gen.MIB)):
+        with pytest.raises(ParentMissing, match=r"needs its parent 'parent\.vhdx'"):
+            disk.read_at(at, length)
+    with pytest.raises(ParentMissing):
+        list(disk.extents())
+    missing = disk.missing_parent()
+    assert missing is not None and missing.identities == (LINK,)
+    assert list(disk.check()) == []
+
+
 def test_a_missing_parent_is_named_by_its_last_part_only() -> None:
     with pytest.raises(ParentMissing, match=r"needs its parent 'parent\.vhdx'"):
         opened(child({}))
@@ -237,6 +260,12 @@ def test_the_finder_is_told_the_paths_in_the_order_to_try() -> None:
             candidates=(".\\q.vhdx", "\\\\?\\Volume{0}\\vm\\p.vhdx", "\\\\?\\C:\\vm\\p.vhdx"),
             identities=(LINK,),
             required_format="vhdx",
+            locators=(
+                ("relative_path", ".\\q.vhdx"),
+                ("volume_path", "\\\\?\\Volume{0}\\vm\\p.vhdx"),
+                ("absolute_win32_path", "\\\\?\\C:\\vm\\p.vhdx"),
+                ("parent_linkage", str(LINK)),
+            ),
         )
     ]
     assert asked[0].base_names() == ("q.vhdx", "p.vhdx")

@@ -1,5 +1,7 @@
 """Written files, judged by the specification and not by our reader."""
 
+import errno
+import os
 import random
 import struct
 from pathlib import Path
@@ -280,3 +282,15 @@ def test_each_file_has_its_own_identity(tmp_path: Path) -> None:
         disk.close()
     assert made[0][0] != made[1][0]
     assert made[0][1] != made[1][1]
+
+
+def test_a_place_too_small_for_a_fixed_disk_is_left_without_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fd: int, size: int) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    with pytest.raises(TargetUnwritable):
+        create_vhdx(tmp_path / "new.vhdx", profile(kind="fixed", size=gen.GIB))
+    assert list(tmp_path.iterdir()) == []
