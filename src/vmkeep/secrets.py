@@ -65,7 +65,7 @@ def read_password(
 
 def _from_file(file: Path) -> Secret:
     try:
-        text = file.read_text("utf-8")
+        text = file.read_text("utf-8-sig")  # editors on Windows begin UTF-8 with a mark of three bytes
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SecretUnavailable(f"cannot read the password file {str(file)!r}: {reason}.") from error
@@ -75,9 +75,10 @@ def _from_file(file: Path) -> Secret:
 def _from_command(command: str, environment: Mapping[str, str]) -> Secret:
     # The program is asked for one password; others are none of its business.
     given = {name: text for name, text in environment.items() if not name.startswith(_SECRET_VARIABLES)}
-    # Split like a shell would, but no shell runs it: nothing is expanded.
+    # Split like a shell would, but no shell runs it: nothing is expanded. On Windows each program
+    # splits its own command line, so it gets the very one that was written.
     try:
-        arguments = shlex.split(command, posix=os.name == "posix")
+        arguments = command if os.name == "nt" else shlex.split(command)
         done = subprocess.run(
             arguments,
             env=given,

@@ -1,6 +1,6 @@
 """Why a run did not take a restore point."""
 
-from vmkeep.errors import VmkeepError
+from vmkeep.errors import ExitCode, Retry, VmkeepError
 
 
 class RunRefused(VmkeepError):
@@ -22,3 +22,15 @@ class RepositoryInsideSource(VmkeepError):
 
     code = "BK003"
     default_hint = "Keep the repository on another disk, or at least outside the folder."
+
+
+class AuditFailed(VmkeepError):
+    """What is stored differs from the source read a second time; no restore point was made."""
+
+    code = "BK004"
+    exit_code = ExitCode.MISMATCH
+    retry = Retry.NOW
+    default_hint = (
+        "The source changed although it was held, a transfer flipped a bit, or memory is faulty; run again, "
+        "and if it happens twice look for the cause."
+    )

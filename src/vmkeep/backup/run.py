@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from vmkeep import __version__
-from vmkeep.backup.errors import ChangesUnusable, RepositoryInsideSource, RunRefused
+from vmkeep.backup.audit import Audit, Auditor, Held
+from vmkeep.backup.errors import AuditFailed, ChangesUnusable, RepositoryInsideSource, RunRefused
 from vmkeep.backup.identity import identify
 from vmkeep.capture.folder import FolderHold, HeldDisk, hold
 from vmkeep.capture.source import SourceAddress
@@ -19,26 +20,32 @@ from vmkeep.model.point import Claim, RestorePoint, StoredDisk, StoredFile
 from vmkeep.planner.folder import decide_folder
 from vmkeep.progress import Progress
 from vmkeep.ranges import ByteRange, total
+from vmkeep.repository.errors import ObjectLost
 from vmkeep.repository.journal import Journal
 from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.manifest import format_time
 from vmkeep.repository.publish import publish
 from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
-from vmkeep.repository.writer import Writer
+from vmkeep.repository.writer import Writer, WrittenMap
 
 _PREFERRED: Final = Policy()
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for; ``changes`` is a range list declared as changed since ``parent``."""
+    """What the user asked for; ``changes`` is a range list declared as changed since ``parent``.
+
+    ``reread`` is the share of what is read (0 to 1) that the re-read audit
+    examines, which is a few hundred chunks at least.
+    """
 
     source: SourceAddress
     policy: Policy = _PREFERRED
     name: str | None = None
     changes: tuple[ByteRange, ...] | None = None
     parent: str | None = None
+    reread: float = 0.0
     accept_rollback: bool = False
 
 
@@ -46,8 +53,8 @@ class Request:
 class Outcome:
     """What a run achieved: the restore point that now exists, and how the process should end.
 
-    ``warnings`` tell what is wrong besides: damaged points of the same VM, a
-    run that could not be closed.
+    ``warnings`` tell what is wrong besides: damaged points of the same VM,
+    damaged packs that were met, a run that could not be closed.
     """
 
     sealed: SealedPoint
@@ -87,11 +94,12 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
                 repository.head(listing, vm.id),
                 parent or newest,
             )
-            sealed = taking.take(held, plan)
+            sealed, audit = taking.take(held, plan)
     except BaseException as error:
         _note_failure(journal, error)
         raise
     warnings = [problem.message for problem in listing.problems]
+    warnings += [_met_damage(name) for name in audit.replaced_packs]
     repository.remember(sealed)
     # The point exists and is whole, whatever happens now; only what is told about it may not be.
     evidence: list[str] = []
@@ -148,9 +156,19 @@ def _refuse_own_repository(source: SourceAddress, repository: Repository) -> Non
         raise RepositoryInsideSource(f"the repository {str(place)!r} lies inside the folder to be protected.")
 
 
+def _met_damage(pack: str) -> str:
+    return (
+        f"{pack} is damaged or gone; this restore point got what it needs of it from the source again, "
+        "others may need it too: run `vmkeep repo check --read-data all`."
+    )
+
+
 def _note_failure(journal: Journal, error: BaseException) -> None:
+    why = {"error": type(error).__name__}
+    if isinstance(error, VmkeepError):
+        why = {"error": error.code, "message": error.message}
     try:
-        journal.finish({"outcome": "failed", "error": getattr(error, "code", type(error).__name__)})
+        journal.finish({"outcome": "failed", **why})
     except VmkeepError:
         # The store is what failed; the lease runs out by itself, and the error
         # that matters is the one being raised.
@@ -170,8 +188,8 @@ class _Taking:
     head: tuple[int, str, bytes] | None
     base: SealedPoint | None
 
-    def take(self, held: FolderHold, plan: Plan) -> SealedPoint:
-        """Write, check that everything stood still, publish and seal."""
+    def take(self, held: FolderHold, plan: Plan) -> tuple[SealedPoint, Audit]:
+        """Write, read again, check that everything stood still, publish and seal."""
         if self.request.changes is not None and len(held.disks) > 1:
             raise ChangesUnusable(
                 f"--changes lists the ranges of one disk, but the source has {len(held.disks)}.",
@@ -186,14 +204,17 @@ class _Taking:
             self.journal.step("writing", {"disks": [disk.name for disk in held.disks], "bytes": to_read})
             disks = [self._write_disk(writer, *args) for args in zip(held.disks, work, bases, strict=True)]
             files = self._write_files(writer, held)
+            self.progress.end()
+            audit = self._audit(writer, held, disks, files)
+            # Last before publishing: it also vouches for what the audit read.
             compared = held.check()
             inventory = writer.flush()
-            self.progress.end()
             evidence = {
                 "hold_check": {"files": compared, "identical": True},
                 "changed_ranges": "declared by the user, not verified"
                 if self.request.changes is not None
                 else "read",
+                "reread_audit": audit.evidence(),
                 "held_seconds": round((self.clock.now() - at_rest).total_seconds(), 3),
             }
 
@@ -212,7 +233,7 @@ class _Taking:
                     consistency=self._claim(plan),
                     disks=tuple(disk for disk, _ in disks),
                     files=tuple(file for file, _ in files),
-                    bytes_read=sum(read for _, read in disks) + sum(read for _, read in files),
+                    bytes_read=sum(written.bytes_read for _, written in (*disks, *files)),
                     bytes_stored=writer.bytes_stored,
                     inventory=inventory,
                     program=f"vmkeep {__version__}",
@@ -222,7 +243,7 @@ class _Taking:
             self.journal.step("publishing", {"inventory": inventory})
             inherited = self.base if self.request.changes is not None else None
             repository = self.repository
-            return publish(
+            sealed = publish(
                 repository.store,
                 repository.points,
                 repository.reader,
@@ -231,6 +252,30 @@ class _Taking:
                 manifest,
                 inherited,
             )
+            return sealed, audit
+
+    def _audit(
+        self,
+        writer: Writer,
+        held: FolderHold,
+        disks: Sequence[tuple[StoredDisk, WrittenMap]],
+        files: Sequence[tuple[StoredFile, WrittenMap]],
+    ) -> Audit:
+        parts = [
+            Held(f"the disk {stored.name!r}", disk.disk.read_into, written)
+            for disk, (stored, written) in zip(held.disks, disks, strict=True)
+        ]
+        parts += [
+            Held(f"the file {stored.name!r}", file.read_into, written)
+            for file, (stored, written) in zip(held.files, files, strict=True)
+        ]
+        auditor = Auditor(self.repository, writer, self.journal, self.clock, self.progress)
+        try:
+            return auditor.audit(parts, self.request.reread)
+        except (AuditFailed, ObjectLost):
+            # Where somebody wrote into the source, that is what is to be told.
+            held.check()
+            raise
 
     def _claim(self, plan: Plan) -> Claim:
         promised = _chosen(plan)[1]
@@ -266,7 +311,7 @@ class _Taking:
 
     def _write_disk(
         self, writer: Writer, disk: HeldDisk, ranges: Sequence[ByteRange], base: DiskMap | None
-    ) -> tuple[StoredDisk, int]:
+    ) -> tuple[StoredDisk, WrittenMap]:
         profile = disk.disk.profile
         inherit = self.request.changes is not None
         written = writer.write_map(disk.disk.read_into, profile.size, ranges, base=base, inherit=inherit)
@@ -283,14 +328,14 @@ class _Taking:
             disk_id=str(profile.disk_id) if profile.disk_id else None,
             source=disk.file,
         )
-        return stored, written.bytes_read
+        return stored, written
 
-    def _write_files(self, writer: Writer, held: FolderHold) -> list[tuple[StoredFile, int]]:
+    def _write_files(self, writer: Writer, held: FolderHold) -> list[tuple[StoredFile, WrittenMap]]:
         written = []
         for file in held.files:
             size = file.source.size()
             stored = writer.write_map(file.read_into, size, [ByteRange(0, size)] if size else [])
-            written.append((StoredFile(file.name, file.role, size, stored.root), stored.bytes_read))
+            written.append((StoredFile(file.name, file.role, size, stored.root), stored))
             self.journal.renew()
         return written
 

@@ -111,7 +111,9 @@ def hold(address: SourceAddress) -> FolderHold:
     files: list[HeldFile] = []
     try:
         leaves, layers = _open_leaves(disk_paths, root if address.kind == "folder" else None, address)
-        disks = [HeldDisk(name, readable(str(path.relative_to(root))), disk) for name, path, disk in leaves]
+        disks = [
+            HeldDisk(name, readable(path.relative_to(root).as_posix()), disk) for name, path, disk in leaves
+        ]
         left_out = []
         for path in others:
             role = _role(path, root)
@@ -191,7 +193,8 @@ def _find(address: SourceAddress) -> tuple[list[Path], list[Path], Path]:
 def _walk(root: Path) -> Iterator[Path]:
     """Yield the regular files and the links below a folder in a fixed order; links are not followed."""
     try:
-        entries = sorted(root.iterdir())
+        # Paths of Windows would sort in another order, and disks are numbered in this one.
+        entries = sorted(root.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise SourceMissing(
             f"cannot list the folder {str(root)!r}: {(error.strerror or '').lower()}."

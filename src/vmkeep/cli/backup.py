@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vmkeep.cli.evidence import audit_lines
 from vmkeep.cli.frame import (
     AcceptRollback,
     AsJson,
@@ -15,6 +16,7 @@ from vmkeep.cli.frame import (
     open_repository,
     progress,
     settings,
+    share_of,
     warn,
 )
 from vmkeep.cli.text import rounded
@@ -65,6 +67,22 @@ def backup(
     allow_interruption: Annotated[
         bool, typer.Option("--allow-interruption", help="Allow methods that pause the VM (files need none).")
     ] = False,
+    reread: Annotated[
+        str | None,
+        typer.Option(
+            "--reread",
+            metavar="N%|all",
+            help="Read this share of what was read a second time and compare it with what the repository "
+            "gives back (default: 300 chunks, never fewer).",
+        ),
+    ] = None,
+    reread_all: Annotated[
+        bool,
+        typer.Option(
+            "--reread-all",
+            help="Read every allocated byte, whatever is known to be unchanged; contradicts --changes.",
+        ),
+    ] = False,
     accept_rollback: AcceptRollback = False,
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,
@@ -72,9 +90,13 @@ def backup(
 ) -> None:
     """Take a restore point: read the VM's disks, store what is new, prove that nothing moved meanwhile.
 
-    Exit codes: 0 taken; 1 failed or refused, nothing taken; 3 taken, but with warnings;
-    10 no repository; 11 another run of this VM is under way; 12 wrong password;
-    14 the repository is damaged or was rolled back.
+    Before the restore point exists, a random part of what was read is read again, from the source and
+    back from the repository, and compared byte by byte; `vmkeep show` tells how much can still differ.
+
+    Exit codes: 0 taken; 1 failed or refused, nothing taken; 3 taken, but with warnings (such as damage
+    in the repository that was met and replaced); 10 no repository; 11 another run of this VM is under
+    way; 12 wrong password; 14 what is stored differs from the source, or the repository is damaged or
+    was rolled back.
     """
     from vmkeep.backup.changes import read_changes
     from vmkeep.capture.source import SourceAddress
@@ -87,6 +109,9 @@ def backup(
         raise UsageError(f"{error}.") from error
     if (changes is None) != (parent is None):
         raise UsageError("--changes and --parent belong together: what changed, and since when.")
+    if changes is not None and reread_all:
+        raise UsageError("--changes and --reread-all contradict: read what is listed, or read everything.")
+    share = share_of(reread, "--reread")
     if name == "":
         raise UsageError("--as needs a name.")
     address = SourceAddress.parse(source)
@@ -100,6 +125,7 @@ def backup(
             name=name,
             changes=ranges,
             parent=parent,
+            reread=share,
             accept_rollback=accept_rollback,
         )
         outcome = run(request, repository, SystemClock(), progress())
@@ -125,6 +151,7 @@ def _summary(outcome: "Outcome") -> tuple[dict[str, Any], list[str]]:
         "parent": point.parent,
         "bytes_read": point.bytes_read,
         "bytes_stored": point.bytes_stored,
+        "reread_audit": point.evidence["reread_audit"],
         "seconds": round(outcome.seconds, 3),
         "reasons": [vars(reason) for reason in point.consistency.reasons],
         "warnings": list(outcome.warnings),
@@ -133,6 +160,7 @@ def _summary(outcome: "Outcome") -> tuple[dict[str, Any], list[str]]:
     lines = [
         f"{point.vm.name}: restore point {point.id[:12]}, {point.consistency.got.value}-consistent",
         f"  read {rounded(point.bytes_read)}, stored {rounded(point.bytes_stored)}, {outcome.seconds:.1f} s",
+        f"  {audit_lines(point.evidence)[0]}",
     ]
     # That files do not tell how their VM was brought to rest is so each time; everything else is news.
     lines += [

@@ -125,6 +125,8 @@ class _Stopped(BaseException):
 
 
 _STOPPING: Final = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+if sys.platform == "win32":  # Ctrl+Break, a closed console window, the end of the session
+    _STOPPING[signal.SIGBREAK] = ExitCode.TERMINATED
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
@@ -320,6 +322,21 @@ def open_store_of(address: str) -> Store:
         return open_store(address)
     except StoreMissing as error:
         raise NotARepository(f"there is no repository at {address}.") from error
+
+
+def share_of(text: str | None, option: str) -> float:
+    """Read ``N%`` or ``all`` as a share between 0 and 1; 0 when the option was not given."""
+    if text is None:
+        return 0.0
+    if text == "all":
+        return 1.0
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UsageError(f"{option} takes a percentage such as 5%, or all; not {text!r}.")
+    return share
 
 
 def state_folder() -> Path | None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from vmkeep.cli.evidence import audit_lines
 from vmkeep.cli.frame import (
     AcceptRollback,
     AsJson,
@@ -124,7 +125,9 @@ def _report(fields: dict[str, Any]) -> list[str]:
     check = fields["evidence"].get("hold_check")
     if check:
         lines.append(f"  hold check   {check['files']} files stood still while they were read")
-    return lines
+    return lines + [
+        f"  {'re-read' if i == 0 else '':13}{line}" for i, line in enumerate(audit_lines(fields["evidence"]))
+    ]
 
 
 def _row(point: Any) -> dict[str, Any]:

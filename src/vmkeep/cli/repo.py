@@ -20,6 +20,7 @@ from vmkeep.cli.frame import (
     open_with,
     progress,
     settings,
+    share_of,
     warn,
 )
 from vmkeep.cli.text import rounded
@@ -224,7 +225,7 @@ def check(
     from vmkeep.repository.repository import read_parameters
     from vmkeep.repository.scrub import check_keyless
 
-    share = _share(read_data)
+    share = share_of(read_data, "--read-data")
     if keyless:
         if read_data is not None:
             raise UsageError("--keyless reads all packs anyway; leave --read-data away.")
@@ -281,20 +282,6 @@ def repair(
     answer(document, lines or ["nothing is damaged"])
     if not report.ok:
         raise typer.Exit(ExitCode.MISMATCH)
-
-
-def _share(text: str | None) -> float:
-    if text is None:
-        return 0.0
-    if text == "all":
-        return 1.0
-    try:
-        share = float(text.removesuffix("%")) / 100
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise UsageError(f"--read-data takes a percentage such as 5%, or all; not {text!r}.")
-    return share
 
 
 @keys.command("list")

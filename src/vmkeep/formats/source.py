@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,9 +57,8 @@ class FileSource:
 
     def __init__(self, path: str | os.PathLike[str], fd: int | None = None) -> None:
         self._path = Path(path)
-        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         try:
-            self._fd = os.open(self._path, flags) if fd is None else fd
+            self._fd = _open(self._path) if fd is None else fd
         except OSError as error:
             raise self._unreadable(error) from error
         self._lock = threading.Lock()
@@ -136,6 +136,36 @@ class FileSource:
         return SourceUnreadable(
             f"cannot read {str(self._path)!r}: {reason}.", file=str(self._path), offset=offset
         )
+
+
+if sys.platform == "win32":
+    import ctypes
+    import msvcrt
+    from ctypes import wintypes
+
+    _create_file = ctypes.WinDLL("kernel32", use_last_error=True).CreateFileW
+    _create_file.restype = wintypes.HANDLE
+    _create_file.argtypes = [wintypes.LPCWSTR, *[wintypes.DWORD] * 2, wintypes.LPVOID,
+                             *[wintypes.DWORD] * 2, wintypes.HANDLE]  # fmt: skip
+    _GENERIC_READ: Final = 0x80000000
+    _FILE_SHARE_READ: Final = 1
+    _OPEN_EXISTING: Final = 3
+    _FILE_ATTRIBUTE_NORMAL: Final = 0x80
+
+    def _open(path: Path) -> int:
+        # Nobody may write while we read, and we do not read what somebody writes: the time of the
+        # last write, which the hold check looks at, may stand still there until the writer closes.
+        how = (_GENERIC_READ, _FILE_SHARE_READ, None, _OPEN_EXISTING, _FILE_ATTRIBUTE_NORMAL, None)
+        handle = _create_file(str(path), *how)
+        if handle == wintypes.HANDLE(-1).value:
+            code = ctypes.get_last_error()
+            raise OSError(0, ctypes.FormatError(code).strip(" .\r\n"), str(path), code)
+        return msvcrt.open_osfhandle(handle, os.O_RDONLY | os.O_BINARY | os.O_NOINHERIT)
+
+else:
+
+    def _open(path: Path) -> int:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class BytesSource:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -102,7 +103,7 @@ class TargetFile:
     def truncate(self, size: int) -> None:
         """Set the size; new space reads as zeros."""
         try:
-            os.ftruncate(self._fd, size)
+            _set_size(self._fd, size)
         except OSError as error:
             raise self._refused(error) from error
 
@@ -164,3 +165,23 @@ class TargetFile:
 
     def _unwritable(self, reason: str, hint: str | None = None) -> TargetUnwritable:
         return TargetUnwritable(f"cannot write {str(self.path)!r}: {reason}.", file=str(self.path), hint=hint)
+
+
+if sys.platform == "win32":
+    import ctypes
+    import msvcrt
+    from ctypes import wintypes
+
+    _set_end_of_file = ctypes.WinDLL("kernel32", use_last_error=True).SetEndOfFile
+    _set_end_of_file.argtypes = [wintypes.HANDLE]
+
+    def _set_size(fd: int, size: int) -> None:
+        # os.ftruncate grows a file by writing zeros there. The file is not made sparse on purpose:
+        # Hyper-V refuses sparse disk files.
+        os.lseek(fd, size, os.SEEK_SET)
+        if not _set_end_of_file(msvcrt.get_osfhandle(fd)):
+            code = ctypes.get_last_error()
+            raise OSError(0, ctypes.FormatError(code).strip(" .\r\n"), None, code)
+
+else:
+    _set_size = os.ftruncate

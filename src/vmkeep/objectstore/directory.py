@@ -21,8 +21,8 @@ from vmkeep.objectstore.errors import (
 )
 from vmkeep.objectstore.files import (
     NO_HARD_LINKS,
-    READ_FLAGS,
     add_name,
+    open_to_read,
     read_some,
     read_some_into,
     sync_directory,
@@ -137,6 +137,10 @@ class DirectoryStore:
                 Path(self._path(name)).unlink()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 self._require_root()
+                return
+            except PermissionError:
+                if not os.path.isdir(self._path(name)):  # what Windows says of a folder
+                    raise
                 return
             # Deletes are ordered by our callers (the seal goes before the point); a power cut
             # must not undo an earlier one and keep a later one.
@@ -278,12 +282,12 @@ class DirectoryStore:
         validate_name(name)
         with self._explained(f"read {name!r}", writing=False):
             try:
-                fd = os.open(self._path(name), READ_FLAGS)
+                fd = open_to_read(self._path(name))
             except (FileNotFoundError, NotADirectoryError):
                 self._require_root()
                 raise self._missing(name) from None
             except OSError as error:
-                if error.errno == errno.ELOOP:  # a link is not an object (O_NOFOLLOW)
+                if error.errno == errno.ELOOP:  # a link is not an object
                     raise self._missing(name) from None
                 raise
             try:
@@ -365,7 +369,7 @@ class DirectoryStore:
                     folder.mkdir(0o700)
                 except FileExistsError:  # by somebody else, just now; judged by _look_at_root
                     pass
-                except NotADirectoryError:
+                except (NotADirectoryError, FileNotFoundError):  # the latter on Windows
                     raise StoreMissing(
                         f"{self.address!r} cannot be made: {str(folder.parent)!r} is not a directory.",
                         hint="Choose another place.",

@@ -2,8 +2,11 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 from typing import Final
+
+from vmkeep.clock import Clock, SystemClock
 
 READ_FLAGS: Final = (
     os.O_RDONLY
@@ -24,17 +27,34 @@ CREATE_FLAGS: Final = (
 _SYNC_FLAGS: Final = READ_FLAGS | (os.O_RDWR if os.name == "nt" else 0)
 NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
+# Windows refuses to rename what another program has open: scanners look at each new file for a moment.
+_PATIENCE_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 
-def add_name(existing: str, new: str) -> None:
+def open_to_read(path: str) -> int:
+    """Return a descriptor of the file; ELOOP for a link."""
+    # Windows has no O_NOFOLLOW, and says of a folder that it is forbidden.
+    if os.name == "nt" and not stat.S_ISREG(os.lstat(path).st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    return os.open(path, READ_FLAGS)
+
+
+def add_name(existing: str, new: str, clock: Clock | None = None) -> None:
     """Give a file its final name, never replacing another: FileExistsError then.
 
     The old name may or may not be left over.
     """
-    if os.name == "nt":
-        Path(existing).rename(new)  # refuses an existing target there
-    else:
+    if os.name != "nt":
         os.link(existing, new)
+        return
+    clock = clock or SystemClock()
+    for pause in _PATIENCE_S:
+        try:
+            Path(existing).rename(new)  # refuses an existing target there
+            return
+        except PermissionError:
+            clock.sleep(pause)
+    Path(existing).rename(new)
 
 
 def sync_file(path: str) -> None:

@@ -77,6 +77,10 @@ def sweep_folder(folder: str, now: datetime) -> int:
                 removed += 1
             except FileNotFoundError:  # finished or swept by somebody else meanwhile
                 continue
+            except PermissionError:
+                if sys.platform != "win32":
+                    raise
+                continue  # its writer lives
     return removed
 
 

@@ -7,7 +7,7 @@ once more.
 
 import json
 import random
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from vmkeep.objectstore.errors import BadObjectName, ObjectMissing
 from vmkeep.objectstore.names import is_valid_name
@@ -39,8 +39,6 @@ from vmkeep.repository.presence import (
 from vmkeep.repository.reader import Reader
 from vmkeep.repository.repository import Repository
 from vmkeep.repository.wholeness import Examiner, unreadable_frames
-
-_LOOKS: Final = 5
 
 
 def check(repository: Repository, share: float, progress: Progress, seed: int | None = None) -> Report:
@@ -74,16 +72,7 @@ def check(repository: Repository, share: float, progress: Progress, seed: int | 
 
 def _read_listing(repository: Repository, report: Report) -> Listing:
     """List the points, and see that none is missing that this machine has seen."""
-    listing = repository.points.listing()
-    rolled_back = repository.rollback(listing)
-    for _ in range(_LOOKS):
-        if rolled_back is None:
-            break
-        # A run on this machine may have made a point, and noted it, since the listing.
-        before, listing = listing, repository.points.listing()
-        rolled_back = repository.rollback(listing)
-        if listing.digests == before.digests:
-            break
+    listing, rolled_back = repository.look()
     for problem in listing.problems:
         report.add(str(problem.context.get("object", "")), problem)
     if rolled_back is not None:
@@ -212,7 +201,9 @@ def _examine_points(
         repository.store, repository.ring, repository.parameters, report.damaged & set(readable), readable
     )
     lost = (report.damaged - set(readable)) | report.gone
-    examiner = Examiner(reader, index, report.verified, unreadable, lost)
+    # Of the damaged packs every frame was read: those not in ``unreadable`` are right, here or elsewhere.
+    read_through = report.verified | report.damaged
+    examiner = Examiner(reader, index, read_through, unreadable, lost)
     affected: dict[str, list[str]] = {}
     for sealed in listing.points:
         point = sealed.point

@@ -5,18 +5,20 @@ parent rests on damaged packs, and read that again from its source.
 """
 
 import json
+from datetime import datetime
 from typing import Final
 
 from vmkeep.objectstore.errors import ObjectMissing
 from vmkeep.objectstore.store import Store
 from vmkeep.ranges import ByteRange, join_sorted
-from vmkeep.repository.box import open_box
+from vmkeep.repository.box import close_box, open_box
 from vmkeep.repository.errors import ObjectLost, Tampered
 from vmkeep.repository.fetching import fetch
 from vmkeep.repository.index import Index
 from vmkeep.repository.inventory import PREFIX as INVENTORY
 from vmkeep.repository.inventory import decode_inventory
 from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.manifest import format_time
 from vmkeep.repository.nodes import Child
 from vmkeep.repository.packs import Kind, PackRef
 from vmkeep.repository.parameters import LEAF_CHUNKS
@@ -34,6 +36,13 @@ def condemned_packs(store: Store) -> set[bytes]:
         except ValueError:
             continue  # the name of no pack
     return found
+
+
+def condemn_damaged(store: Store, ring: KeyRing, ref: PackRef, run: str, now: datetime) -> None:
+    """Record for good that a pack is damaged; a record that is there already stays."""
+    name = CONDEMNED + ref.id.hex()
+    fields = {"version": 1, "pack": ref.name, "reason": "damaged", "time": format_time(now), "run": run}
+    store.put_if_absent(name, close_box(ring, name, json.dumps(fields).encode()))
 
 
 def damaged_packs(store: Store, ring: KeyRing) -> frozenset[bytes]:

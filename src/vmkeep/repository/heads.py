@@ -15,6 +15,8 @@ from blake3 import blake3
 from vmkeep.repository.errors import RolledBack
 from vmkeep.repository.listing import POINTS, SEALS, Listing, SealedPoint
 
+Seen = dict[str, tuple[int, bytes, str]]
+
 
 class Heads:
     """This machine's memory of one repository at one address, in one folder of files.
@@ -33,16 +35,22 @@ class Heads:
         self._place = folder / f"{self._seen_here}{repository.hex()}"
         self.warnings: list[str] = []
 
-    def check(self, listing: Listing) -> None:
-        """Raise RolledBack when a point this machine has seen is neither there nor forgotten.
+    def recall(self) -> Seen:
+        """Return what this machine has seen so far: VM id → (number, digest, name)."""
+        return self._read()
+
+    def check(self, seen: Seen, listing: Listing) -> None:
+        """Raise RolledBack when a point ``seen`` is neither in the listing nor forgotten.
 
         Also when this machine has seen only other repositories at this address.
+        The listing is made after :meth:`recall`: a run on this machine may make
+        a point, and note it, at any time.
         """
         self._check_place()
         present = listing.digests
         objects = [str(problem.context.get("object")) for problem in listing.problems]
         damaged = {name.replace(SEALS, POINTS, 1) if name.startswith(SEALS) else name for name in objects}
-        for vm_id, (number, digest, name) in self._read().items():
+        for vm_id, (number, digest, name) in seen.items():
             if digest not in present and name not in damaged:
                 raise RolledBack(
                     f"the repository lacks restore point {number} of the VM {vm_id!r}, which this "
@@ -96,7 +104,7 @@ class Heads:
         head = self._read().get(vm_id)
         return (head[0], head[2], head[1]) if head is not None else None
 
-    def _read(self) -> dict[str, tuple[int, bytes, str]]:
+    def _read(self) -> Seen:
         try:
             fields = json.loads(self._path.read_text("utf-8"))
             return {vm: (int(n), bytes.fromhex(d), str(name)) for vm, (n, d, name) in fields.items()}

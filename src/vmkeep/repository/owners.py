@@ -61,6 +61,10 @@ def _machine_id() -> str:
 
 
 def _boot_id() -> str:
+    if os.name == "nt":
+        # Leases decide alone. A folder \\proc there means nothing, and os.kill is no question: its
+        # signal 0 is Ctrl+C.
+        return ""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:

@@ -5,19 +5,16 @@ Once every visible point finds all it needs elsewhere, such a pack is deleted by
 the rules of `docs/format.md` section 11 for whoever deletes.
 """
 
-import json
 import os
 from dataclasses import dataclass, field
 
 from vmkeep.clock import Clock
 from vmkeep.objectstore.errors import StoreError
 from vmkeep.progress import Progress
-from vmkeep.repository.box import close_box
 from vmkeep.repository.check import check
-from vmkeep.repository.condemned import CONDEMNED, condemned_packs
+from vmkeep.repository.condemned import condemn_damaged, condemned_packs
 from vmkeep.repository.findings import Report
 from vmkeep.repository.inventory import Inventory, encode_inventory, inventory_name
-from vmkeep.repository.manifest import format_time
 from vmkeep.repository.needs import Needs, copy_frames
 from vmkeep.repository.packs import PackRef
 from vmkeep.repository.presence import read_inventories
@@ -53,7 +50,7 @@ def repair(repository: Repository, clock: Clock, progress: Progress, *, dry_run:
         if ref.id not in known:
             repaired.condemned.append(ref.name)
             if not dry_run:
-                _condemn(repository, clock, run, ref)
+                condemn_damaged(repository.store, repository.ring, ref, run, clock.now())
     # The records are there before anything is listed: a point that shows up later will not rely on these.
     with Needs(repository, report.verified, broken) as needs:
         unneeded = needs.settle(repaired.kept)
@@ -63,13 +60,6 @@ def repair(repository: Repository, clock: Clock, progress: Progress, *, dry_run:
         else:
             _remove(repository, run, unneeded, copy_frames(repository, needs.to_copy), repaired)
     return repaired
-
-
-def _condemn(repository: Repository, clock: Clock, run: str, ref: PackRef) -> None:
-    name = CONDEMNED + ref.id.hex()
-    time = format_time(clock.now())
-    fields = {"version": 1, "pack": ref.name, "reason": "damaged", "time": time, "run": run}
-    repository.store.put(name, close_box(repository.ring, name, json.dumps(fields).encode()))
 
 
 def _remove(

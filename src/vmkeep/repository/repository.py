@@ -161,13 +161,26 @@ class Repository:
 
         Raises RolledBack when this machine has seen a newer state, or another repository in its place.
         """
-        listing = self.points.listing()
-        if self._heads is not None:
-            if not accept_rollback:
-                self._heads.check(listing)
-            heads = self._heads
+        listing, rolled_back = self.look()
+        if rolled_back is not None and not accept_rollback:
+            raise rolled_back
+        heads = self._heads
+        if heads is not None:
             self._note(heads, lambda: heads.remember(listing, accept_rollback=accept_rollback))
         return listing
+
+    def look(self) -> tuple[Listing, RolledBack | None]:
+        """Return all restore points, and what this machine has seen and they lack; remember nothing."""
+        heads = self._heads
+        if heads is None:
+            return self.points.listing(), None
+        seen = heads.recall()
+        listing = self.points.listing()
+        try:
+            heads.check(seen, listing)
+        except RolledBack as error:
+            return listing, error
+        return listing, None
 
     @property
     def warnings(self) -> list[str]:
@@ -193,15 +206,6 @@ class Repository:
             # A full disk here must keep nobody from restoring, nor make a good point a failure.
             reason = (error.strerror or str(error)).lower()
             heads.warnings.append(f"this machine could not note which restore points it has seen: {reason}.")
-
-    def rollback(self, listing: Listing) -> RolledBack | None:
-        """Return what this machine has seen and the listing lacks; None when nothing is missing."""
-        try:
-            if self._heads is not None:
-                self._heads.check(listing)
-        except RolledBack as error:
-            return error
-        return None
 
     @property
     def index(self) -> Index:

@@ -101,6 +101,7 @@ class _Tally:
 class Examiner:
     """Walks the maps of points; what an earlier point shares with it is not walked again.
 
+    ``read_through`` are the packs of which every frame was read;
     ``unreadable`` are ids that are listed somewhere and cannot be read;
     ``lost`` the packs whose content is unknown, because they are gone or their
     slot tables are damaged. Packs the index avoids are those no inventory lists.
@@ -110,13 +111,13 @@ class Examiner:
         self,
         reader: Reader,
         index: Index,
-        verified: frozenset[PackRef],
+        read_through: frozenset[PackRef],
         unreadable: dict[bytes, str],
         lost: Iterable[PackRef],
     ) -> None:
         self._reader = reader
         self._index = index
-        self._verified = verified
+        self._read_through = read_through
         self._unreadable = unreadable
         self._lost = {kind: {ref.name for ref in lost if ref.kind is kind} for kind in Kind}
         self._known: dict[bytes, _Below] = {}
@@ -189,7 +190,7 @@ class Examiner:
             culprits |= self._lost[Kind.CHUNKS]
             tally.add(offset, length)
             return _Below(0)
-        return _Below(0) if pack in self._verified else _Below.UNREAD
+        return _Below(0) if pack in self._read_through else _Below.UNREAD
 
     def _locate(self, content_id: bytes, kind: Kind) -> PackRef | None:
         location = self._index.find_reusable(content_id)

@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from vmkeep.objectstore.store import Store
 from vmkeep.progress import Progress, Silent
-from vmkeep.ranges import ByteRange, align_out, normalise
+from vmkeep.ranges import ByteRange, align_out, normalise, total
 from vmkeep.repository.box import close_box
 from vmkeep.repository.condemned import damaged_ranges
 from vmkeep.repository.errors import ObjectLost
@@ -29,7 +29,7 @@ from vmkeep.repository.leaves import Leaf, LeafReader, ReadInto, split_by_leaf
 from vmkeep.repository.nodes import Child, Entry
 from vmkeep.repository.packs import STORED, FinishedPack, Kind, PackRef, PackWriter
 from vmkeep.repository.parameters import LEAF_CHUNKS, Parameters
-from vmkeep.repository.reader import DiskMap
+from vmkeep.repository.reader import DiskMap, Reader
 from vmkeep.repository.tree import TreeBuilder
 
 # An index object after so many packs: what a killed run stored is found by the next one.
@@ -39,19 +39,27 @@ _NOTHING: Final[Sequence[Entry]] = (Child.ZERO,) * LEAF_CHUNKS
 
 @dataclass(frozen=True)
 class WrittenMap:
-    """One disk or file as stored by this run."""
+    """One disk or file as stored by this run; ``read`` are the ranges read for it, in whole chunks."""
 
     root: bytes | None
     size: int
-    bytes_read: int
+    read: tuple[ByteRange, ...]
+
+    @property
+    def bytes_read(self) -> int:
+        return total(self.read)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What was asked of :meth:`Writer.write_map`, kept to store a part again if its pack goes."""
+    """What was asked of :meth:`Writer.write_map`, kept to store a part again if its pack goes.
+
+    ``base`` is the map that was inherited from; None where there was none.
+    """
 
     read_into: ReadInto
     ranges: tuple[ByteRange, ...]
+    base: DiskMap | None
     written: WrittenMap
 
 
@@ -121,6 +129,7 @@ class Writer:
         # Only a map that inherits is protected by its parent's manifest. What any other
         # map shares with the parent is relied on like every known chunk, and verified.
         base = base if inherit else None
+        source_of_rest, asked = base, tuple(ranges)
         if base is not None and self._damaged:
             # The sources are at hand: what nobody can read from the repository is read from them.
             again = damaged_ranges(base, self._index, self._damaged)
@@ -130,16 +139,12 @@ class Writer:
         tree = TreeBuilder(size, self._parameters.leaf_size, self._put_node, base)
         id_key = self._ring.chunk_id_key
         reader = LeafReader(read_into, chunk, id_key, self._index, trust_base=not self._damaged)
-        bytes_read = 0
         for leaf in self._process(reader, aligned, base):
             self._store_leaf(leaf)
             tree.add_leaf(leaf.number, leaf.entries)
-            bytes_read += leaf.read
             self._progress.advance(leaf.read)
-        written = WrittenMap(tree.finish(), size, bytes_read)
-        # To store it again without the parent, all of an inherited map has to be read.
-        whole = _all(size) if inherit else tuple(ranges)
-        self._sources.append(_Source(read_into, whole, written))
+        written = WrittenMap(tree.finish(), size, tuple(aligned))
+        self._sources.append(_Source(read_into, asked, source_of_rest, written))
         return written
 
     def _process(
@@ -207,12 +212,16 @@ class Writer:
         if len(self._finished) - self._indexed >= _PACKS_PER_INDEX:
             self._write_index()
 
-    def flush(self) -> str:
-        """Make everything written so far durable; return the name of the inventory."""
+    def settle(self) -> None:
+        """Make the packs written so far durable and readable; no other object speaks of them yet."""
         for kind in list(self._open):
             self._close_pack(kind)
         while self._closing:
             self._collect()
+
+    def flush(self) -> str:
+        """Make everything written so far durable; return the name of the inventory."""
+        self.settle()
         self._write_index()
         return self._write_inventory()
 
@@ -242,19 +251,52 @@ class Writer:
         The sources must still be held: the maps must come out the same.
         Raises ObjectLost when they do not.
         """
+        self._leave(lost)
+        for source in list(self._sources):
+            # Without the parent, all of an inherited map has to be read.
+            ranges = source.ranges if source.base is None else _all(source.written.size)
+            self._repeat(source, ranges, None)
+        self.flush()
+
+    def store_again(self, damaged: set[PackRef], reader: Reader) -> None:
+        """Store again what the maps of this run have in damaged packs or in none.
+
+        Only that is read again, unless parts of a map are among it. For use before
+        :meth:`flush`, while the sources are held: the maps must come out the same.
+        Raises ObjectLost when they do not.
+        """
+        self._leave(damaged)
+        # From here on nothing is taken for stored because an earlier map says so.
+        self._damaged |= {ref.id for ref in damaged}
+        for source in list(self._sources):
+            now = DiskMap(reader, source.written.root, source.written.size)
+            missing = damaged_ranges(now, self._index, self._damaged)
+            if missing is None:  # parts of the map itself: all of its nodes are made again
+                self._repeat(source, source.ranges, source.base)
+            elif missing:
+                self._repeat(source, missing, now)
+        self.settle()
+
+    def _leave(self, lost: set[PackRef]) -> None:
+        """Build on these packs no more; the next inventory must not say that they are there."""
         self._index.avoid(ref.id for ref in lost)
         self._relied -= lost
-        # The next inventory must not say that they are there.
+        self._indexed -= sum(pack.ref in lost for pack in self._finished[: self._indexed])
         self._finished = [pack for pack in self._finished if pack.ref not in lost]
-        self._indexed = len(self._finished)
-        for source in list(self._sources):
-            again = self.write_map(source.read_into, source.written.size, source.ranges)
-            self._sources.pop()
-            if again.root != source.written.root:
-                raise ObjectLost(
-                    "data this restore point needs was removed meanwhile, and its source has changed."
-                )
-        self.flush()
+
+    def _repeat(self, source: _Source, ranges: Sequence[ByteRange], base: DiskMap | None) -> None:
+        size = source.written.size
+        again = self.write_map(source.read_into, size, ranges, base=base, inherit=base is not None)
+        self._sources.pop()
+        if again.root != source.written.root:
+            raise ObjectLost(
+                "data this restore point needs is gone or damaged, and its source has changed meanwhile."
+            )
+
+    @property
+    def written_packs(self) -> list[PackRef]:
+        """The packs this run made durable and still builds on."""
+        return [pack.ref for pack in self._finished]
 
     @property
     def relied_on(self) -> frozenset[PackRef]:

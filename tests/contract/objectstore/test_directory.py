@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -44,7 +43,7 @@ def start(program: str, *arguments: str) -> "subprocess.Popen[str]":
         [sys.executable, "-c", program, *arguments],
         stdout=subprocess.PIPE,
         text=True,
-        env={"PYTHONPATH": ":".join(sys.path)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
 
@@ -75,7 +74,7 @@ def test_kill_9_in_the_middle_of_a_stream_leaves_no_object(root: Path, store: Di
         assert [path.stat().st_size for path in unfinished(root)] == [300_000]
         assert store.sweep_temporary(long_ago) == 0, "the writer still lives"
     finally:
-        child.send_signal(signal.SIGKILL)
+        child.kill()
         child.communicate(timeout=60)
     assert list(store.list("")) == []
     assert store.head("packs/00/p") is None
@@ -466,8 +465,8 @@ def test_reading_works_where_the_system_has_no_positioned_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Windows has neither pread nor preadv."""
-    monkeypatch.delattr(os, "pread")
-    monkeypatch.delattr(os, "preadv")
+    monkeypatch.delattr(os, "pread", raising=False)
+    monkeypatch.delattr(os, "preadv", raising=False)
     (tmp_path / "file").write_bytes(b"0123456789")
     fd = os.open(tmp_path / "file", os.O_RDONLY)
     try:

@@ -35,6 +35,7 @@ def test_bytes_that_are_no_text_survive_the_environment() -> None:
         ("x\n\n", b"x\n"),
         (" x ", b" x "),
         ("\u00e4", b"\xc3\xa4"),
+        ("\ufeffx", b"x"),  # how editors on Windows begin UTF-8
     ],
 )
 def test_one_line_break_at_the_end_is_not_part_of_it(tmp_path: Path, content: str, expected: bytes) -> None:
