@@ -1,7 +1,6 @@
 """A file in the making is never taken for a good one, and leaves nothing when it fails."""
 
 import errno
-import fcntl
 import itertools
 import os
 import random
@@ -127,14 +126,17 @@ def test_where_nothing_is_written_past_the_cache_the_content_is_whole(
     monkeypatch.setattr("vmkeep.formats.target._DIRECT_BYTES", 1)
     direct = getattr(os, "O_DIRECT", 0)
     real_open, real_pwrite = os.open, os.pwrite
+    past_the_cache: set[int] = set()
 
     def refusing_open(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if refused == "open" and flags & direct:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return real_open(path, flags, mode, dir_fd=dir_fd)
+        fd = real_open(path, flags, mode, dir_fd=dir_fd)
+        (past_the_cache.add if flags & direct else past_the_cache.discard)(fd)
+        return fd
 
     def refusing_pwrite(fd: int, data: memoryview, offset: int) -> int:
-        if refused == "pwrite" and fcntl.fcntl(fd, fcntl.F_GETFL) & direct:
+        if refused == "pwrite" and fd in past_the_cache:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return real_pwrite(fd, data, offset)
 
