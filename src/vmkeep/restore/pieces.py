@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from mmap import mmap
 from queue import Empty, SimpleQueue
 from typing import BinaryIO, Final, NamedTuple
 
@@ -46,7 +47,7 @@ def _fetch(disk: DiskMap, number: int, leaf_id: bytes, free: "SimpleQueue[memory
     try:
         memory = free.get_nowait()
     except Empty:
-        memory = memoryview(bytearray(leaf))
+        memory = memoryview(mmap(-1, leaf))  # begins on a page, so that it can be written past the cache
     start = number * leaf
     ranges = disk.leaf_into(number, leaf_id, memory)
     return _Fetched(memory, [(low, memory[low - start : low - start + length]) for low, length in ranges])
