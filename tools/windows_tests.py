@@ -38,6 +38,7 @@ _KILL: Final = "nothing ends a process by a signal there"
 _PROC: Final = "processes are told apart by /proc"
 _HARD_LINKS: Final = "names are taken by renaming there, not by linking"
 _NO_FLUSH: Final = "folders are not flushed there"
+_CACHE: Final = "nothing is written past the cache there"
 _QUOTED: Final = "expects a path as it is, and messages quote its backslashes"
 _PLACES: Final = "Linux's places: tests/windows"
 _HELD: Final = "the system itself refuses this while the disk is held: tests/windows"
@@ -45,6 +46,7 @@ _DIRECTORY: Final = "tests/contract/objectstore/test_directory.py::"
 _ADDRESS: Final = "tests/unit/objectstore/test_address.py::"
 _POINTS: Final = "tests/unit/repository/test_points.py::"
 _FOLDER: Final = "tests/unit/capture/test_folder.py::"
+_TARGET: Final = "tests/unit/formats/test_target.py::"
 _RESTORE_PLACES: Final = "tests/unit/restore/test_places.py::"
 _ANYTHING_ELSE: Final = (
     "tests/unit/restore/test_repeating.py::test_anything_else_in_its_place_is_refused_before_the_first_byte"
@@ -90,8 +92,10 @@ DESELECTED: Final[Mapping[str, str]] = {
     "tests/unit/cli/test_demo_fixture.py": "the witnesses are Linux programs",
     "tests/unit/cli/test_frame.py::test_where_this_machine_keeps_its_memory": _PLACES,
     "tests/unit/ground/test_secrets.py::test_a_command_runs_without_a_shell": "echo is no program there",
-    "tests/unit/formats/test_target.py::test_the_name_appears_with_the_whole_content": _LIMITS,
-    "tests/unit/formats/test_target.py::test_an_existing_file_is_refused_at_once": _LINKS,
+    _TARGET + "test_the_name_appears_with_the_whole_content": _LIMITS,
+    _TARGET + "test_an_existing_file_is_refused_at_once": _LINKS,
+    _TARGET + "test_where_nothing_is_written_past_the_cache_the_content_is_whole": _CACHE,
+    _TARGET + "test_a_full_disk_is_told_also_past_the_cache": _CACHE,
     "tests/unit/cli/test_frame.py::test_where_this_machine_keeps_what_saves_time": _PLACES,
     _RESTORE_PLACES + "test_every_folder_that_got_a_name_is_flushed": _NO_FLUSH,
     _RESTORE_PLACES + "test_a_target_exchanged_for_a_link_leads_nowhere_else": _LINKS,
