@@ -21,7 +21,7 @@ from vmkeep.objectstore.store import Store
 from vmkeep.progress import Silent
 from vmkeep.ranges import ByteRange
 from vmkeep.repository.check import check
-from vmkeep.repository.journal import read_runs
+from vmkeep.repository.journal import read_record, read_runs
 from vmkeep.repository.repository import Repository
 
 MIB: Final = 1 << 20
@@ -83,14 +83,20 @@ def audit_of(outcome: backup.Outcome) -> dict[str, Any]:
     return evidence
 
 
-class Reads:
-    """Stands between the program and the operating system's reads of one file.
+class Reads(WrappedStore):
+    """Stands between the program and the operating system's reads of one file while its content is stored.
 
+    That begins with the journal's record "writing": before it, opening a file looks at its ends.
     From the second read of a place on, the bits ``flips`` names are turned over.
     """
 
-    def __init__(self, file: Path, patch: pytest.MonkeyPatch, flips: Sequence[int] = ()) -> None:
+    def __init__(
+        self, scene: Scene, file: Path, patch: pytest.MonkeyPatch, flips: Sequence[int] = ()
+    ) -> None:
+        super().__init__(scene.repository.store)
+        self._ring = scene.repository.ring
         self.log: list[ByteRange] = []
+        self._storing = False
         self._inode = file.stat().st_ino
         self._flips = flips
         self._original = os.preadv
@@ -98,13 +104,19 @@ class Reads:
 
     def _preadv(self, fd: int, buffers: Sequence[memoryview], offset: int, flags: int = 0) -> int:
         got = self._original(fd, buffers, offset, flags)
-        if os.fstat(fd).st_ino == self._inode:
+        if self._storing and os.fstat(fd).st_ino == self._inode:
             for flip in self._flips:
                 inside = offset <= flip < offset + got
                 if inside and any(earlier.offset <= flip < earlier.end for earlier in self.log):
                     buffers[0][flip - offset] ^= 4
             self.log.append(ByteRange(offset, got))
         return got
+
+    def around(self, request: Request, call: Callable[[], _T]) -> _T:
+        result = call()
+        if request.verb == "put" and request.name.startswith("runs/"):
+            self._storing |= read_record(self.inner, self._ring, request.name).step == "writing"
+        return result
 
 
 @pytest.fixture
@@ -121,10 +133,7 @@ def scene(tmp_path: Path, seed: int) -> Scene:
 def test_a_byte_that_reads_differently_gives_no_point(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, at: int, share: float
 ) -> None:
-    reads = Reads(scene.disk, monkeypatch, [at])
-    # Opening a disk looks at its ends.
-    reads.log.clear()
-    error = scene.refuses(reread=share)
+    error = scene.refuses(Reads(scene, scene.disk, monkeypatch, [at]), reread=share)
     assert f"'system' reads differently at offset {at} " in error.message
     assert error.hint
     [records] = read_runs(scene.repository.store, scene.repository.ring, backup_vm(scene))
@@ -140,8 +149,9 @@ def backup_vm(scene: Scene) -> str:
 
 
 def test_other_files_of_the_vm_are_examined_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    Reads(scene.config, monkeypatch, [64_000])
-    assert "the file 'Virtual Machines/vm.vmcx' reads differently at offset 64000 " in scene.refuses().message
+    reads = Reads(scene, scene.config, monkeypatch, [64_000])
+    told = scene.refuses(reads).message
+    assert "the file 'Virtual Machines/vm.vmcx' reads differently at offset 64000 " in told
 
 
 def test_a_source_that_was_written_is_told_as_that(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,8 +179,8 @@ def test_of_much_three_hundred_chunks_are_read_again(
 ) -> None:
     scene.content = random.Random(seed).randbytes(9 * MIB)
     scene.disk.write_bytes(scene.content)
-    reads = Reads(scene.disk, monkeypatch)
-    outcome = scene.take(source=f"disk:{scene.disk}")
+    reads = Reads(scene, scene.disk, monkeypatch)
+    outcome = scene.take(reads, source=f"disk:{scene.disk}")
     seen: set[int] = set()
     twice: set[int] = set()
     for offset, length in reads.log:
