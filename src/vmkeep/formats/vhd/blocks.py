@@ -156,6 +156,13 @@ class BlockMap:
             (header.table_offset, header.table_offset + 4 * count, "the block table"),
         )
 
+    def entries(self) -> Iterator[tuple[int, int]]:
+        """Yield the number of each block that the table says is here, with its entry, judged by nobody."""
+        for first, page in self.table.pages():
+            for number, entry in enumerate(page, first):
+                if entry != ABSENT:
+                    yield number, entry
+
     def length(self, number: int) -> int:
         """Return how many of the guest's bytes block ``number`` covers; the last one may be short."""
         return min(self.block_size, self._size - number * self.block_size)

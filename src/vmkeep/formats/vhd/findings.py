@@ -11,7 +11,7 @@ from vmkeep.formats.filling import fill_from, is_zero
 from vmkeep.formats.source import Source
 from vmkeep.formats.vhd.blocks import BlockMap, Present
 from vmkeep.formats.vhd.footer import KINDS, SECTOR, Footer, FooterCopy, Footers
-from vmkeep.formats.vhd.header import ABSENT, DynamicHeader, locator_fits
+from vmkeep.formats.vhd.header import DynamicHeader, locator_fits
 
 _TABLE_RULE: Final = "VHD block allocation table"
 # More of the same kind tell the reader nothing; a hostile table could hold millions.
@@ -105,26 +105,29 @@ def _odd_parent(
 
 
 def _wrong_places(source: Source, blocks: BlockMap) -> Iterator[Finding]:
-    """Yield blocks outside the file, on other structures or on each other."""
+    """Yield blocks outside the file, on other structures or on each other.
+
+    A hole of a few bytes on the medium can hold a table of four thousand million
+    misplaced entries: the first hundred end the examination.
+    """
     used = array("Q")
     wrong = 0
-    for first, page in blocks.table.pages():
-        for number, entry in enumerate(page, first):
-            if entry == ABSENT:
-                continue
-            try:
-                blocks.place(number, entry)
-            except FormatError as error:
-                wrong += 1
-                if wrong <= _MOST_PER_KIND:
-                    yield Finding("error", source.name, error.offset, error.rule, error.message)
-                continue
-            if len(used) < _MOST_COMPARED:
-                used.append(entry << 32 | number)
+    for number, entry in blocks.entries():
+        try:
+            blocks.place(number, entry)
+        except FormatError as error:
+            wrong += 1
+            if wrong > _MOST_PER_KIND:
+                break
+            yield Finding("error", source.name, error.offset, error.rule, error.message)
+            continue
+        if len(used) < _MOST_COMPARED:
+            used.append(entry << 32 | number)
     if wrong > _MOST_PER_KIND:
         yield Finding(
-            "error", source.name, None, _TABLE_RULE, f"{wrong - _MOST_PER_KIND} more blocks are misplaced"
-        )
+            "error", source.name, None, _TABLE_RULE,
+            "more blocks are misplaced; the rest of the block table was not examined",
+        )  # fmt: skip
     if len(used) == _MOST_COMPARED:
         yield Finding(
             "warning", source.name, None, _TABLE_RULE, "too many blocks to compare them all for overlaps"
@@ -156,17 +159,23 @@ def _denied_sectors(source: Source, blocks: BlockMap) -> Iterator[Finding]:
     In a differencing disk such sectors belong to the parent, whatever lies there.
     """
     denied, first = 0, None
-    for first_number, page in blocks.table.pages():
-        for number, entry in enumerate(page, first_number):
-            if entry == ABSENT:
-                continue
-            try:
-                place = blocks.place(number, entry)
-                count, at = _denied(source, blocks, number, place)
-            except FormatError:
-                continue  # reported as misplaced
-            denied += count
-            first = at if first is None else first
+    wrong = 0
+    # Blocks that lie apart take no more than the file; entries without end may share one block.
+    left = source.size()
+    for number, entry in blocks.entries():
+        try:
+            place = blocks.place(number, entry)
+            left -= blocks.bitmap_size + blocks.length(number)
+            if left < 0:
+                break  # reported as overlapping
+            count, at = _denied(source, blocks, number, place)
+        except FormatError:
+            wrong += 1
+            if wrong > _MOST_PER_KIND:
+                break  # reported as misplaced, as are the others
+            continue
+        denied += count
+        first = at if first is None else first
     if denied:
         yield Finding(
             "warning", source.name, first, "VHD sector bitmap",
@@ -182,14 +191,15 @@ def _denied(source: Source, blocks: BlockMap, number: int, place: int) -> tuple[
     count, first, at = 0, None, start
     runs = [(low, high) for low, high, _ in blocks.held(Present(number, start, end, place))]
     for low, high in [*runs, (end, end)]:
-        for offset in range(at, low, 1 << 20):
-            piece = bytearray(min(1 << 20, low - offset))
-            fill_from(source, data + offset - start, memoryview(piece))
-            if is_zero(piece):
-                continue
-            for sector in range(0, len(piece), SECTOR):
-                if not is_zero(piece[sector : sector + SECTOR]):
-                    count += 1
-                    first = data + offset - start + sector if first is None else first
+        for held in source.data_ranges(data + at - start, data + low - start):
+            for offset in range(held.offset, held.end, 1 << 20):
+                piece = bytearray(min(1 << 20, held.end - offset))
+                fill_from(source, offset, memoryview(piece))
+                if is_zero(piece):
+                    continue
+                for sector in range(0, len(piece), SECTOR):
+                    if not is_zero(piece[sector : sector + SECTOR]):
+                        count += 1
+                        first = offset + sector if first is None else first
         at = high
     return count, first

@@ -352,7 +352,69 @@ def test_a_hostile_table_gives_a_bounded_number_of_findings() -> None:
         set_entry(data, number, 0)
     found = list(open_bytes(data).check())
     assert len(found) == 101
-    assert "900 more" in found[-1].message
+    assert found[-1].severity == "error" and "more blocks are misplaced" in found[-1].message
+
+
+class Counted(FileSource):
+    """A file that counts the bytes read of it."""
+
+    bytes_read = 0
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        self.bytes_read += len(buffer)
+        return super().read_into(offset, buffer)
+
+
+def test_a_table_in_a_hole_is_left_after_its_first_entries(tmp_path: Path) -> None:
+    """A few KiB on the medium: half a million entries of zero, each of them on the footer copy."""
+    layer = Sparse(1 << 28, 512, {}, ID)
+    path = tmp_path / "hole.vhd"
+    with path.open("wb") as file:
+        file.write(layer.footer() + layer.header(1 << 19, b""))
+        file.truncate(layer.table_at + (4 << 19))
+        file.seek(0, os.SEEK_END)
+        file.write(layer.footer())
+    source = Counted(path)
+    with open_vhd(source, no_parents) as disk:
+        found = list(disk.check())
+    assert len(found) == 101 and all(finding.severity == "error" for finding in found)
+    assert source.bytes_read < 4 << 19  # not even the table was read whole
+
+
+def test_entries_without_end_that_share_a_block_cost_no_more_than_the_file(tmp_path: Path) -> None:
+    layer = Sparse(64 << 20, 1 << 20, {0: Block([False] * 2048, pattern(1 << 20))}, ID)
+    data = layer.build()
+    for number in range(64):
+        set_entry(data, number, layer.places[0] // 512)
+    path = tmp_path / "shared.vhd"
+    path.write_bytes(data)
+    source = Counted(path)
+    with open_vhd(source, no_parents) as disk:
+        found = list(disk.check())
+    assert any("overlap" in finding.message and finding.severity == "error" for finding in found)
+    assert source.bytes_read < 2 * len(data)
+
+
+def test_sectors_marked_unused_in_holes_are_not_read(tmp_path: Path) -> None:
+    """Four GiB of holes behind one entry: only where something may be is looked."""
+    layer = Sparse(1 << 32, 1 << 31, {}, ID)
+    data = layer.build()
+    place, bitmap = len(data) - 512, (1 << 31) // 512 // 8
+    set_entry(data, 0, place // 512)
+    stray = place + bitmap + (1 << 30)
+    path = tmp_path / "holes.vhd"
+    with path.open("wb") as file:
+        file.write(data[:-512])
+        file.seek(stray)
+        file.write(pattern(512))
+        file.seek(place + bitmap + (1 << 31))
+        file.write(layer.footer())
+    source = Counted(path)
+    with open_vhd(source, no_parents) as disk:
+        (found,) = disk.check()
+    assert (found.severity, found.offset) == ("warning", stray)
+    assert found.message.startswith("1 sectors hold data")
+    assert source.bytes_read < 8 << 20
 
 
 def test_a_small_file_that_claims_the_greatest_disk_needs_little_memory() -> None:
