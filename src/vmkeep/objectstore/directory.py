@@ -11,9 +11,13 @@ from typing import Final, TypeAlias
 
 from vmkeep.clock import SystemClock
 from vmkeep.objectstore.errors import (
+    OF_ONE_FILE,
     ObjectExists,
     ObjectMissing,
     ObjectShort,
+    ObjectUnreadable,
+    StoreError,
+    StoreForbidden,
     StoreMissing,
     StoreUnavailable,
     StoreUnsupported,
@@ -280,7 +284,7 @@ class DirectoryStore:
     def _opened(self, name: str) -> Iterator[tuple[int, int]]:
         """Open the object of this name for reading; yields descriptor and size."""
         validate_name(name)
-        with self._explained(f"read {name!r}", writing=False):
+        with self._explained_reading(name):
             try:
                 fd = open_to_read(self._path(name))
             except (FileNotFoundError, NotADirectoryError):
@@ -419,6 +423,30 @@ class DirectoryStore:
             yield
         except OSError as error:
             raise explain_os_error(error, action, address=self.address, writing=writing) from error
+
+    @contextmanager
+    def _explained_reading(self, name: str) -> Iterator[None]:
+        """Tell an object that cannot be read from a store that cannot."""
+        try:
+            yield
+        except OSError as error:
+            explained = explain_os_error(error, f"read {name!r}", address=self.address, writing=False)
+            raise self._of_one_object(name, error, explained) or explained from error
+
+    def _of_one_object(self, name: str, error: OSError, explained: StoreError) -> ObjectUnreadable | None:
+        if error.errno not in OF_ONE_FILE:
+            return None
+        self._require_root()
+        try:
+            with os.scandir(self._root) as entries:
+                next(entries, None)
+        except OSError:
+            return None
+        forbidden = isinstance(explained, StoreForbidden)
+        hint = explained.hint if forbidden else None
+        return ObjectUnreadable(
+            explained.message, hint=hint, name=name, forbidden=forbidden, **explained.context
+        )
 
 
 class DirectoryWriter:

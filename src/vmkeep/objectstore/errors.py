@@ -92,9 +92,19 @@ class StoreForbidden(StoreError):
     default_hint = "Give the account that runs vmkeep the right to read everything in the store."
 
 
+class ObjectUnreadable(StoreError):
+    """An object is there and cannot be read, while the store itself answers."""
+
+    code = "OS011"
+    retry: ClassVar[Retry] = Retry.LATER
+    default_hint = "Look at the health of the disk below the store, and run `vmkeep repo check`."
+
+
 # RLIMIT_FSIZE and the largest file of a file system answer EFBIG: no room for this object either.
 _FULL: Final = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
+# A sector that is gone, a checksum of the file system, a mode: what may be wrong with one file alone.
+OF_ONE_FILE: Final = _DENIED | {errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)}
 # Another process has the file open in a way that forbids this; Windows says EACCES for it.
 _WINDOWS_IN_USE: Final = frozenset({32, 33})
 

@@ -42,8 +42,9 @@ class Store(Protocol):
     What one caller has put or deleted, every later ``get``, ``head`` and
     ``list`` of any caller sees. All names pass ``names.validate_name``. Besides the
     errors named here, each request may raise ``StoreUnavailable`` (the request may
-    have been done all the same), ``StoreForbidden``, ``StoreMissing``, and the
-    writing ones ``StoreFull`` and ``StoreReadOnly``.
+    have been done all the same), ``StoreForbidden``, ``StoreMissing``, the reading
+    ones ``ObjectUnreadable`` where only this object fails, and the writing ones
+    ``StoreFull`` and ``StoreReadOnly``.
     """
 
     @property

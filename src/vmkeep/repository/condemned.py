@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Final
 
 from vmkeep.objectstore.errors import ObjectMissing
-from vmkeep.objectstore.store import Store
+from vmkeep.objectstore.store import ObjectInfo, Store
 from vmkeep.ranges import ByteRange, join_sorted
 from vmkeep.repository.box import close_box, open_box
-from vmkeep.repository.errors import ObjectLost, Tampered
+from vmkeep.repository.errors import ObjectLost, Tampered, Unreadable
 from vmkeep.repository.fetching import fetch
 from vmkeep.repository.index import Index
 from vmkeep.repository.inventory import PREFIX as INVENTORY
@@ -46,16 +46,27 @@ def condemn_damaged(store: Store, ring: KeyRing, ref: PackRef, run: str, now: da
 
 
 def damaged_packs(store: Store, ring: KeyRing) -> frozenset[bytes]:
-    """Return the ids of packs condemned as damaged; records that do not verify count as absent."""
+    """Return the ids of packs condemned as damaged; records that do not verify count as absent.
+
+    One that cannot be read just now counts: it costs reading something again.
+    """
     found = set()
     for info in store.list(CONDEMNED):
         try:
-            fields = json.loads(open_box(ring, info.name, fetch(store, info)))
-            if fields["reason"] == "damaged":
-                found.add(bytes.fromhex(info.name.removeprefix(CONDEMNED)))
+            pack = bytes.fromhex(info.name.removeprefix(CONDEMNED))
+            if _says_damaged(store, ring, info):
+                found.add(pack)
         except (Tampered, ObjectMissing, ValueError, KeyError, TypeError):
             continue
     return frozenset(found)
+
+
+def _says_damaged(store: Store, ring: KeyRing, info: ObjectInfo) -> bool:
+    try:
+        fields = json.loads(open_box(ring, info.name, fetch(store, info)))
+    except Unreadable:
+        return True
+    return bool(fields["reason"] == "damaged")
 
 
 def incomplete_packs(store: Store, repository: bytes, ring: KeyRing) -> frozenset[bytes]:

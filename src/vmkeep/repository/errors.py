@@ -51,6 +51,14 @@ class Tampered(RepositoryError):
     )
 
 
+class Unreadable(Tampered):
+    """A stored object is there and cannot be read: until it can, it is worth no more than a damaged one."""
+
+    code = "RP017"
+    retry = Retry.LATER
+    default_hint = "Look at the health of the disk below the repository, and run `vmkeep repo check`."
+
+
 class ObjectLost(RepositoryError):
     """Something a restore point needs is not in the repository any more."""
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from vmkeep.errors import VmkeepError
+from vmkeep.repository.errors import Unreadable
 from vmkeep.repository.manifest import format_time, parse_time
 from vmkeep.repository.packs import PackRef
 
@@ -73,6 +74,7 @@ class Report:
 
     Of the packs, ``verified`` are those of which every byte was read and is right,
     ``damaged`` those that are there and wrong, ``gone`` those that must be there and are not.
+    ``unreadable`` are names of objects that could not be read this time.
     """
 
     packs: int = 0
@@ -82,6 +84,7 @@ class Report:
     verified: frozenset[PackRef] = frozenset()
     damaged: frozenset[PackRef] = frozenset()
     gone: frozenset[PackRef] = frozenset()
+    unreadable: set[str] = field(default_factory=set)
 
     @property
     def ok(self) -> bool:
@@ -98,6 +101,8 @@ class Report:
 
     def add(self, name: str, error: VmkeepError | str, *, harmless: bool = False) -> None:
         message = error if isinstance(error, str) else error.message
+        if isinstance(error, Unreadable):
+            self.unreadable.add(name)
         problem = Problem(name, message, harmless)
         if problem not in self.problems:
             self.problems.append(problem)

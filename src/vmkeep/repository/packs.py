@@ -18,6 +18,7 @@ from vmkeep.objectstore.errors import ObjectShort
 from vmkeep.objectstore.store import ObjectWriter, Store
 from vmkeep.repository.box import decompress
 from vmkeep.repository.errors import Tampered
+from vmkeep.repository.fetching import reading
 from vmkeep.repository.keys import KeyRing
 
 HEADER_BYTES: Final = 32
@@ -190,7 +191,8 @@ class Pack:
         name = self.ref.name
         size, footer = read_footer(self._store, name)
         trailer_at = size - FOOTER_BYTES - footer.trailer
-        trailer = self._store.get_range(name, trailer_at, footer.trailer)
+        with reading(name):
+            trailer = self._store.get_range(name, trailer_at, footer.trailer)
         associated = _ASSOCIATED.pack(
             self._repository, self.ref.id, _TRAILER_NONCE, self.ref.kind, bytes(ID_BYTES)
         )
@@ -226,7 +228,8 @@ class Pack:
         for first, last in self._spans(slots):
             start, end = self._bounds(slots[first], slots[last - 1])
             with _borrowed_buffer(end - start) as span:
-                self._store.read_into(self.ref.name, start, span)
+                with reading(self.ref.name):
+                    self._store.read_into(self.ref.name, start, span)
                 yield from self._decoded(slots[first:last], start, span)
 
     def verify(self, id_key: bytes) -> None:
@@ -311,9 +314,9 @@ def read_footer(store: Store, name: str, size: int | None = None) -> tuple[int, 
         size = _size_of(store, name)
     if size < HEADER_BYTES + TAG_BYTES + FOOTER_BYTES:
         raise Tampered(f"the pack {name} is cut off.", object=name)
-    trailer, slots, zeros, checksum, end = _FOOTER.unpack(
-        store.get_range(name, size - FOOTER_BYTES, FOOTER_BYTES)
-    )
+    with reading(name):
+        stored = store.get_range(name, size - FOOTER_BYTES, FOOTER_BYTES)
+    trailer, slots, zeros, checksum, end = _FOOTER.unpack(stored)
     plausible = (
         end == _END and not any(zeros) and slots <= MAX_SLOTS and trailer == slots * _SLOT.size + TAG_BYTES
     )
@@ -372,7 +375,8 @@ class _Pieces:
         """Return the next bytes; valid until the next call."""
         part = self._buffer[:length] if length <= len(self._buffer) else memoryview(bytearray(length))
         try:
-            self._store.read_into(self._name, self._at, part)
+            with reading(self._name):
+                self._store.read_into(self._name, self._at, part)
         except ObjectShort as error:
             raise self._cut_off() from error
         self._sum.update(part)
@@ -386,7 +390,8 @@ class _Pieces:
         name = self._name
         if self.size < HEADER_BYTES + FOOTER_BYTES:
             raise self._cut_off()
-        end = self._store.get_range(name, self._at, _CHECKSUM_REGION_END)
+        with reading(name):
+            end = self._store.get_range(name, self._at, _CHECKSUM_REGION_END)
         if end[-len(_END) :] != _END:
             raise self._cut_off()
         checksum = end[: -len(_END)]

@@ -15,7 +15,7 @@ from vmkeep.model.point import RestorePoint
 from vmkeep.objectstore.errors import ObjectMissing, StoreError
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.box import close_box, open_box
-from vmkeep.repository.errors import PublishRefused, RepositoryError, Tampered
+from vmkeep.repository.errors import PublishRefused, RepositoryError, Tampered, Unreadable
 from vmkeep.repository.fetching import fetch
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.listing import POINTS, SEALS, Listing, SealedPoint, Tombstone, stamp_of
@@ -74,6 +74,8 @@ class Points:
         # A lost reply of our own try, or somebody's decision: read which.
         try:
             state = self.seal_state(name, digest)
+        except Unreadable:
+            raise  # nobody can say what was decided
         except Tampered:
             return False  # junk of somebody without keys counts as void, for collectors too
         if state == "absent" and unanswered is not None:

@@ -7,18 +7,22 @@ the rules of `docs/format.md` section 11 for whoever deletes.
 
 import os
 from dataclasses import dataclass, field
+from typing import Final
 
 from vmkeep.clock import Clock
-from vmkeep.objectstore.errors import StoreError
+from vmkeep.objectstore.errors import ObjectMissing, StoreError
 from vmkeep.progress import Progress
 from vmkeep.repository.check import check
 from vmkeep.repository.condemned import condemn_damaged, condemned_packs
+from vmkeep.repository.errors import Tampered, Unreadable
 from vmkeep.repository.findings import Report
 from vmkeep.repository.inventory import Inventory, encode_inventory, inventory_name
 from vmkeep.repository.needs import Needs, copy_frames
-from vmkeep.repository.packs import PackRef
+from vmkeep.repository.packs import Kind, Pack, PackRef
 from vmkeep.repository.presence import read_inventories
 from vmkeep.repository.repository import Repository
+
+_LOOK_AGAIN_S: Final = 5.0
 
 
 @dataclass
@@ -41,7 +45,7 @@ def repair(repository: Repository, clock: Clock, progress: Progress, *, dry_run:
     """
     report = check(repository, 1.0, progress)
     repaired = Repaired(report)
-    broken = sorted(report.damaged | report.gone)
+    broken = sorted(_broken(repository, report, clock, repaired.kept))
     if not broken:
         return repaired
     run = os.urandom(16).hex()
@@ -60,6 +64,41 @@ def repair(repository: Repository, clock: Clock, progress: Progress, *, dry_run:
         else:
             _remove(repository, run, unneeded, copy_frames(repository, needs.to_copy), repaired)
     return repaired
+
+
+def _broken(repository: Repository, report: Report, clock: Clock, kept: dict[str, str]) -> frozenset[PackRef]:
+    """Return the packs that are damaged or gone; say in ``kept`` which ones were only out of reach.
+
+    A condemnation is for good, and a network or a mode may be to blame: a pack
+    that cannot be read is read again a little later, and condemned only where
+    others of the store can be read.
+    """
+    doubtful = {ref for ref in report.damaged if ref.name in report.unreadable}
+    broken = set(report.damaged | report.gone) - doubtful
+    if doubtful:
+        clock.sleep(_LOOK_AGAIN_S)
+    for ref in sorted(doubtful):
+        try:
+            _verify(repository, ref)
+            kept[ref.name] = "it could not be read at first, and is whole now: look at the storage."
+        except Unreadable as error:
+            if error.context.get("forbidden"):
+                kept[ref.name] = f"it may be whole: {error.message} {error.hint}"
+            elif not report.verified:
+                kept[ref.name] = "no pack can be read: the storage as a whole may be to blame."
+            else:
+                broken.add(ref)
+        except Tampered:
+            broken.add(ref)
+        except ObjectMissing:
+            continue  # removed meanwhile; the next examination says whether anybody misses it
+    return frozenset(broken)
+
+
+def _verify(repository: Repository, ref: PackRef) -> None:
+    ring = repository.ring
+    key = ring.chunk_id_key if ref.kind is Kind.CHUNKS else ring.node_id_key
+    Pack(repository.store, ring, ref, repository.parameters.chunk_size).verify(key)
 
 
 def _remove(

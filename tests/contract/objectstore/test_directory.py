@@ -305,7 +305,7 @@ def test_a_place_that_may_not_be_written_can_be_read(reachable: Path) -> None:
     assert output.splitlines() == [
         "b'1' ['a/closed', 'a/open']",
         *["StoreReadOnly"] * 6,
-        "StoreForbidden",
+        "ObjectUnreadable",
     ]
     assert child.returncode == 0
     assert store.get("a/open") == b"1"

@@ -22,7 +22,7 @@ LEAVES = [leaf for leaf in vars(errors).values() if isinstance(leaf, type) and i
 
 def test_every_leaf_has_its_own_code_and_says_what_to_do() -> None:
     codes = [leaf.code for leaf in LEAVES]
-    assert len(set(codes)) == len(codes) == 11
+    assert len(set(codes)) == len(codes) == 12
     assert all(code.startswith("OS") for code in codes)
     assert all(leaf.default_hint for leaf in LEAVES if leaf is not StoreError)
 
@@ -34,7 +34,8 @@ def test_the_command_line_contract() -> None:
         "StoreMissing": ExitCode.REPOSITORY_MISSING,
         "StoreUnsupported": ExitCode.BUSY,
     }
-    assert [leaf.__name__ for leaf in LEAVES if leaf.retry is Retry.LATER] == ["StoreUnavailable"]
+    later = [leaf.__name__ for leaf in LEAVES if leaf.retry is Retry.LATER]
+    assert later == ["StoreUnavailable", "ObjectUnreadable"]
 
 
 # The meanings of open(2), write(2), link(2), unlink(2).
