@@ -42,7 +42,7 @@ def points(
 
     with open_repository(repo, password_file, password_command) as repository:
         listing = repository.listing(accept_rollback=accept_rollback)
-    chosen = [s for s in listing.points if vm is None or vm in (s.point.vm.name, s.point.vm.id)]
+    chosen = [s for s in listing.points if vm is None or s.point.vm.is_called(vm)]
     rows = [_row(sealed.point) for sealed in chosen]
     lines = [f"{'POINT':14}{'TIME':22}{'VM':24}{'CONSISTENCY':13}{'DISKS':>6}{'SIZE':>12}{'STORED':>12}"]
     lines += [

@@ -25,6 +25,10 @@ class VmRef:
     id: str
     name: str
 
+    def is_called(self, text: str) -> bool:
+        """Tell whether ``text`` is the VM's name, letter for letter, or its id, in capitals or not."""
+        return text == self.name or text.lower() == self.id.lower()
+
 
 @dataclass(frozen=True)
 class FolderFacts:

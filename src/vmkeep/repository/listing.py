@@ -105,6 +105,8 @@ class Listing:
     def find(self, text: str) -> SealedPoint:
         """Return the one point ``text`` means: an id, a prefix of one, ``latest``, VM, VM@latest, VM@TIME.
 
+        Whoever names a VM like such a form does not take it from the others:
+        what it means in one way and in another is ambiguous.
         A VM's latest point is the one of the highest number: its time may come
         from a clock that was wrong. Of several VMs' latest, the last by time.
         A damaged point is never passed over in favour of another one: where it
@@ -116,27 +118,27 @@ class Listing:
             raise PointNotFound(
                 "the repository holds no restore point.", hint="Make one with `vmkeep backup`."
             )
-        if text == "latest" and self.points:
-            return self._latest(damaged)
         by_id = [s for s in self.points if s.point.id.startswith(text.lower())] if text else []
         exact = [s for s in by_id if s.point.id == text.lower()]
         if exact:
             return exact[0]
         if len(text) >= _SHORTEST_SURE_PREFIX:
             _refuse_damaged(text, [d for d in damaged if d.id.startswith(text.lower())])
-        named, when = self._of_vm_named(text), "latest"
-        if not named and "@" in text:
-            vm, _, when = text.rpartition("@")
-            named = self._of_vm_named(vm)
+        named = self._of_vm_named(text)
         if named and len(text) < _SHORTEST_SURE_PREFIX:
             by_id = []  # a VM called "db" or "c1" shall not become ambiguous by chance
-        found = by_id + [s for s in self._of_time(named, when, text, damaged) if s not in by_id]
+        vm, _, when = text.rpartition("@")
+        meant = by_id + self._of_time(named, "latest", text, damaged)
+        meant += self._of_time(self._of_vm_named(vm), when, text, damaged)
+        if text == "latest" and self.points:
+            meant.append(self._latest(damaged))
+        found = {sealed.name: sealed for sealed in meant}
         if not found:
             _refuse_damaged(text, damaged)  # its name stands in the manifest that cannot be read
             raise PointNotFound(f"no restore point is called {text!r}.")
         if len(found) > 1:
             raise PointAmbiguous(f"{text!r} means {len(found)} restore points.")
-        return found[0]
+        return meant[0]
 
     def _latest(self, damaged: "list[_Damaged]") -> SealedPoint:
         newest = {s.point.vm.id: s for s in sorted(self.points, key=_order)}
@@ -188,7 +190,7 @@ class Listing:
         return found
 
     def _of_vm_named(self, vm: str) -> list[SealedPoint]:
-        named = [s for s in self.points if vm in (s.point.vm.name, s.point.vm.id)]
+        named = [s for s in self.points if s.point.vm.is_called(vm)]
         if len({s.point.vm.id for s in named}) > 1:
             raise PointAmbiguous(
                 f"more than one VM is called {vm!r}.",

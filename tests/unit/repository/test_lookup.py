@@ -131,6 +131,47 @@ def test_vm_with_an_at_sign_in_its_name() -> None:
         assert listing.find(text) == odd
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("web@latest", "web@latest"), ("web@2026-03-03", "web@2026-03-03"), ("latest", "latest"),
+        (f"{WEB.id}@latest", f"{WEB.id}@latest"),
+    ],
+)  # fmt: skip
+def test_a_vm_called_like_a_point_of_another_is_ambiguous(name: str, text: str) -> None:
+    called = _point(VmRef("33333333-cccc", name), "dddd" * 8, 1, timedelta(days=1, hours=1))
+    listing = _listing(W1, W2, D1, W3, called)
+    with pytest.raises(PointAmbiguous):
+        listing.find(text)
+    # Both can still be told apart.
+    assert listing.find(f"{name}@latest") == listing.find(called.point.vm.id) == called
+    assert listing.find("web") == W3
+
+
+def test_a_vm_called_latest_whose_newest_is_the_latest_of_all_is_meant_once() -> None:
+    called = _point(VmRef("33333333-cccc", "latest"), "dddd" * 8, 1, timedelta(days=9))
+    assert _listing(W1, called).find("latest") == called
+
+
+def test_of_two_meanings_the_one_without_a_point_is_none() -> None:
+    called = _point(VmRef("33333333-cccc", "web@2027"), "dddd" * 8, 1, timedelta(days=9))
+    assert _listing(W1, W3, called).find("web@2027") == called
+
+
+def test_a_damaged_point_of_either_meaning_is_named() -> None:
+    called = _point(VmRef("33333333-cccc", "web@latest"), "dddd" * 8, 1, timedelta(days=9))
+    with pytest.raises(Tampered, match="cccc1111"):
+        _damage(_listing(W1, W3, called), W3).find("web@latest")
+
+
+@pytest.mark.parametrize("text", ["{}", "{}@latest", "{}@2026-03-02"])
+def test_the_id_of_a_vm_is_found_in_capitals_too(text: str) -> None:
+    assert LISTING.find(text.format("22222222-BBBB")) == D1
+    # A name keeps its letters: two VMs may differ in them alone.
+    with pytest.raises(PointNotFound):
+        LISTING.find(text.format("DB"))
+
+
 def test_latest_of_a_vm_goes_by_number() -> None:
     # The clock was a year ahead when the second point was made, and was then set right.
     ahead = _point(WEB, "9999" * 8, 2, timedelta(days=365))
