@@ -9,8 +9,8 @@ import pytest
 
 from tests.clocks import FakeClock
 
-# Node id -> why it may be skipped where CI=true. Empty is the normal state: a
-# test that needs something gets it installed by ./dev test.
+# Node id -> why it may be skipped where CI=true. What a test needs is installed by
+# ./dev test; the right to mount is not to be had by installing.
 _MOUNTS: Final = "mounts a small or read-only file system, which containers may not"
 ALLOWED_SKIPS: Final[dict[str, str]] = {
     f"tests/e2e/test_bad_input.py::{name}": _MOUNTS

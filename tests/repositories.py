@@ -4,6 +4,7 @@ Disks are kept as plain bytes by the tests themselves, so what comes back is
 compared with what went in, never with something the repository computed.
 """
 
+import json
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -231,6 +232,15 @@ def names(store: Store, prefix: str) -> list[str]:
     return [info.name for info in store.list(prefix)]
 
 
+def in_order(store: Store, prefix: str) -> list[str]:
+    """Return the names below a prefix, that of the first written first.
+
+    Names are random, so a test that takes one of several chooses by this order.
+    """
+    assert isinstance(store, MemoryStore)
+    return [name for name in store._objects if name.startswith(prefix)]
+
+
 def pack_refs(store: Store) -> set[PackRef]:
     """Return the stored packs of both kinds."""
     found = {PackRef.from_name(name) for prefix in ("packs/", "maps/") for name in names(store, prefix)}
@@ -254,7 +264,15 @@ def condemn(repository: Repository, ref: PackRef, reason: str = "garbage") -> No
 
 
 def forget(repository: Repository, sealed: SealedPoint) -> None:
-    """Drop a point the way the protocol says: its seal first, then its manifest."""
+    """Drop a point as `docs/format.md` section 9 says: tombstone, then the seal goes, then the manifest."""
+    point = sealed.point
+    previous = point.previous and {"name": point.previous[0], "digest": point.previous[1].hex()}
+    fields = {
+        "version": 1, "point": sealed.name, "vm": point.vm.id, "number": point.number,
+        "digest": sealed.digest.hex(), "previous": previous, "time": "2026-03-29T00:30:00Z", "why": "test",
+    }  # fmt: skip
+    stone = "forgotten/" + sealed.name.removeprefix(POINTS)
+    repository.store.put(stone, close_box(repository.ring, stone, json.dumps(fields).encode()))
     repository.store.delete(seal_name(sealed.name))
     repository.store.delete(sealed.name)
 

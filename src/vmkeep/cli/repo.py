@@ -201,7 +201,10 @@ def check(
     ] = None,
     keyless: Annotated[
         bool,
-        typer.Option("--keyless", help="Without the password: only presence and checksums of the packs."),
+        typer.Option(
+            "--keyless",
+            help="Without the password: find rot and what is missing; see above.",
+        ),
     ] = False,
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,

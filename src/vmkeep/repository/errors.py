@@ -47,7 +47,7 @@ class Tampered(RepositoryError):
     code = "RP005"
     exit_code = ExitCode.MISMATCH
     default_hint = (
-        "Run `vmkeep repo check --read-data all` and keep the storage as it is until you know the extent."
+        "Run `vmkeep repo check --read-data all` and keep the store as it is until you know the extent."
     )
 
 
@@ -74,7 +74,7 @@ class RolledBack(RepositoryError):
 
     code = "RP007"
     exit_code = ExitCode.MISMATCH
-    default_hint = "If the storage was rolled back on purpose, repeat with --accept-rollback."
+    default_hint = "If the store was rolled back on purpose, repeat with --accept-rollback."
 
 
 class PointNotFound(RepositoryError):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.clocks import FakeClock
 from tests.faults.stores import Flip, Remove, Request, WrappedStore, tamper
-from tests.repositories import CHUNK, make_repository, names, reopen, restore
+from tests.repositories import CHUNK, in_order, make_repository, names, reopen, restore
 from vmkeep.backup import run as backup
 from vmkeep.backup.errors import AuditFailed
 from vmkeep.backup.identity import identify
@@ -286,7 +286,7 @@ def test_bytes_of_another_object_are_not_taken_for_the_pack(scene: Scene, seed: 
     scene.take()
     scene.content = content_of(seed + 1)
     scene.disk.write_bytes(scene.content)
-    other = names(scene.repository.store, "packs/")[0]
+    other = in_order(scene.repository.store, "packs/")[0]
     store = Stale(scene.repository.store, "packs/", other, times=1)
     outcome = scene.take(store)
     assert store.left == 0

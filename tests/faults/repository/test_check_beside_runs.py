@@ -1,6 +1,6 @@
 """A check beside running backups and repairs alarms nobody, whatever happens between its requests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,15 +12,16 @@ from tests.repositories import (
     CHUNK,
     OTHER_VM,
     VM,
+    in_order,
     make_repository,
     names,
-    pack_refs,
     random_bytes,
     reopen,
     take,
     write,
 )
 from vmkeep.objectstore.memory import MemoryStore
+from vmkeep.objectstore.store import ObjectInfo, Store
 from vmkeep.progress import Silent
 from vmkeep.ranges import ByteRange
 from vmkeep.repository.check import check
@@ -121,11 +122,34 @@ def test_runs_beside_a_check_are_no_damage(
     assert alarms == []
 
 
+class _LeavesOut(WrappedStore):
+    """Leaves one object out of every listing, as a folder may that changes while it is read."""
+
+    def __init__(self, inner: Store, name: str) -> None:
+        super().__init__(inner)
+        self.left_out = name
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return (info for info in super().list(prefix) if info.name != self.left_out)
+
+
+def test_a_pack_that_no_listing_shows_is_asked_for_by_its_name(fake_clock: FakeClock) -> None:
+    repository = make_repository(clock=fake_clock)
+    take(repository, VM, {"disk": DISK}, fake_clock)
+    name = in_order(repository.store, "packs/")[0]
+    store = _LeavesOut(repository.store, name)
+    assert name not in names(store, "packs/")
+    assert check_keyless(store, repository.parameters, Silent()).ok
+    repository.store.delete(name)
+    [problem] = [p for p in check_keyless(store, repository.parameters, Silent()).problems if not p.harmless]
+    assert (problem.object, problem.message) == (name, f"the pack {name} is missing.")
+
+
 @pytest.mark.parametrize("look", [_with_keys, _without_keys])
 def test_packs_that_a_repair_removes_beside_a_check_are_not_missed(fake_clock: FakeClock, look: Look) -> None:
     repository = make_repository(clock=fake_clock)
     take(repository, VM, {"disk": DISK}, fake_clock)
-    victim = min(ref.name for ref in pack_refs(repository.store) if ref.name.startswith("packs/"))
+    victim = in_order(repository.store, "packs/")[0]
     tamper(repository.store, victim, Flip(8 * 100))
     _repair(reopen(repository), fake_clock)
     take(reopen(repository), VM, {"disk": DISK}, fake_clock, compare=True)

@@ -157,6 +157,39 @@ def test_never_do_two_runs_go_on(world: World, at: int, seconds: int) -> None:
     assert sum(outcomes) == 1
 
 
+@pytest.mark.parametrize("mine", ["a" * 32, "c" * 32])
+def test_of_two_that_claimed_unseen_the_smaller_id_waits_and_the_greater_gives_way(
+    world: World, mine: str
+) -> None:
+    # `docs/format.md` section 11: only the second look may wait, and only for a greater id.
+    other = world.journal(run="b" * 32)
+
+    class ClaimsMeanwhile(WrappedStore):
+        def around(self, request: Request, call: Callable[[], Any]) -> Any:
+            if request.verb == "put" and request.name.endswith(f"{mine}/000001"):
+                other.step("begun")  # after this run's first look, before its own claim
+                other.step("claimed")
+            return super().around(request, call)
+
+    class Waiting(FakeClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            if len(self.slept) == 3:
+                other.finish({"outcome": "gave way"})
+
+    clock = Waiting(world.clock.now())
+    journal = world.journal(ClaimsMeanwhile(world.store), run=mine, clock=clock)
+    if mine < other.run:
+        assert journal.begin({}) == []
+        assert len(clock.slept) == 3, "it goes on as soon as the other is gone"
+        assert world.runs()[mine] == ["begun", "claimed"]
+        return
+    with pytest.raises(RunAlive) as caught:
+        journal.begin({})
+    assert caught.value.context["run"] == other.run
+    assert (clock.slept, world.runs()[mine]) == ([], ["begun", "claimed", FINISHED])
+
+
 def test_run_under_way_is_not_overtaken_by_a_slow_clock(world: World) -> None:
     first = world.journal()
     first.begin({})

@@ -355,6 +355,19 @@ def test_node_may_be_larger_than_a_chunk_but_not_than_64_kib() -> None:
         _open(store, ref, max_plain=1 << 20)
 
 
+def test_pack_that_became_another_one_while_it_was_open_is_refused() -> None:
+    # Longer by bytes no slot owns, with a right checksum: anybody can compute that one.
+    store = MemoryStore()
+    ref = _write(store).ref
+    opened = _open(store, ref)
+    stored = store.get(ref.name)
+    trailer = int.from_bytes(stored[-64:-60], "little")
+    body = stored[: -64 - trailer] + b"junk" + stored[-64 - trailer : -40]
+    store.overwrite(ref.name, body + blake3(body).digest() + b"VMKEND01")
+    with pytest.raises(Tampered, match=ref.name):
+        opened.verify(RING.chunk_id_key)
+
+
 def test_other_repository_and_other_key_are_refused() -> None:
     store = MemoryStore()
     ref = _write(store).ref

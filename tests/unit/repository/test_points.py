@@ -27,7 +27,9 @@ from vmkeep.model.plan import VmRef
 from vmkeep.objectstore.directory import DirectoryStore
 from vmkeep.objectstore.errors import StoreUnavailable
 from vmkeep.objectstore.memory import MemoryStore
+from vmkeep.progress import Silent
 from vmkeep.repository.box import close_box
+from vmkeep.repository.check import check
 from vmkeep.repository.errors import PublishRefused, Tampered
 from vmkeep.repository.listing import POINTS, SEALS, SealedPoint
 from vmkeep.repository.manifest import manifest_fields
@@ -235,7 +237,6 @@ def test_forgotten_point_is_no_problem_and_remembered(world: World) -> None:
 def test_forgotten_point_put_back_stays_forgotten(world: World) -> None:
     sealed = world.sealed()
     kept = {name: world.store.get(name) for name in (sealed.name, seal_name(sealed.name))}
-    _bury(world, sealed)
     forget(world.repository, sealed)
     for name, content in kept.items():
         world.store.put(name, content)
@@ -268,6 +269,18 @@ def test_one_damaged_point_does_not_hide_the_others(world: World) -> None:
     world.store.overwrite(seal_name(points[2].name), b"junk")
     assert world.listed() == [points[0].name, points[3].name, points[4].name]
     assert world.problems() == [points[1].name, seal_name(points[2].name)]
+
+
+@pytest.mark.parametrize(("number", "right"), [(1, True), (2, False), (7, False)])
+def test_a_point_without_predecessor_is_number_one_or_a_check_says_so(
+    world: World, number: int, right: bool
+) -> None:
+    # `docs/format.md` section 8. Whoever forges the start of a chain has the keys, or a defect.
+    point = manifest_of(VM, [], world.clock, inventory="inventory/of-nobody")("ab" * 16)
+    name, digest = world.points.put(replace(point, number=number))
+    assert world.points.seal(name, digest, world.clock.now())
+    told = [p.message for p in check(world.repository, 1.0, Silent()).problems if p.object == name]
+    assert [f"is number {number} of its VM" in message for message in told] == ([] if right else [True])
 
 
 def test_newest_goes_by_number_not_by_clock(world: World) -> None:

@@ -1,17 +1,31 @@
 """A reader proves every byte, also against a writer who has the keys and lies."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 from blake3 import blake3
 
 from tests.clocks import FakeClock
 from tests.faults.stores import FaultyStore
-from tests.repositories import CHUNK, VM, make_repository, pack_refs, random_bytes, reopen, restore, take
+from tests.repositories import (
+    CHUNK,
+    VM,
+    make_repository,
+    pack_refs,
+    random_bytes,
+    reopen,
+    restore,
+    stored_disk,
+    take,
+)
 from vmkeep.objectstore.errors import ObjectMissing
 from vmkeep.objectstore.memory import MemoryStore
+from vmkeep.ranges import ByteRange
 from vmkeep.repository.errors import ObjectLost, Tampered
-from vmkeep.repository.nodes import Entry, encode_node
+from vmkeep.repository.nodes import Child, Entry, encode_node
 from vmkeep.repository.packs import STORED, Kind, PackWriter
-from vmkeep.repository.reader import DiskMap
+from vmkeep.repository.reader import DiskMap, map_of
 from vmkeep.repository.repository import Repository
 
 pytestmark = pytest.mark.quick
@@ -65,6 +79,49 @@ def test_last_chunk_that_is_too_long_is_refused(size: int) -> None:
     root = _node(repository, 1, [_node(repository, 0, chunks)])
     with pytest.raises(Tampered):
         DiskMap(repository.reader, root, size).pieces(0)
+
+
+@pytest.mark.parametrize(
+    ("listed", "right"),
+    [
+        ([(CHUNK, CHUNK)], True),
+        ([(CHUNK, 100), (CHUNK + 100, CHUNK - 100)], True),
+        ([(0, 9 * CHUNK)], True),
+        ([], False),
+        ([(CHUNK, CHUNK - 1)], False),
+        ([(CHUNK + 1, CHUNK)], False),
+        ([(CHUNK, 100), (CHUNK + 101, CHUNK - 101)], False),
+        ([(0, CHUNK), (2 * CHUNK, CHUNK)], False),
+    ],
+)
+def test_what_is_left_out_lies_wholly_in_the_ranges_listed(
+    listed: list[tuple[int, int]], right: bool
+) -> None:
+    # Section 7: the ranges of the manifest cover every excluded chunk wholly.
+    repository = make_repository()
+    chunk = _store(repository, Kind.CHUNKS, b"\1" * CHUNK)
+    root = _node(repository, 1, [_node(repository, 0, [chunk, Child.EXCLUDED, chunk])])
+    excluded = tuple((offset, length, "pagefile") for offset, length in listed)
+    stored = replace(stored_disk("disk", 3 * CHUNK, root), excluded=excluded)
+    disk = map_of(repository.reader, stored)
+    if right:
+        assert disk.read_at(0, 3 * CHUNK) == b"\1" * CHUNK + bytes(CHUNK) + b"\1" * CHUNK
+        disk.refuse_unlisted_exclusions()
+        return
+    for read in (lambda: disk.read_at(0, 3 * CHUNK), disk.refuse_unlisted_exclusions):
+        with pytest.raises(Tampered) as caught:
+            read()
+        assert caught.value.context["offset"] == CHUNK
+
+
+@pytest.mark.parametrize(("length", "right"), [(777, True), (776, False)])
+def test_the_last_chunk_is_left_out_up_to_the_end_of_the_disk(length: int, right: bool) -> None:
+    repository = make_repository()
+    chunk = _store(repository, Kind.CHUNKS, b"\1" * CHUNK)
+    root = _node(repository, 1, [_node(repository, 0, [chunk, Child.EXCLUDED])])
+    disk = DiskMap(repository.reader, root, CHUNK + 777, (ByteRange(CHUNK, length),))
+    with nullcontext() if right else pytest.raises(Tampered):
+        assert disk.read_at(0, disk.size) == b"\1" * CHUNK + bytes(777)
 
 
 def test_leaf_in_the_place_of_an_inner_node_is_refused() -> None:
@@ -129,6 +186,19 @@ def test_lost_chunk_is_searched_for_once(fake_clock: FakeClock, times: int) -> N
     store.fail("list", times=999)  # nothing more is asked
     with pytest.raises(ObjectLost):
         fresh.reader.chunks([b"\7" * 32])
+
+
+def test_what_moved_after_every_pack_was_asked_is_asked_for_again(fake_clock: FakeClock) -> None:
+    repository = make_repository(clock=fake_clock)
+    content = random_bytes(1, CHUNK)
+    take(repository, VM, {"disk": content}, fake_clock)
+    (old,) = (ref for ref in pack_refs(repository.store) if ref.kind is Kind.CHUNKS)
+    long_open = reopen(repository)
+    with pytest.raises(ObjectLost):
+        long_open.reader.chunks([b"\7" * 32])  # every pack was asked, to no avail
+    chunk = _store(repository, Kind.CHUNKS, content)
+    repository.store.delete(old.name)
+    assert long_open.reader.chunks([chunk]) == [content]
 
 
 def test_damaged_frame_comes_from_a_copy_its_neighbours_from_beside_it(

@@ -1,6 +1,7 @@
 """A check says which restore points damage has touched, where, and which are whole."""
 
 import pytest
+from blake3 import blake3
 
 from tests.clocks import FakeClock
 from tests.faults.stores import Flip, tamper
@@ -8,6 +9,7 @@ from tests.repositories import (
     CHUNK,
     OTHER_VM,
     VM,
+    in_order,
     make_repository,
     names,
     pack_refs,
@@ -21,7 +23,7 @@ from vmkeep.ranges import ByteRange
 from vmkeep.repository.check import check
 from vmkeep.repository.findings import PointState, Report, State
 from vmkeep.repository.listing import SealedPoint
-from vmkeep.repository.packs import PackRef
+from vmkeep.repository.packs import STORED, Kind, PackRef, PackWriter
 from vmkeep.repository.repository import Repository
 from vmkeep.repository.scrub import check_keyless
 
@@ -101,6 +103,34 @@ def test_loss_of_what_two_points_share_is_told_of_both(kept: Kept) -> None:
     both = {kept.points[0].point.id, kept.points[1].point.id}
     for name in kept.packs(0):
         assert {point for p in report.problems if p.object == name for point in p.points} == both
+
+
+@pytest.mark.parametrize("prefix", ["packs/", "maps/"])
+def test_damage_below_a_node_that_two_points_share_is_told_of_both(
+    fake_clock: FakeClock, prefix: str
+) -> None:
+    # Both VMs hold the same disk, so they share its map, root and all.
+    repository = make_repository(clock=fake_clock)
+    for vm in (VM, OTHER_VM):
+        take(repository, vm, {"disk": DISK}, fake_clock)
+    assert len(names(repository.store, "maps/")) == 1
+    tamper(repository.store, in_order(repository.store, prefix)[0], Flip(8 * 40))  # in the first frame
+    one, two = check(reopen(repository), 1.0, Silent()).points
+    assert (one.vm, two.vm) == (VM.name, OTHER_VM.name)
+    assert one.state is two.state is State.DAMAGED
+    assert one.losses == two.losses
+    assert one.losses[0].ranges == (((0, CHUNK),) if prefix == "packs/" else ((0, SIZE),))
+
+
+def test_a_frame_among_the_maps_is_no_chunk_whatever_its_id(kept: Kept) -> None:
+    # Only a writer with the keys can do that; each frame is right by the id it has in its pack.
+    [victim] = kept.packs(1)
+    kept.store.delete(victim)
+    chunk = CHANGED[3 * CHUNK : 4 * CHUNK]
+    writer = PackWriter(kept.store, kept.repository.ring, Kind.NODES)
+    writer.append(blake3(chunk, key=kept.repository.ring.chunk_id_key).digest(), chunk, STORED, CHUNK)
+    writer.finish()
+    assert kept.states(kept.check(0.0)) == ["not examined", "damaged", "not examined"]
 
 
 def test_a_lost_map_takes_its_whole_disk(kept: Kept) -> None:
