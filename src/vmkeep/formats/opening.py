@@ -17,7 +17,7 @@ from vmkeep.formats.raw import open_raw
 from vmkeep.formats.source import FileSource, Source, read_at
 from vmkeep.formats.target_folder import PARTIAL_SUFFIX
 from vmkeep.formats.vhd import open_vhd
-from vmkeep.formats.vhdx import VhdxDisk, open_vhdx
+from vmkeep.formats.vhdx import LogAllowance, VhdxDisk, open_vhdx
 
 # Hyper-V makes 50 checkpoints.
 _DEEPEST_CHAIN: Final = 64
@@ -129,6 +129,7 @@ class _Opening:
         self._trail: list[str] = []
         self._opened = 0
         self._kept: dict[Path, Disk] = {}
+        self._allowance = LogAllowance()
 
     def __enter__(self) -> "_Opening":
         return self
@@ -164,7 +165,9 @@ class _Opening:
         try:
             match recognise(source, raw_allowed=raw_allowed):
                 case "vhdx":
-                    return open_vhdx(source, self._find_parent, complete=self._complete)
+                    return open_vhdx(
+                        source, self._find_parent, complete=self._complete, allowance=self._allowance
+                    )
                 case "vhd":
                     return open_vhd(source, self._find_parent, complete=self._complete)
                 case "raw":

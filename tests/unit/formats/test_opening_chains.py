@@ -1,13 +1,24 @@
 """VHDX chains opened from a folder: names only, the identity decides, formats are not mixed."""
 
 import os
+import struct
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from tests.generators.vhd_bytes import fixed
-from tests.generators.vhdx_bytes import FULL, MIB, PARTIAL, Block, make_vhdx
+from tests.generators.vhdx_bytes import (
+    FULL,
+    LOG_GUID,
+    MIB,
+    PARTIAL,
+    TIB,
+    Block,
+    crc_at_4,
+    log_entry,
+    make_vhdx,
+)
 from vmkeep.formats.errors import CorruptDisk, NotADisk, ParentMismatch, ParentMissing, UnsupportedDisk
 from vmkeep.formats.opening import open_path, open_paths
 
@@ -107,6 +118,24 @@ def test_a_chain_of_64_vhdx_files_can_be_read(tmp_path: Path) -> None:
             assert disk.read_at(depth % 4 * MIB + depth * 512, 512) == bytes([depth]) * 512
         assert sum(extent.length for extent in disk.extents()) == SIZE
         assert len(disk.identity()) == 64
+
+
+def test_the_logs_of_files_opened_together_are_counted_together(tmp_path: Path) -> None:
+    # One entry of 65 537 writes of zeros: twice that is more than 2^17.
+    count = (1 << 16) + 1
+    entry = log_entry(1, 0, [], last=4 * MIB)
+    body = b"".join(struct.pack("<4s4xQQQ", b"zero", 4096, TIB + n * 4096, 1) for n in range(count))
+    size = -(-(64 + len(body)) // 4096) * 4096
+    head = entry[:8] + struct.pack("<IIQII", size, 0, 1, count, 0) + entry[32:64]
+    ring = crc_at_4((head + body).ljust(size, b"\0")).ljust(4 * MIB, b"\0")
+    paths = [tmp_path / "a.vhdx", tmp_path / "b.vhdx"]
+    for path in paths:
+        path.write_bytes(bytes(make_vhdx(disk_size=MIB, log_guid=LOG_GUID, log_ring=ring).data))
+        open_path(path).close()
+    before = open_descriptors()
+    with pytest.raises(UnsupportedDisk, match="b.vhdx.*131072 writes in their logs"):
+        open_paths(paths, siblings=paths)
+    assert open_descriptors() == before
 
 
 def open_descriptors() -> int:

@@ -18,6 +18,7 @@ from vmkeep.formats.vhdx.blocks import Holder, Span
 from vmkeep.formats.vhdx.headers import read_marks
 from vmkeep.formats.vhdx.inspection import inspect
 from vmkeep.formats.vhdx.locator import parse_locator
+from vmkeep.formats.vhdx.log import LogAllowance
 from vmkeep.formats.vhdx.structures import Structures, read_structures
 from vmkeep.ranges import ByteRange, intersect, join_sorted, normalise
 
@@ -26,14 +27,17 @@ _ZEROS: Final = memoryview(bytes(layout.MIB))
 _WORTH_A_REQUEST: Final = 32 * layout.KIB
 
 
-def open_vhdx(source: Source, find_parent: FindParent, *, complete: bool = True) -> "VhdxDisk":
+def open_vhdx(
+    source: Source, find_parent: FindParent, *, complete: bool = True, allowance: LogAllowance | None = None
+) -> "VhdxDisk":
     """Open the VHDX file in ``source``, and through ``find_parent`` the chain behind it.
 
     The disk owns ``source`` from the return on; after an error the caller
     still does. Raises :class:`~vmkeep.formats.errors.NotADisk` when the file
     is something else, and ``ParentMissing`` unless the chain need not be ``complete``.
+    Files opened together share one ``allowance``.
     """
-    structures = read_structures(source)
+    structures = read_structures(source, allowance)
     if structures.metadata.locator is None:
         return VhdxDisk(structures)
     reference = parse_locator(structures.metadata.locator, source.name)

@@ -4,27 +4,46 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
-from vmkeep.formats.source import Source
+from vmkeep.formats.errors import SourceChanged
+from vmkeep.formats.source import Source, read_at
+from vmkeep.formats.vhdx import layout
 from vmkeep.ranges import ByteRange, join_sorted, subtract
 
+What = TypeVar("What")
 
-class Patch(NamedTuple):
-    """What ``[offset, end)`` of the file holds instead: these bytes, or zeros for None."""
+
+class Patch(NamedTuple, Generic[What]):
+    """What ``[offset, end)`` of the file holds instead: what ``data`` stands for, or zeros for None."""
 
     offset: int
     end: int
-    data: bytes | None
+    data: What | None
 
 
-def resolve(writes: Iterable[Patch]) -> list[Patch]:
+class LoggedPage(NamedTuple):
+    """A page that is left in the log: where in the file its data sector lies, and its checksum.
+
+    The first eight and the last four bytes of the page stand in the descriptor.
+    """
+
+    place: int
+    checksum: int
+    leading: bytes
+    trailing: bytes
+
+
+LoggedWrite = Patch[LoggedPage]
+
+
+def resolve(writes: Iterable[Patch[What]]) -> list[Patch[What]]:
     """Return the lasting effect of writes made in this order: ascending, not overlapping.
 
     Data writes are all of one size and aligned to it; the time grows with
     n log n even for zero writes that all overlap.
     """
-    pages: dict[int, tuple[int, Patch]] = {}
+    pages: dict[int, tuple[int, Patch[What]]] = {}
     zeros: list[tuple[int, int, int]] = []
     for order, write in enumerate(writes):
         if write.data is not None:
@@ -66,10 +85,14 @@ def _latest_zeros(zeros: list[tuple[int, int, int]]) -> list[tuple[int, int, int
 class ReplayedImage:
     """A :class:`Source` that shows the file with its log applied.
 
-    What lies between the physical end and ``grown`` reads as zeros.
+    What lies between the physical end and ``grown`` reads as zeros. Pages are
+    read from the log each time, so that hundreds of logs take little memory;
+    a log that is not the same any more is refused.
     """
 
-    def __init__(self, source: Source, writes: Iterable[Patch], size: int, grown: int, entries: int) -> None:
+    def __init__(
+        self, source: Source, writes: Iterable[LoggedWrite], size: int, grown: int, entries: int
+    ) -> None:
         self._source = source
         self._physical = size
         self._size = grown
@@ -105,7 +128,19 @@ class ReplayedImage:
             if patch.data is None:
                 buffer[low - offset : high - offset] = bytes(high - low)
             else:
-                buffer[low - offset : high - offset] = patch.data[low - patch.offset : high - patch.offset]
+                page = self._page(patch.data)
+                buffer[low - offset : high - offset] = page[low - patch.offset : high - patch.offset]
+
+    def _page(self, logged: LoggedPage) -> bytes:
+        sector = read_at(self._source, logged.place, layout.LOG_SECTOR)
+        if layout.crc32c(sector) != logged.checksum:
+            raise SourceChanged(
+                f"{self.name!r} was written while it was read: its log is not the same any more.",
+                file=self.name,
+                offset=logged.place,
+            )
+        _, _, middle, _ = layout.LOG_DATA_SECTOR.unpack(sector)
+        return logged.leading + bytes(middle) + logged.trailing
 
     def data_ranges(self, start: int, end: int) -> Iterator[ByteRange]:
         at = start

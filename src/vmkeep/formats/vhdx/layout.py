@@ -97,7 +97,12 @@ _NO_CHECKSUM: Final = bytes(4)
 
 def checksum(data: bytes) -> int:
     """Return the CRC-32C of a structure whose checksum field is bytes 4 to 7."""
-    crc: int = google_crc32c.extend(google_crc32c.value(data[:4] + _NO_CHECKSUM), data[8:])
+    return crc32c(data[8:], crc32c(data[:4] + _NO_CHECKSUM))
+
+
+def crc32c(data: bytes, before: int = 0) -> int:
+    """Return the CRC-32C of plain bytes, which go on after bytes with the checksum ``before``."""
+    crc: int = google_crc32c.extend(before, data)
     return crc
 
 

@@ -8,7 +8,7 @@ from vmkeep.formats.vhdx import layout
 from vmkeep.formats.vhdx.blocks import BlockTable
 from vmkeep.formats.vhdx.geometry import Geometry
 from vmkeep.formats.vhdx.headers import Header, choose_header
-from vmkeep.formats.vhdx.log import check_log_place, replay_log
+from vmkeep.formats.vhdx.log import LogAllowance, check_log_place, replay_log
 from vmkeep.formats.vhdx.metadata import Metadata, read_metadata
 from vmkeep.formats.vhdx.regions import Regions, choose_regions
 from vmkeep.ranges import ByteRange
@@ -27,7 +27,7 @@ class Structures:
     table: BlockTable
 
 
-def read_structures(source: Source) -> Structures:
+def read_structures(source: Source, allowance: LogAllowance | None = None) -> Structures:
     """Read the structures of the file, or raise.
 
     Nothing but the headers and the log may be read before the replay
@@ -47,7 +47,7 @@ def read_structures(source: Source) -> Structures:
     header = choose_header(section, file)
     image = source
     if header.has_log:
-        image = replay_log(source, header)
+        image = replay_log(source, header, allowance)
         section = read_at(image, 0, layout.HEADER_SECTION_USED)
     regions = choose_regions(section, image, header.log if header.has_log else None)
     metadata = read_metadata(image, regions.metadata)

@@ -1,16 +1,20 @@
 """Replay of the log, in memory only: [MS-VHDX] 2.3."""
 
 import struct
+import sys
+import tracemalloc
 from collections.abc import Mapping
+from types import FrameType
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from tests.generators import vhdx_bytes as gen
-from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
+from vmkeep.formats.errors import CorruptDisk, SourceChanged, TruncatedDisk, UnsupportedDisk
 from vmkeep.formats.parents import no_parents
 from vmkeep.formats.source import BytesSource
-from vmkeep.formats.vhdx import VhdxDisk, open_vhdx
+from vmkeep.formats.vhdx import LogAllowance, VhdxDisk, open_vhdx
 from vmkeep.formats.vhdx.log import find_active_sequence
 
 pytestmark = pytest.mark.quick
@@ -346,6 +350,158 @@ def test_a_log_of_overlapping_claims_is_refused_before_it_costs_time() -> None:
         ring[at : at + len(claim)] = claim
     with pytest.raises(CorruptDisk, match="overlapping"):
         find_active_sequence(bytes(ring), gen.LOG_GUID)
+
+
+class CountedSource(BytesSource):
+    """Bytes in memory that remember which places were read."""
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        super().__init__(data, "disk.vhdx")
+        self.reads: list[tuple[int, int]] = []
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        self.reads.append((offset, len(buffer)))
+        return super().read_into(offset, buffer)
+
+
+def full_log(length: int) -> bytes:
+    """A log of one entry that fills it with pages, all for a place far behind the file."""
+    pages_in_it = length // K4 - length // K4 // 128 - 1
+    writes = [gen.data_write(gen.TIB + n * K4, pages(n % 251)) for n in range(pages_in_it)]
+    return bytes(gen.ring_of({0: gen.log_entry(1, 0, writes)}, length))
+
+
+def test_pages_in_the_log_are_not_kept_in_memory() -> None:
+    made = gen.make_vhdx(disk_size=gen.MIB, log_guid=gen.LOG_GUID, log_ring=full_log(16 * gen.MIB))
+    source = BytesSource(bytes(made.data), "disk.vhdx")
+    tracemalloc.start()
+    try:
+        disk = open_vhdx(source, no_parents)
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # 16 MiB of log: once while it is applied, and then no more than where its pages are.
+    assert kept < 3 * gen.MIB
+    assert most < 24 * gen.MIB
+    assert disk.read_at(0, gen.MIB) == bytes(gen.MIB)
+
+
+def test_a_page_is_read_from_its_place_in_the_log_when_it_is_asked() -> None:
+    made = base()
+    at = payload(made)
+    writes = [gen.data_write(at + n * 2 * K4, pages(n)) for n in range(10)]
+    with_ring(made, {gen.MIB - 5 * K4: gen.log_entry(1, gen.MIB - 5 * K4, writes)})
+    source = CountedSource(made.data)
+    disk = open_vhdx(source, no_parents)
+    disk.read_at(0, 1)
+    source.reads.clear()
+    assert disk.read_at(0, 5 * K4) == pages(0) + OLD[:K4] + pages(1) + OLD[:K4] + pages(2)
+    # The entry begins five pages before the end of the log and goes on at its start.
+    first = made.log + gen.MIB - 4 * K4
+    assert source.reads[1:] == [(first, K4), (first + K4, K4), (first + 2 * K4, K4)]
+
+
+@pytest.mark.parametrize("byte", [0, 8, 100, K4 - 1])
+def test_a_log_that_changes_while_the_disk_is_read_is_refused(byte: int) -> None:
+    made = base()
+    with_ring(made, {0: gen.log_entry(1, 0, [gen.data_write(payload(made), pages(1))])})
+    disk = opened(made)
+    assert disk.read_at(0, K4) == pages(1)
+    made.data[made.log + K4 + byte] ^= 1
+    with pytest.raises(SourceChanged, match="log"):
+        disk.read_at(0, K4)
+    assert disk.read_at(K4, K4) == OLD[:K4]
+
+
+class CountedRing(bytes):
+    """A log that remembers how many bytes of it were asked for."""
+
+    asked = 0
+    searched = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        part = super().__getitem__(key)
+        self.asked += len(part)
+        return part
+
+    def find(self, *args: Any) -> int:
+        self.searched += 1
+        return super().find(*args)
+
+
+def test_only_places_where_an_entry_may_begin_are_looked_at() -> None:
+    size = 4 * gen.MIB
+    ring = bytearray(b"loge" * (size // 4))
+    entry = gen.log_entry(5, 0, [])
+    ring[: len(entry)] = entry
+    counted = CountedRing(ring)
+    assert [e.sequence for e in find_active_sequence(counted, gen.LOG_GUID)] == [5]
+    assert counted.searched <= size // K4
+    assert counted.asked <= size
+
+
+def interleaved(size: int) -> bytearray:
+    """A log of overlapping entries that form one run over twice its length, each of them valid.
+
+    Entries of two sectors stand in every sector but three; the run takes the even ones first, and an entry
+    of three sectors at the end of the ring leads to the odd ones.
+    """
+    sectors = size // K4
+    odd = range(1, sectors - 3, 2)
+    order = [*range(0, sectors, 2), *odd]
+    lengths = dict.fromkeys(order, 2) | {odd[-1]: 1, sectors - 2: 3}
+    ring = bytearray(size)
+    # What an entry covers has to be there before it: the one that runs over the end comes last.
+    for at in [*sorted(set(order) - {sectors - 2}, reverse=True), sectors - 2]:
+        head = b"loge" + bytes(4) + struct.pack("<IIQII", lengths[at] * K4, 0, order.index(at) + 1, 0, 0)
+        head += gen.raw_guid(gen.LOG_GUID) + struct.pack("<QQ", gen.MIB, gen.MIB)
+        covered = [(at + n) % sectors * K4 for n in range(1, lengths[at])]
+        body = b"".join(bytes(ring[place : place + K4]) for place in covered)
+        ring[at * K4 : (at + 1) * K4] = gen.crc_at_4(head.ljust(K4, b"\0") + body)[:K4]
+    return ring
+
+
+def test_a_run_longer_than_the_log_is_walked_once() -> None:
+    steps = 0
+
+    def count(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal steps
+        steps += event == "line" and frame.f_code is find_active_sequence.__code__
+        return count if frame.f_code is find_active_sequence.__code__ else None
+
+    size = gen.MIB
+    ring = bytes(interleaved(size))
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        assert find_active_sequence(ring, gen.LOG_GUID) == []
+    finally:
+        sys.settrace(before)
+    assert 2 * size // K4 < steps < 40 * size // K4
+
+
+def zeros_log(count: int) -> bytes:
+    entry = gen.log_entry(1, 0, [])
+    descriptors = b"".join(
+        b"zero" + bytes(4) + struct.pack("<QQQ", K4, gen.TIB + n * K4, 1) for n in range(count)
+    )
+    size = -(-(64 + len(descriptors)) // K4) * K4
+    head = entry[:8] + struct.pack("<IIQII", size, 0, 1, count, 0) + entry[32:64]
+    return bytes(gen.ring_of({0: gen.crc_at_4((head + descriptors).ljust(size, b"\0"))}, 8 * gen.MIB))
+
+
+def test_files_opened_together_share_one_bound_of_logged_writes() -> None:
+    made = gen.make_vhdx(disk_size=gen.MIB, log_guid=gen.LOG_GUID, log_ring=zeros_log(1 << 16))
+    source = BytesSource(bytes(made.data), "disk.vhdx")
+    allowance = LogAllowance()
+    for _ in range(2):
+        open_vhdx(source, no_parents, allowance=allowance)
+    with pytest.raises(UnsupportedDisk, match="131072 writes in their logs"):
+        open_vhdx(source, no_parents, allowance=allowance)
+    open_vhdx(source, no_parents)
+    one_more = gen.make_vhdx(disk_size=gen.MIB, log_guid=gen.LOG_GUID, log_ring=zeros_log((1 << 17) + 1))
+    with pytest.raises(UnsupportedDisk, match="more than any writer"):
+        opened(one_more)
 
 
 def test_a_file_cut_while_it_is_open_is_not_filled_with_zeros() -> None:
