@@ -101,6 +101,8 @@ class Writer:
         self._progress = progress or Silent()
         self._threads = threads or max(2, min(8, os.cpu_count() or 2))
         self._damaged = damaged | {ref.id for ref in self.met}
+        # Whether everything is stored that an earlier map says is.
+        self._trusts_maps = not self._damaged
         self._open: dict[Kind, PackWriter] = {}
         self._closing: deque[tuple[PackWriter, Future[FinishedPack]]] = deque()
         self._closer = ThreadPoolExecutor(1, thread_name_prefix="vmkeep-pack")
@@ -142,7 +144,7 @@ class Writer:
         # map shares with the parent is relied on like every known chunk, and verified.
         base = base if inherit else None
         source_of_rest, asked = base, tuple(ranges)
-        if base is not None and self._damaged:
+        if base is not None and not self._trusts_maps:
             # The sources are at hand: what nobody can read from the repository is read from them.
             again = damaged_ranges(base, self._index, self._damaged)
             base, ranges = (base, normalise([*ranges, *again])) if again is not None else (None, _all(size))
@@ -164,7 +166,7 @@ class Writer:
         aligned = align_out(ranges, chunk, size)
         tree = TreeBuilder(size, self._parameters.leaf_size, self._put_node, base)
         id_key = self._ring.chunk_id_key
-        reader = LeafReader(read_into, chunk, id_key, self._index, trust_base=not self._damaged)
+        reader = LeafReader(read_into, chunk, id_key, self._index, trust_base=self._trusts_maps)
         for leaf in self._process(reader, aligned, base):
             self._store_leaf(leaf)
             tree.add_leaf(leaf.number, leaf.entries)
@@ -174,6 +176,7 @@ class Writer:
 
     def _meet(self, error: Tampered | ObjectLost) -> None:
         """Build no more on what a map could not be read from."""
+        self._trusts_maps = False
         ref = blamed_pack(error)
         if ref is None:
             self.lost_map = True
@@ -301,7 +304,7 @@ class Writer:
         Raises ObjectLost when they do not.
         """
         self._leave(damaged)
-        # From here on nothing is taken for stored because an earlier map says so.
+        self._trusts_maps = False
         self._damaged |= {ref.id for ref in damaged}
         for source in list(self._sources):
             now = DiskMap(reader, source.written.root, source.written.size)
