@@ -41,6 +41,11 @@ def _inherited_claim(audit: Mapping[str, Any]) -> list[str]:
     chunks, of = int(inherited.get("chunks", 0)), int(inherited["of"])
     if chunks == of:
         return [f"all {of} chunks taken over from the parent were read back from the repository, all whole"]
+    if not chunks:
+        return [
+            f"nothing of what was taken over from the parent was read back (at most {of} chunks): "
+            "all places that were tried hold zeros"
+        ]
     return [
         f"of what was taken over from the parent, {chunks} of at most {of} chunks were read back, all whole: "
         f"at most {_rounded_up(float(inherited.get('at_most', 1.0)))} % of it can be damaged "

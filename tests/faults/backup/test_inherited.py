@@ -137,3 +137,17 @@ def test_an_undeclared_change_where_the_parent_is_damaged_gives_no_false_point(
     scene.content = scene.disk.read_bytes()
     outcome = scene.take(source=source, changes=(ByteRange(0, 1),), parent="latest")
     assert restore(scene.opened(), outcome.sealed) == {"system": scene.content}
+
+
+def test_a_nearly_empty_disk_is_searched_for_so_long_only(scene: Scene) -> None:
+    # 64 GiB, 4 Mi chunks, one of them stored. The search ends after 19 200 places.
+    with scene.disk.open("wb") as file:
+        file.truncate(64 << 30)
+        file.seek(CHUNK * 77)
+        file.write(b"something")
+    source = f"disk:{scene.disk}"
+    scene.take(source=source, reread=0.0)
+    outcome = scene.take(source=source, changes=(), parent="latest")
+    inherited = audit_of(outcome)["inherited"]
+    assert inherited["of"] - inherited["chunks"] == (64 << 30) // CHUNK - 19_200
+    assert inherited["at_most"] == (0.95 if inherited["chunks"] else 1)
