@@ -1,25 +1,35 @@
 """The re-read audit: read a random part of the held source again and compare it with what is stored of it.
 
 What the repository holds is fetched back through its store, decrypted, and
-its id recomputed. What it cannot give back is stored again from the source, so
-that no new restore point rests on damage that was met.
+its id recomputed. What a new restore point takes over from its parent is not in
+reach of that comparison: a random part of it is read back, and nothing else.
+What the repository cannot give back is stored again from the source, so that no
+new restore point rests on damage that was met.
 """
 
 import heapq
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from vmkeep.backup.errors import AuditFailed
-from vmkeep.backup.sampling import CONFIDENCE, choose, most_that_can_differ, sample_size
+from vmkeep.backup.sampling import (
+    CONFIDENCE,
+    SMALLEST_SAMPLE,
+    attempts,
+    choose,
+    most_that_can_be_damaged,
+    most_that_can_differ,
+    sample_size,
+)
 from vmkeep.clock import Clock
 from vmkeep.progress import Progress
 from vmkeep.ranges import ByteRange, join_sorted
-from vmkeep.repository.condemned import condemn_damaged
+from vmkeep.repository.condemned import blamed_pack, condemn_damaged
 from vmkeep.repository.errors import ObjectLost, Tampered
 from vmkeep.repository.journal import Journal
 from vmkeep.repository.leaves import ReadInto
@@ -32,8 +42,11 @@ from vmkeep.repository.repository import Repository
 from vmkeep.repository.writer import Writer, WrittenMap
 
 _ROUNDS: Final = 3
+# Where damage was met in what was taken over there may be much: so many times more are looked at next.
+_GROWTH: Final = 4
 # So many chunks are looked at together: neighbours in a pack need one opened pack.
 _BATCH: Final = LEAF_CHUNKS
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -46,17 +59,40 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Inherited:
+    """What was read back of the chunks taken over: ``found`` at ``tried`` of so many ``places``.
+
+    At the other places that were tried there are zeros.
+    """
+
+    found: int
+    tried: int
+    places: int
+
+    def evidence(self) -> dict[str, Any]:
+        """Return what the manifest says of it; ``of`` is how many chunks there can be at most."""
+        return {
+            "chunks": self.found,
+            "of": self.places - (self.tried - self.found),
+            "at_most": most_that_can_be_damaged(self.found, self.tried, self.places),
+        }
+
+
+@dataclass(frozen=True)
 class Audit:
     """What was examined without a difference: ``chunks`` of the ``of`` that were read, chosen by ``seed``.
 
-    ``replaced_packs`` are those that could not give back what this run needs;
-    it was stored again, and then this sample was drawn.
+    ``replaced_packs`` could not give back what this run needs; it was stored
+    again, and then this sample was drawn. ``lost`` tells the same of what was
+    in no pack at all.
     """
 
     chunks: int
     of: int
     seed: bytes
+    inherited: Inherited
     replaced_packs: tuple[str, ...] = ()
+    lost: bool = False
 
     def evidence(self) -> dict[str, Any]:
         """Return what the manifest says of it; shares are between 0 and 1."""
@@ -67,6 +103,7 @@ class Audit:
             "seed": self.seed.hex(),
             "at_most": most_that_can_differ(self.chunks, self.of),
             "confidence": CONFIDENCE,
+            "inherited": self.inherited.evidence(),
             "replaced_packs": list(self.replaced_packs),
         }
 
@@ -78,21 +115,33 @@ class _Place(NamedTuple):
     chunk: int
 
 
+# Places of one leaf, and what the map has there.
+_Leaf = tuple[list[_Place], list[Entry]]
+
+
 @dataclass
 class _Failures:
-    """What could not be read back: where it belongs, and the packs to blame."""
+    """What could not be read back: where it belongs, the packs to blame, whether something is in no pack."""
 
     places: set[_Place] = field(default_factory=set)
     packs: set[PackRef] = field(default_factory=set)
+    lost: bool = False
 
     def add(self, places: Iterable[_Place], error: Tampered | ObjectLost) -> None:
         self.places.update(places)
         self.blame(error)
 
     def blame(self, error: Tampered | ObjectLost) -> None:
-        ref = PackRef.from_name(str(error.context.get("object", "")))
+        ref = blamed_pack(error)
         if ref is not None:
             self.packs.add(ref)
+        # An index that was wrong is nothing lost: it has been put right.
+        self.lost = self.lost or "id" in error.context
+
+    def join(self, other: "_Failures") -> None:
+        self.places |= other.places
+        self.packs |= other.packs
+        self.lost = self.lost or other.lost
 
     def __bool__(self) -> bool:
         return bool(self.places or self.packs)
@@ -111,53 +160,95 @@ class Auditor:
     def audit(self, parts: Sequence[Held], share: float) -> Audit:
         """Read a share of what was read again, from source and repository; return what that shows.
 
-        Stores again what the repository does not give back, and looks anew.
-        Raises AuditFailed when the two differ, or when the repository keeps failing.
+        The same share of what was taken over is read back. Stores again what the
+        repository does not give back, and looks anew. Raises AuditFailed when
+        the two differ, or when the repository keeps failing.
         """
         self.writer.settle()
         chunk = self.repository.parameters.chunk_size
-        population = sum(-(-r.length // chunk) for part in parts for r in part.written.read)
+        read = [part.written.read for part in parts]
+        population = _count(read, chunk)
         count = sample_size(population, share)
         replaced: set[PackRef] = set()
+        lost = False
         failures = _Failures()
-        for round_number in range(_ROUNDS + 1):
-            if round_number:
+        rounds_left, least = _ROUNDS, SMALLEST_SAMPLE
+        while True:
+            if failures:
                 self.writer.store_again(failures.packs, self.repository.reader)
+            lost = lost or self.writer.lost_map
+            # Met while writing, just now or before.
+            self._condemn(self.writer.met - replaced)
+            replaced |= self.writer.met
             # What had to be replaced is looked at besides: the new sample alone says how much can differ.
             seed = os.urandom(16)
-            drawn = _places(parts, chunk, choose(population, count, seed))
+            drawn = _places(read, chunk, choose(population, count, seed))
             places = _unique(heapq.merge(drawn, sorted(failures.places)))
             self.progress.begin("reading again", (count + len(failures.places)) * chunk)
-            failures = self._examine(parts, places)
+            look = self._look(parts)
+            failures = self._examine(look, places)
+            inherited = self._read_back(look, seed, share, least, failures)
             self.progress.end()
             if not failures:
-                return Audit(count, population, seed, tuple(sorted(ref.name for ref in replaced)))
+                names = tuple(sorted(ref.name for ref in replaced))
+                return Audit(count, population, seed, inherited, names, lost)
+            # Of packs that were damaged before this run there is an end, however many they are.
+            if failures.packs <= replaced | set(self.writer.written_packs):
+                rounds_left -= 1
+            least *= _GROWTH
+            lost = lost or failures.lost
             replaced |= failures.packs
             self._condemn(failures.packs)
-        raise AuditFailed(
-            f"the repository does not give back what was stored in it {_ROUNDS + 1} times.",
-            hint="Examine the storage, its controller and this machine's memory; then run again.",
-        )
+            if rounds_left < 0:
+                raise AuditFailed(
+                    f"the repository does not give back what was stored in it {_ROUNDS + 1} times.",
+                    hint="Examine the storage, its controller and this machine's memory; then run again.",
+                )
 
-    def _examine(self, parts: Sequence[Held], places: Iterable[_Place]) -> _Failures:
-        """Compare these chunks; return what the repository does not give back. Raises AuditFailed."""
+    def _look(self, parts: Sequence[Held]) -> "_Look":
+        """Return a look that knows nothing but what it reads itself."""
         repository = self.repository
         back = ReadBack(repository.store, repository.parameters, repository.ring, repository.index)
-        look = _Look(parts, back, repository.parameters.chunk_size)
+        return _Look(parts, back, repository.parameters.chunk_size)
+
+    def _examine(self, look: "_Look", places: Iterable[_Place]) -> _Failures:
+        """Compare these chunks; return what the repository does not give back. Raises AuditFailed."""
         failures = _Failures()
         for ref in self.writer.written_packs:
             # A node carries far more than itself, and all of them are a two-thousandth of the data.
             if ref.kind is Kind.NODES:
                 try:
-                    back.verify_nodes(ref)
+                    look.back.verify_nodes(ref)
                 except (Tampered, ObjectLost) as error:
                     failures.blame(error)
-        for done, found in _in_threads(look, places):
-            failures.places |= found.places
-            failures.packs |= found.packs
-            self.progress.advance(done * repository.parameters.chunk_size)
+        for done, found in _in_threads(look.compare, places):
+            failures.join(found)
+            self.progress.advance(done * look.chunk)
             self.journal.renew()
         return failures
+
+    def _read_back(
+        self, look: "_Look", seed: bytes, share: float, least: int, failures: _Failures
+    ) -> Inherited:
+        """Read back a sample of what was taken over; the source is not asked. Adds to ``failures``.
+
+        Places are drawn, not chunks: which of them hold one only the leaves of
+        the map tell, and reading all of these would take as long as the disk is large.
+        """
+        kept = [part.written.inherited for part in look.parts]
+        population = _count(kept, look.chunk)
+        found = tried = 0
+        for numbers in attempts(population, share, seed, least):
+            for done, (stored, failed) in _in_threads(
+                look.read_back, _places(kept, look.chunk, iter(numbers))
+            ):
+                tried += done
+                found += stored
+                failures.join(failed)
+                self.journal.renew()
+            if failures or found >= SMALLEST_SAMPLE:
+                break
+        return Inherited(found, tried, population)
 
     def _condemn(self, packs: set[PackRef]) -> None:
         """See that neither this run nor a later one builds on these packs."""
@@ -180,9 +271,35 @@ class _Look:
     chunk: int
 
     def compare(self, places: Sequence[_Place]) -> _Failures:
-        """Compare a few chunks, ascending; return those the repository does not give back."""
+        """Compare a few chunks, ascending, with the source; return those the repository does not give back.
+
+        Raises AuditFailed.
+        """
+        leaves, stored, failures = self._fetch(places)
+        for leaf, entries in leaves:
+            self._compare_leaf(leaf, entries, stored)
+        return failures
+
+    def read_back(self, places: Sequence[_Place]) -> tuple[int, _Failures]:
+        """Return how many of a few places, ascending, hold a chunk, and what cannot be given back of them."""
+        leaves, stored, failures = self._fetch(places)
+        held = 0
+        for leaf, entries in leaves:
+            for place, entry in zip(leaf, entries, strict=True):
+                if not isinstance(entry, Child):
+                    held += 1
+                    content = stored.get(entry)
+                    if content is not None and len(content) != self._length(place):
+                        failures.places.add(place)
+        return held, failures
+
+    def _length(self, place: _Place) -> int:
+        return min(self.chunk, self.parts[place.part].written.size - place.chunk * self.chunk)
+
+    def _fetch(self, places: Sequence[_Place]) -> tuple[list[_Leaf], dict[bytes, bytes], _Failures]:
+        """Return the entries of the map by leaf, the chunks by id, and what could not be read of both."""
         failures = _Failures()
-        leaves: list[tuple[list[_Place], list[Entry]]] = []
+        leaves: list[_Leaf] = []
         for (part, number), group in groupby(places, _leaf_of):
             leaf = list(group)
             written = self.parts[part].written
@@ -200,17 +317,14 @@ class _Look:
             for place, entry in zip(leaf, entries, strict=True):
                 if not isinstance(entry, Child) and entry not in stored:
                     failures.places.add(place)
-            self._compare_leaf(leaf, entries, stored)
-        return failures
+        return leaves, stored, failures
 
     def _compare_leaf(
         self, places: Sequence[_Place], entries: Sequence[Entry], stored: dict[bytes, bytes]
     ) -> None:
         """Raise AuditFailed where the source, read again, is not what is stored."""
         held = self.parts[places[0].part]
-        lengths = {
-            place.chunk: min(self.chunk, held.written.size - place.chunk * self.chunk) for place in places
-        }
+        lengths = {place.chunk: self._length(place) for place in places}
         ranges = (ByteRange(chunk * self.chunk, length) for chunk, length in lengths.items())
         now = {start: _read(held, start, length) for start, length in join_sorted(ranges)}
         start = 0
@@ -244,12 +358,17 @@ def _leaf_of(place: _Place) -> tuple[int, int]:
     return place.part, place.chunk // LEAF_CHUNKS
 
 
-def _places(parts: Sequence[Held], chunk: int, chosen: Iterator[int]) -> Iterator[_Place]:
-    """Turn numbers among all chunks that were read, ascending, into places."""
+def _count(ranges: Iterable[Iterable[ByteRange]], chunk: int) -> int:
+    """Count the chunks in the ranges of all parts."""
+    return sum(-(-r.length // chunk) for part in ranges for r in part)
+
+
+def _places(ranges: Iterable[Iterable[ByteRange]], chunk: int, chosen: Iterator[int]) -> Iterator[_Place]:
+    """Turn numbers among all chunks in the ranges of all parts, ascending, into places."""
     number = next(chosen, None)
     first = 0
-    for part, held in enumerate(parts):
-        for offset, length in held.written.read:
+    for part, inside in enumerate(ranges):
+        for offset, length in inside:
             end = first + -(-length // chunk)
             while number is not None and number < end:
                 yield _Place(part, offset // chunk + number - first)
@@ -272,14 +391,14 @@ def _batches(places: Iterable[_Place]) -> Iterator[list[_Place]]:
         yield batch
 
 
-def _in_threads(look: _Look, places: Iterable[_Place]) -> Iterator[tuple[int, _Failures]]:
-    """Yield how many chunks a batch had, and what failed of it; few batches are in memory at a time."""
+def _in_threads(work: Callable[[Sequence[_Place]], _T], places: Iterable[_Place]) -> Iterator[tuple[int, _T]]:
+    """Yield how many places a batch had, and what came of it; few batches are in memory at a time."""
     threads = max(2, min(8, os.cpu_count() or 2))
-    ahead: deque[tuple[int, Future[_Failures]]] = deque()
+    ahead: deque[tuple[int, Future[_T]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="vmkeep-audit") as pool:
         try:
             for batch in _batches(places):
-                ahead.append((len(batch), pool.submit(look.compare, batch)))
+                ahead.append((len(batch), pool.submit(work, batch)))
                 if len(ahead) > threads + 1:
                     count, done = ahead.popleft()
                     yield count, done.result()

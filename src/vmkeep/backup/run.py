@@ -100,6 +100,8 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
         raise
     warnings = [problem.message for problem in listing.problems]
     warnings += [_met_damage(name) for name in audit.replaced_packs]
+    if audit.lost:
+        warnings.append(_met_damage("something an earlier restore point holds"))
     repository.remember(sealed)
     # The point exists and is whole, whatever happens now; only what is told about it may not be.
     evidence: list[str] = []

@@ -2,16 +2,41 @@
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 SMALLEST_SAMPLE: Final = 300
 CONFIDENCE: Final = 0.95
+# Of a disk that is nearly empty, most places hold nothing; after so many the search ends.
+MOST_TRIES: Final = 64 * SMALLEST_SAMPLE
 
 
-def sample_size(population: int, share: float) -> int:
+def sample_size(population: int, share: float, least: int = SMALLEST_SAMPLE) -> int:
     """Return how many of ``population`` to examine: this share of them (1 is all), but at least 300."""
-    return min(population, max(SMALLEST_SAMPLE, math.ceil(population * share)))
+    return min(population, max(least, math.ceil(population * share)))
+
+
+def attempts(
+    population: int, share: float, seed: bytes, least: int = SMALLEST_SAMPLE
+) -> Iterator[Iterable[int]]:
+    """Yield sets of numbers below ``population``, each ascending, none twice: places to look for something.
+
+    For when nobody knows which places hold anything without looking. The first
+    set has the size of a sample, each later one is as large as all before it;
+    all together are at most MOST_TRIES, or the first one alone. Whoever stops
+    between two sets, for how much was found, has looked at a random part of the
+    places, and what was found is a random part of what there is.
+    """
+    first = sample_size(population, share, least)
+    if first >= MOST_TRIES:
+        # Time and nothing else grows with the population here: so much was asked for.
+        yield choose(population, first, seed)
+        return
+    order = random.Random(seed).sample(range(population), min(population, MOST_TRIES))
+    start, end = 0, first
+    while start < len(order):
+        yield sorted(order[start:end])
+        start, end = end, 2 * end
 
 
 def choose(population: int, count: int, seed: bytes) -> Iterator[int]:
@@ -45,6 +70,19 @@ def most_that_can_differ(examined: int, population: int) -> float:
         else:
             impossible = differing
     return possible / population if population else 0.0
+
+
+def most_that_can_be_damaged(found: int, tried: int, population: int) -> float:
+    """Return the largest share that can be damaged of what lies in ``population`` places.
+
+    ``found`` is what was there at ``tried`` of them, all of it whole. How much
+    there is in all is not known, so the bound is that of an endless supply,
+    1 - 0.05^(1/found): never less than the exact one, at CONFIDENCE. 0 when all
+    places were looked at, 1 when nothing was found.
+    """
+    if tried == population:
+        return 0.0
+    return 1 - math.pow(1 - CONFIDENCE, 1 / found) if found else 1.0
 
 
 def _log_missed(examined: int, population: int, differing: int) -> float:

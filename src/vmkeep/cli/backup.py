@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vmkeep.cli.evidence import audit_lines
+from vmkeep.cli.evidence import audit_lines, inherited_lines
 from vmkeep.cli.frame import (
     AcceptRollback,
     AsJson,
@@ -73,7 +73,8 @@ def backup(
             "--reread",
             metavar="N%|all",
             help="Read this share of what was read a second time and compare it with what the repository "
-            "gives back (default: 300 chunks, never fewer).",
+            "gives back (default: 300 chunks, never fewer), and read back this share of what was taken over "
+            "from --parent.",
         ),
     ] = None,
     reread_all: Annotated[
@@ -92,6 +93,11 @@ def backup(
 
     Before the restore point exists, a random part of what was read is read again, from the source and
     back from the repository, and compared byte by byte; `vmkeep show` tells how much can still differ.
+    Of what --changes takes over from the parent, as large a part is read back from the repository only.
+
+    0 does not mean that all data was looked at: what the repository knows already is taken for stored,
+    and a random part of it is examined. `--reread all` examines all that was read and all that was taken
+    over; `vmkeep repo check --read-data all` reads the whole repository.
 
     Exit codes: 0 taken; 1 failed or refused, nothing taken; 3 taken, but with warnings (such as damage
     in the repository that was met and replaced); 10 no repository; 11 another run of this VM is under
@@ -166,6 +172,7 @@ def _summary(outcome: "Outcome") -> tuple[dict[str, Any], list[str]]:
         f"{point.vm.name}: restore point {point.id[:12]}, {point.consistency.got.value}-consistent",
         f"  read {rounded(point.bytes_read)}, stored {rounded(point.bytes_stored)}, {outcome.seconds:.1f} s",
         f"  {audit_lines(point.evidence)[0]}",
+        *(f"  {line}" for line in inherited_lines(point.evidence)),
     ]
     # That files do not tell how their VM was brought to rest is so each time; everything else is news.
     lines += [

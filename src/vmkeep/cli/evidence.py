@@ -6,12 +6,12 @@ from typing import Any
 
 
 def audit_lines(evidence: Mapping[str, Any]) -> list[str]:
-    """Return what the re-read audit shows, the claim first; empty where there was none."""
+    """Return what the re-read audit shows, what it claims first; empty where there was none."""
     audit = evidence.get("reread_audit")
     if not isinstance(audit, dict):
         return []
     replaced = audit.get("replaced_packs") or []
-    lines = [_claim(audit), f"chosen by the seed {audit.get('seed')}"]
+    lines = [_claim(audit), *_inherited_claim(audit), f"chosen by the seed {audit.get('seed')}"]
     return lines + [f"{pack} did not give back what is needed; it was stored again" for pack in replaced]
 
 
@@ -26,6 +26,31 @@ def _claim(audit: Mapping[str, Any]) -> str:
         f"{chunks} of {of} chunks were read again, all equal: at most {can_differ} % of what was read "
         f"can differ ({float(audit.get('confidence', 0.0)):.0%} confidence)"
     )
+
+
+def inherited_lines(evidence: Mapping[str, Any]) -> list[str]:
+    """Return what was looked at of the data taken over from the parent; empty where there was none."""
+    audit = evidence.get("reread_audit")
+    return _inherited_claim(audit) if isinstance(audit, dict) else []
+
+
+def _inherited_claim(audit: Mapping[str, Any]) -> list[str]:
+    inherited = audit.get("inherited")
+    if not isinstance(inherited, dict) or not inherited.get("of"):
+        return []
+    chunks, of = int(inherited.get("chunks", 0)), int(inherited["of"])
+    if chunks == of:
+        return [f"all {of} chunks taken over from the parent were read back from the repository, all whole"]
+    if not chunks:
+        return [
+            f"nothing of what was taken over from the parent was read back (at most {of} chunks): "
+            "all places that were tried hold zeros"
+        ]
+    return [
+        f"of what was taken over from the parent, {chunks} of at most {of} chunks were read back, all whole: "
+        f"at most {_rounded_up(float(inherited.get('at_most', 1.0)))} % of it can be damaged "
+        f"({float(audit.get('confidence', 0.0)):.0%} confidence); the source was not read for it"
+    ]
 
 
 def _rounded_up(share: float) -> str:

@@ -45,6 +45,11 @@ def condemn_damaged(store: Store, ring: KeyRing, ref: PackRef, run: str, now: da
     store.put_if_absent(name, close_box(ring, name, json.dumps(fields).encode()))
 
 
+def blamed_pack(error: Tampered | ObjectLost) -> PackRef | None:
+    """Return the pack an error names as its object; None when it names none."""
+    return PackRef.from_name(str(error.context.get("object", "")))
+
+
 def damaged_packs(store: Store, ring: KeyRing) -> frozenset[bytes]:
     """Return the ids of packs condemned as damaged; records that do not verify count as absent.
 

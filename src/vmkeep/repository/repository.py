@@ -17,7 +17,7 @@ from vmkeep.progress import Progress
 from vmkeep.repository import index as index_objects
 from vmkeep.repository import parameters as parameter_object
 from vmkeep.repository.box import open_box
-from vmkeep.repository.condemned import condemned_packs, damaged_packs, incomplete_packs
+from vmkeep.repository.condemned import blamed_pack, condemned_packs, damaged_packs, incomplete_packs
 from vmkeep.repository.errors import NotARepository, RepositoryExists, RolledBack, Tampered
 from vmkeep.repository.fetching import fetch
 from vmkeep.repository.heads import Heads
@@ -276,13 +276,23 @@ class Repository:
         return map_of(self.reader, stored)
 
     def writer(self, run: str, progress: Progress | None = None) -> Writer:
-        """Return a writer that deduplicates against everything known and not condemned."""
+        """Return a writer that deduplicates against all that is known, not condemned and can be opened."""
         # Whatever became of `index/`: nothing that is here is stored twice.
-        self.reader.refresh()
+        refused = map(blamed_pack, self.reader.refresh())
+        unreadable = {ref for ref in refused if ref is not None}
         incomplete = incomplete_packs(self.store, self.ring.repository, self.ring)
-        self.index.avoid(condemned_packs(self.store) | incomplete)
-        damaged = damaged_packs(self.store, self.ring) | incomplete
-        return Writer(self.store, self.parameters, self.ring, self.index, run, progress, damaged=damaged)
+        self.index.avoid(condemned_packs(self.store) | incomplete | {ref.id for ref in unreadable})
+        damaged = damaged_packs(self.store, self.ring)
+        return Writer(
+            self.store,
+            self.parameters,
+            self.ring,
+            self.index,
+            run,
+            progress,
+            damaged=damaged | incomplete,
+            met={ref for ref in unreadable if ref.id not in damaged},
+        )
 
     def journal(self, vm: VmRef, run: str) -> Journal:
         return Journal(self.store, self.ring, self._clock, vm, run)

@@ -8,7 +8,7 @@ point, never a point without its packs.
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
@@ -17,10 +17,10 @@ from blake3 import blake3
 
 from vmkeep.objectstore.store import Store
 from vmkeep.progress import Progress, Silent
-from vmkeep.ranges import ByteRange, align_out, normalise, total
+from vmkeep.ranges import ByteRange, align_out, complement, normalise, total
 from vmkeep.repository.box import close_box
-from vmkeep.repository.condemned import damaged_ranges
-from vmkeep.repository.errors import ObjectLost
+from vmkeep.repository.condemned import blamed_pack, damaged_ranges
+from vmkeep.repository.errors import ObjectLost, Tampered
 from vmkeep.repository.index import PREFIX as INDEX_PREFIX
 from vmkeep.repository.index import Index, encode_index
 from vmkeep.repository.inventory import Inventory, encode_inventory, inventory_name
@@ -39,11 +39,15 @@ _NOTHING: Final[Sequence[Entry]] = (Child.ZERO,) * LEAF_CHUNKS
 
 @dataclass(frozen=True)
 class WrittenMap:
-    """One disk or file as stored by this run; ``read`` are the ranges read for it, in whole chunks."""
+    """One disk or file as stored by this run; ``read`` are the ranges read for it, in whole chunks.
+
+    ``inherited`` are those taken over unread from an earlier map that holds something.
+    """
 
     root: bytes | None
     size: int
     read: tuple[ByteRange, ...]
+    inherited: tuple[ByteRange, ...] = ()
 
     @property
     def bytes_read(self) -> int:
@@ -66,9 +70,12 @@ class _Source:
 class Writer:
     """Store disks for one run; one thread calls, several work.
 
-    ``bytes_stored`` counts what this run added to the repository's packs.
-    Leave the ``with`` block without :meth:`flush` and the unfinished packs are
-    dropped.
+    ``bytes_stored`` counts what this run added to the repository's packs. ``met``
+    are the packs found damaged so far that nobody has condemned as that, and
+    ``lost_map`` tells that a map was inherited from in vain because a part of it
+    is in no pack: what was there was read from the source.
+
+    Leave the ``with`` block without :meth:`flush` and the unfinished packs are dropped.
     """
 
     def __init__(
@@ -81,16 +88,21 @@ class Writer:
         progress: Progress | None = None,
         threads: int | None = None,
         damaged: frozenset[bytes] = frozenset(),
+        met: Iterable[PackRef] = (),
     ) -> None:
         self.run = run
         self.bytes_stored = 0
+        self.met = set(met)
+        self.lost_map = False
         self._store = store
         self._parameters = parameters
         self._ring = ring
         self._index = index
         self._progress = progress or Silent()
         self._threads = threads or max(2, min(8, os.cpu_count() or 2))
-        self._damaged = damaged
+        self._damaged = damaged | {ref.id for ref in self.met}
+        # Whether everything is stored that an earlier map says is.
+        self._trusts_maps = not self._damaged
         self._open: dict[Kind, PackWriter] = {}
         self._closing: deque[tuple[PackWriter, Future[FinishedPack]]] = deque()
         self._closer = ThreadPoolExecutor(1, thread_name_prefix="vmkeep-pack")
@@ -124,28 +136,54 @@ class Writer:
 
         ``inherit``: what lies outside the ranges is taken from ``base`` (same
         size required); otherwise it is zeros, and ``base`` has no influence.
+        What is known to be damaged there is read instead, and all of the disk
+        where the map of ``base`` itself cannot be read.
         Raises what ``read_into`` raises, or a store error.
         """
         # Only a map that inherits is protected by its parent's manifest. What any other
         # map shares with the parent is relied on like every known chunk, and verified.
         base = base if inherit else None
         source_of_rest, asked = base, tuple(ranges)
-        if base is not None and self._damaged:
+        if base is not None and not self._trusts_maps:
             # The sources are at hand: what nobody can read from the repository is read from them.
             again = damaged_ranges(base, self._index, self._damaged)
             base, ranges = (base, normalise([*ranges, *again])) if again is not None else (None, _all(size))
+        try:
+            written = self._build(read_into, size, ranges, base)
+        except (Tampered, ObjectLost) as error:
+            if base is None:
+                raise
+            self._meet(error)
+            written = self._build(read_into, size, _all(size), None)
+        self._sources.append(_Source(read_into, asked, source_of_rest, written))
+        return written
+
+    def _build(
+        self, read_into: ReadInto, size: int, ranges: Sequence[ByteRange], base: DiskMap | None
+    ) -> WrittenMap:
+        """Read ranges, store the map. Raises Tampered or ObjectLost where ``base`` cannot be read."""
         chunk = self._parameters.chunk_size
         aligned = align_out(ranges, chunk, size)
         tree = TreeBuilder(size, self._parameters.leaf_size, self._put_node, base)
         id_key = self._ring.chunk_id_key
-        reader = LeafReader(read_into, chunk, id_key, self._index, trust_base=not self._damaged)
+        reader = LeafReader(read_into, chunk, id_key, self._index, trust_base=self._trusts_maps)
         for leaf in self._process(reader, aligned, base):
             self._store_leaf(leaf)
             tree.add_leaf(leaf.number, leaf.entries)
             self._progress.advance(leaf.read)
-        written = WrittenMap(tree.finish(), size, tuple(aligned))
-        self._sources.append(_Source(read_into, asked, source_of_rest, written))
-        return written
+        kept = complement(aligned, size) if base is not None and base.root is not None else []
+        return WrittenMap(tree.finish(), size, tuple(aligned), tuple(kept))
+
+    def _meet(self, error: Tampered | ObjectLost) -> None:
+        """Build no more on what a map could not be read from."""
+        self._trusts_maps = False
+        ref = blamed_pack(error)
+        if ref is None:
+            self.lost_map = True
+            return
+        self.met.add(ref)
+        self._leave({ref})
+        self._damaged |= {ref.id}
 
     def _process(
         self, reader: LeafReader, ranges: Sequence[ByteRange], base: DiskMap | None
@@ -266,7 +304,7 @@ class Writer:
         Raises ObjectLost when they do not.
         """
         self._leave(damaged)
-        # From here on nothing is taken for stored because an earlier map says so.
+        self._trusts_maps = False
         self._damaged |= {ref.id for ref in damaged}
         for source in list(self._sources):
             now = DiskMap(reader, source.written.root, source.written.size)

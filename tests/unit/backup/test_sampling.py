@@ -7,7 +7,13 @@ from fractions import Fraction
 
 import pytest
 
-from vmkeep.backup.sampling import choose, most_that_can_differ, sample_size
+from vmkeep.backup.sampling import (
+    attempts,
+    choose,
+    most_that_can_be_damaged,
+    most_that_can_differ,
+    sample_size,
+)
 
 pytestmark = pytest.mark.quick
 
@@ -68,3 +74,63 @@ def test_every_set_is_as_likely_as_any_other() -> None:
     assert len(seen) == math.comb(5, 2)
     # 1000 expected, standard deviation 30: six of them. The seeds are fixed, so is the outcome.
     assert all(abs(times - draws / 10) < 180 for times in seen.values()), seen
+
+
+@pytest.mark.parametrize("there", [1, 2, 9, 40, 163])
+def test_no_sample_of_unknown_supply_hides_more_than_it_says(there: int) -> None:
+    for found in range(1, there + 1):
+        bound = most_that_can_be_damaged(found, tried=found, population=10**6)
+        more = [d for d in range(there + 1) if Fraction(d, there) > bound]
+        assert all(_missed(found, there, d) <= Fraction(1, 20) for d in more)
+    # Of very much, a hair less would not be true: the bound is not just large.
+    huge = 10**7
+    bound = most_that_can_be_damaged(300, tried=5000, population=huge)
+    assert _missed(300, huge, int(bound * huge * 0.99)) > Fraction(1, 20)
+
+
+def test_what_was_looked_at_everywhere_or_nowhere_is_plain() -> None:
+    assert most_that_can_be_damaged(0, tried=0, population=0) == 0
+    assert most_that_can_be_damaged(7, tried=20, population=20) == 0
+    assert most_that_can_be_damaged(0, tried=19, population=20) == 1
+
+
+@pytest.mark.parametrize(
+    ("population", "share", "sizes"),
+    [
+        (0, 0, []),
+        (1, 0, [1]),
+        (300, 0, [300]),
+        (1000, 0, [300, 300, 400]),
+        (1000, 0.5, [500, 500]),
+        (1000, 1, [1000]),
+        (10**12, 0, [300, 300, 600, 1200, 2400, 4800, 9600]),
+        (30_000, 0.9, [27_000]),
+    ],
+)
+def test_places_are_tried_in_sets_that_grow_and_end(
+    population: int, share: float, sizes: list[int], seed: int
+) -> None:
+    secret = random.Random(seed).randbytes(16)
+    sets = [list(numbers) for numbers in attempts(population, share, secret)]
+    assert [len(numbers) for numbers in sets] == sizes
+    assert all(numbers == sorted(numbers) for numbers in sets)
+    seen = [number for numbers in sets for number in numbers]
+    assert len(set(seen)) == len(seen) and all(0 <= number < population for number in seen)
+    assert sets == [list(numbers) for numbers in attempts(population, share, secret)]
+
+
+def test_what_is_found_is_found_fairly_wherever_it_lies() -> None:
+    # Ten places, four of them hold something, side by side; the search stops when it has two.
+    draws = 6000
+    seen: Counter[int] = Counter()
+    total = 0
+    for number in range(draws):
+        found: list[int] = []
+        for numbers in attempts(10, 0, number.to_bytes(16, "big"), least=2):
+            found += [place for place in numbers if place in (2, 3, 4, 5)]
+            if len(found) >= 2:
+                break
+        seen.update(found)
+        total += len(found)
+    # Each as often as any other: a standard deviation is below 40, six of them. The seeds are fixed.
+    assert all(abs(seen[place] - total / 4) < 240 for place in (2, 3, 4, 5)), seen
