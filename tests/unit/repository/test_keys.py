@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from vmkeep.objectstore.errors import BadObjectName, ObjectMissing, StoreError, 
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.repository import keys
 from vmkeep.repository.errors import KeyRefused, Tampered, WrongKey
-from vmkeep.repository.keys import KeyRing, key_infos, new_recovery_key, unlock
+from vmkeep.repository.keys import PREFIX, KeyRing, key_infos, new_recovery_key, unlock
 from vmkeep.repository.parameters import Parameters
+from vmkeep.repository.repository import Repository
 from vmkeep.secrets import Secret
 
 pytestmark = pytest.mark.quick
@@ -435,3 +437,26 @@ def test_a_key_that_opened_before_is_tried_first_whatever_was_planted(
     # What the memory says opens nothing by itself.
     with pytest.raises(KeyRefused):
         unlock(store, PARAMETERS, OTHER, first={good})
+
+
+def test_this_machine_remembers_which_key_opened(
+    paid: list[tuple[int, int]], fake_clock: FakeClock, tmp_path: Path
+) -> None:
+    store = MemoryStore(fake_clock)
+    Repository.create(store, {"password": GOOD}, fake_clock, repository_id=bytes(16))
+    with Repository.open(store, GOOD, fake_clock, tmp_path) as opened:
+        assert opened.warnings == []
+    (real,) = store.list("keys/")
+    content = store.get(real.name)
+    store.delete(real.name)
+    parameters = Parameters.decode(store.get("format"), "memory:")
+    for number in range(64):
+        _plant(store, number, 64, 1, parameters=parameters)
+    fake_clock.advance(60)
+    store.put(real.name, content)  # younger than any planted one
+    paid.clear()
+    with Repository.open(store, GOOD, fake_clock, tmp_path) as opened:
+        assert PREFIX + opened.key_id == real.name
+    assert len(paid) == 1
+    with pytest.raises(KeyRefused):
+        Repository.open(store, GOOD, fake_clock, tmp_path / "another machine")
