@@ -247,13 +247,17 @@ def test_another_repository_in_the_place_of_the_known_one_is_refused_until_accep
     stranger.ok("repo", "init", copy.repo, "--no-recovery-key")
     source = "disk:" + str(kept.vmkeep.folder / "db.raw")
     strange = stranger.backup(source)["id"]
+    add = ("repo", "key", "add", copy.repo, "--recovery-key-file", tmp_path / "recovery")
+    (key,) = (copy.repo / "keys").iterdir()
     for arguments in (
         ("points",), ("show", "db"), ("restore", "db", "--to", "-"), ("backup", source), ("repo", "info"),
+        add, ("repo", "key", "remove", copy.repo, key.name),
     ):  # fmt: skip
         refused = copy.fails(14, *arguments, says="another repository")
         assert "--accept-rollback" in refused.err
     assert "another repository" in json.dumps(problems(copy))
-    assert [p["id"] for p in copy.points("--accept-rollback")] == [strange]
+    assert list((copy.repo / "keys").iterdir()) == [key] and not (tmp_path / "recovery").exists()
+    copy.ok(*add, "--accept-rollback")
     assert [p["id"] for p in copy.points()] == [strange]
     copy.repo.rename(tmp_path / "strange")
     (tmp_path / "known").rename(copy.repo)
