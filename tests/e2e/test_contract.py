@@ -469,3 +469,29 @@ def test_a_closed_standard_output_is_no_traceback(story: Story) -> None:
     listed = story.vmkeep("points", before_exec=close_output)
     assert (listed.code, listed.err) == (0, "")
     story.vmkeep.fails(2, "restore", "web", "--to", "-", before_exec=close_output, says="closed")
+
+
+def test_a_closed_standard_error_stops_nothing(vmkeep: Vmkeep, tmp_path: Path) -> None:
+    def close_errors() -> None:
+        os.close(2)
+
+    (tmp_path / "d.raw").write_bytes(raw(WEB))
+    backed = vmkeep("backup", "disk:d.raw", "--json", before_exec=close_errors)
+    assert (backed.code, backed.json["vm"]) == (0, "d")
+    restored = vmkeep("restore", "d", "--to", "back.raw", before_exec=close_errors)
+    assert restored.code == 0
+    assert (tmp_path / "back.raw").read_bytes() == raw(WEB)
+    assert vmkeep("repo", "check", before_exec=close_errors).code == 0
+    # What would be said there is said nowhere: not in the result.
+    refused = vmkeep("backup", "disk:nowhere.raw", before_exec=close_errors)
+    assert (refused.code, refused.out) == (1, b"")
+
+
+def test_a_point_whose_result_cannot_be_printed_is_said_to_be_taken(vmkeep: Vmkeep, tmp_path: Path) -> None:
+    (tmp_path / "d.raw").write_bytes(raw(WEB))
+    with device_full() as fd:
+        process = vmkeep.start("backup", "disk:d.raw", stdout=fd)
+        _, err = process.communicate(timeout=60)
+    [point] = vmkeep.ok("points", "--json").json
+    assert process.returncode == 3, err
+    assert f"{point['id']} is taken" in err.decode() and "no space left" in err.decode()

@@ -12,15 +12,15 @@ from vmkeep.cli.frame import (
     PasswordCommand,
     PasswordFile,
     RepositoryOption,
-    answer,
     open_repository,
     progress,
     settings,
     share_of,
+    try_answer,
     warn,
 )
 from vmkeep.cli.text import rounded
-from vmkeep.errors import UsageError
+from vmkeep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from vmkeep.backup.run import Outcome
@@ -129,9 +129,14 @@ def backup(
             accept_rollback=accept_rollback,
         )
         outcome = run(request, repository, SystemClock(), progress())
-    answer(*_summary(outcome))
     for warning in outcome.warnings:
         warn(warning)
+    unprinted = try_answer(*_summary(outcome))
+    if unprinted is not None:
+        # Nobody shall take it again because of this.
+        taken = f"restore point {outcome.sealed.point.id} is taken"
+        warn(f"{taken}, but the result cannot be printed: {unprinted}.")
+        raise typer.Exit(ExitCode.PARTIAL)
     raise typer.Exit(outcome.exit_code)
 
 

@@ -139,6 +139,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the application and turn whatever happens into an exit code and one clear sentence."""
     rest = _take_settings(arguments)
+    _stand_in_for_closed_streams()
     _allow_many_files()
     _take_any_text()
     previous = {number: signal.signal(number, _stop) for number in _STOPPING}
@@ -186,6 +187,16 @@ def _allow_many_files() -> None:
         return  # Windows has no such limit
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _stand_in_for_closed_streams() -> None:
+    """Keep files we open from becoming a standard stream that was closed before we were started."""
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= 2:
+        fd = os.open(os.devnull, os.O_RDWR)
+    os.close(fd)
+    if sys.stderr is None:  # what is printed to nowhere would go to standard output
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process
 
 
 def _take_any_text() -> None:
@@ -253,6 +264,18 @@ def answer(document: object, lines: Sequence[str]) -> None:
     else:
         for line in lines:
             print(visible(line))
+
+
+def try_answer(document: object, lines: Sequence[str]) -> str | None:
+    """Print a result that stands whether or not it can be printed; return why it could not be."""
+    try:
+        answer(document, lines)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        _give_up_unwritable_output()
+        return (error.strerror or str(error)).lower()
+    return None
 
 
 def warn(line: str) -> None:

@@ -118,6 +118,7 @@ class FileSource:
             yield pending
 
     def identity(self) -> tuple[int, ...]:
+        _watch_mappings(self._fd)
         # Asked by path, so that a file renamed over ours is noticed.
         try:
             stat = self._path.stat()
@@ -162,7 +163,21 @@ if sys.platform == "win32":
             raise OSError(0, ctypes.FormatError(code).strip(" .\r\n"), str(path), code)
         return msvcrt.open_osfhandle(handle, os.O_RDONLY | os.O_BINARY | os.O_NOINHERIT)
 
+    def _watch_mappings(fd: int) -> None:
+        """Do nothing: nobody else has the file open for writing."""
+
 else:
+
+    def _watch_mappings(fd: int) -> None:
+        """Have a write through a memory mapping change the file's times.
+
+        The kernel notes only the first write to a page, until it has written the page out.
+        """
+        try:
+            os.fsync(fd)
+        except OSError:
+            # Read-only mounts and devices that cannot be flushed: nothing waits to be written out.
+            return
 
     def _open(path: Path) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,6 +1,8 @@
 """What counts as a disk, what as a file of the VM, and when the hold is broken."""
 
+import mmap
 import os
+import time
 from pathlib import Path
 from uuid import UUID
 
@@ -177,6 +179,36 @@ def test_whatever_moves_breaks_the_hold(tmp_path: Path, victim: str, change: str
         with pytest.raises(FormatError) as caught:
             held.check()
     assert Path(victim).name in caught.value.message
+
+
+def test_a_write_through_a_mapping_breaks_the_hold(tmp_path: Path) -> None:
+    put(tmp_path, "a.raw", content=bytes(1 << 20))
+    with open(tmp_path / "a.raw", "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        if not notes_mapped_writes(tmp_path):
+            pytest.skip("this file system keeps no time of writes through mappings")
+        mapped[5] = 1  # the page is dirty: of itself the kernel would not note a second write to it
+        with hold(folder(tmp_path)) as held:
+            mapped[6] = 1
+            with pytest.raises(SourceChanged):
+                held.check()
+
+
+def notes_mapped_writes(folder: Path) -> bool:
+    """Tell whether writing a clean mapped page changes the file's time here (on tmpfs it does not)."""
+    probe = folder / "probe"
+    probe.write_bytes(bytes(4096))
+    with open(probe, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        os.fsync(file.fileno())
+        before = probe.stat().st_mtime_ns
+        for _ in range(100):  # times may be as coarse as a timer tick
+            mapped[0] = mapped[0] ^ 1
+            os.fsync(file.fileno())
+            if probe.stat().st_mtime_ns != before:
+                break
+            time.sleep(0.01)
+        noted = probe.stat().st_mtime_ns != before
+    probe.unlink()
+    return noted
 
 
 def test_a_file_that_gets_shorter_while_it_is_read(tmp_path: Path) -> None:
