@@ -44,6 +44,7 @@ _PLACES: Final = "Linux's places: tests/windows"
 _HELD: Final = "the system itself refuses this while the disk is held: tests/windows"
 _DIRECTORY: Final = "tests/contract/objectstore/test_directory.py::"
 _ADDRESS: Final = "tests/unit/objectstore/test_address.py::"
+_HEADS: Final = "tests/unit/repository/test_heads.py::"
 _POINTS: Final = "tests/unit/repository/test_points.py::"
 _FOLDER: Final = "tests/unit/capture/test_folder.py::"
 _TARGET: Final = "tests/unit/formats/test_target.py::"
@@ -70,14 +71,16 @@ DESELECTED: Final[Mapping[str, str]] = {
     _DIRECTORY + "test_an_object_whose_flush_fails_is_never_said_to_exist": _NO_FLUSH,
     _ADDRESS + "test_a_path_and_its_url_are_the_same_place": _PLACES,
     _ADDRESS + "test_a_colon_is_allowed_where_it_cannot_be_a_scheme": "a colon is in no file's name there",
-    "tests/unit/repository/test_heads.py::test_torn_memory_starts_anew_and_says_so": _QUOTED,
-    "tests/unit/repository/test_heads.py::test_one_place_has_one_address_however_it_is_written": _LINKS,
+    _HEADS + "test_torn_memory_starts_anew_and_says_so": _QUOTED,
+    _HEADS + "test_memory_that_cannot_be_read_is_told_and_keeps_nobody_from_the_rest": _LINKS,
+    _HEADS + "test_memory_of_somebody_else_is_taken_over": _LINKS,
+    _HEADS + "test_one_place_has_one_address_however_it_is_written": _LINKS,
     "tests/unit/repository/test_journal.py::test_restart_of_this_machine_ended_all_its_processes": _PROC,
     _POINTS + "test_seal_that_may_not_outlive_a_power_cut_is_no_success": _NO_FLUSH,
     _FOLDER + "test_a_folder_of_chains_opens_each_file_once": _HELD,
     "tests/unit/cli/test_frame.py::test_a_machine_without_a_place_for_its_memory_says_so": _PLACES,
     "tests/unit/cli/test_start.py::test_a_signal_while_modules_are_imported_ends_without_a_word": _KILL,
-    "tests/unit/repository/test_heads.py::test_memory_is_for_its_owner_only": _LIMITS,
+    _HEADS + "test_memory_is_for_its_owner_only": _LIMITS,
     "tests/unit/repository/test_journal.py::test_dead_process_of_this_machine_is_dead_at_once": _PROC,
     "tests/unit/repository/test_journal.py::test_reused_process_number_is_another_process": _PROC,
     "tests/unit/repository/test_journal.py::test_hidden_process_is_not_dead": _PROC,

@@ -98,6 +98,25 @@ def test_a_repository_is_not_made_over_something(vmkeep: Vmkeep, kept: str, tmp_
     assert vmkeep.points()[0]["id"] == kept
 
 
+def test_a_recovery_key_that_was_not_stored_leaves_no_file(vmkeep: Vmkeep, kept: str, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    for place, says in (("file", "no folder"), ("full", "not empty"), (vmkeep.repo, "already")):
+        vmkeep.fails(1, "repo", "init", tmp_path / place, "--recovery-key-file", key, says=says)
+        assert not key.exists(), place
+    vmkeep.ok("repo", "init", tmp_path / "new", "--recovery-key-file", key)
+    key.unlink()
+    vmkeep.points()
+    add = ("repo", "key", "add", vmkeep.repo, "--recovery-key-file", key)
+    # Room for the file, not for the key object.
+    vmkeep.fails(1, *add, before_exec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)))
+    assert not key.exists()
+    vmkeep.ok(*add)
+    assert vmkeep.points("--password-file", key)[0]["id"] == kept
+
+
 def test_a_store_without_hard_links_or_space_says_so_when_it_is_made(vmkeep: Vmkeep) -> None:
     refused = vmkeep("repo", "init", "/proc/vmkeep", "--no-recovery-key")
     assert refused.code == 1 and len(refused.err.splitlines()) >= 2

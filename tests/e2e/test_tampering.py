@@ -247,13 +247,17 @@ def test_another_repository_in_the_place_of_the_known_one_is_refused_until_accep
     stranger.ok("repo", "init", copy.repo, "--no-recovery-key")
     source = "disk:" + str(kept.vmkeep.folder / "db.raw")
     strange = stranger.backup(source)["id"]
+    add = ("repo", "key", "add", copy.repo, "--recovery-key-file", tmp_path / "recovery")
+    (key,) = (copy.repo / "keys").iterdir()
     for arguments in (
         ("points",), ("show", "db"), ("restore", "db", "--to", "-"), ("backup", source), ("repo", "info"),
+        add, ("repo", "key", "remove", copy.repo, key.name),
     ):  # fmt: skip
         refused = copy.fails(14, *arguments, says="another repository")
         assert "--accept-rollback" in refused.err
     assert "another repository" in json.dumps(problems(copy))
-    assert [p["id"] for p in copy.points("--accept-rollback")] == [strange]
+    assert list((copy.repo / "keys").iterdir()) == [key] and not (tmp_path / "recovery").exists()
+    copy.ok(*add, "--accept-rollback")
     assert [p["id"] for p in copy.points()] == [strange]
     copy.repo.rename(tmp_path / "strange")
     (tmp_path / "known").rename(copy.repo)
@@ -269,13 +273,28 @@ def test_a_repository_made_anew_on_this_machine_raises_no_alarm(copy: Vmkeep) ->
 
 def test_a_memory_that_cannot_be_understood_is_said_to_start_anew(copy: Vmkeep, kept: Kept) -> None:
     copy.points()
-    (memory,) = copy.state.glob("heads-*")
-    memory.write_bytes(b"{")
+    next(copy.state.glob("head-*")).write_bytes(b"{")
     told = copy("points", "--json")
     assert (told.code, [p["id"] for p in told.json]) == (0, kept.ids)
     (warning,) = [json.loads(line) for line in told.err.splitlines()]
     assert warning["message_type"] == "warning" and "starts anew" in warning["message"]
     copy.ok("points")
+
+
+def test_a_memory_that_cannot_be_read_keeps_nobody_from_anything(copy: Vmkeep, kept: Kept) -> None:
+    copy.points()
+    for memory in copy.state.glob("head-*"):
+        memory.unlink()
+        memory.mkdir()
+    source = "disk:" + str(kept.vmkeep.folder / "db.raw")
+    for arguments in (
+        ("points",), ("show", "db"), ("restore", "web", "--to", "-"), ("repo", "info"), ("repo", "check"),
+        ("backup", source),
+    ):  # fmt: skip
+        told = copy(*arguments)
+        assert told.code == 0, told.err
+        assert "cannot be read" in told.err and "nobody notices" in told.err
+    assert len(json.loads(copy("points", "--json").text)) == len(kept.ids) + 1
 
 
 def test_a_machine_that_has_seen_nothing_cannot_know_of_a_rollback(

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -25,6 +27,8 @@ from vmkeep.cli.frame import (
 )
 from vmkeep.cli.text import rounded
 from vmkeep.errors import ExitCode, UsageError
+from vmkeep.objectstore.store import Store
+from vmkeep.repository.parameters import Parameters
 from vmkeep.secrets import Secret, read_password
 
 app = typer.Typer(help="Make, look at and examine repositories.", no_args_is_help=True, rich_markup_mode=None)
@@ -66,13 +70,8 @@ def init(
     11 the store is unsuitable.
     """
     from vmkeep.cli.frame import state_folder
-    from vmkeep.clock import SystemClock
-    from vmkeep.objectstore.address import open_store
-    from vmkeep.objectstore.errors import StoreMissing
-    from vmkeep.repository.errors import RepositoryExists
     from vmkeep.repository.heads import Heads
     from vmkeep.repository.keys import new_recovery_key
-    from vmkeep.repository.repository import Repository
 
     if chunk_size not in (1 << n for n in range(14, 21)):
         raise UsageError("--chunk-size is a power of two from 16384 to 1048576.")
@@ -82,19 +81,7 @@ def init(
     interactive = sys.stdin.isatty() and sys.stderr.isatty()
     if not no_recovery_key and (recovery_key_file is not None or interactive):
         passwords["recovery"] = new_recovery_key()
-        _hand_over(passwords["recovery"], recovery_key_file)
-    try:
-        store = open_store(repo, create=True)
-    except StoreMissing as error:
-        raise RepositoryExists(f"{repo} is no folder.", hint="Choose the name of a new folder.") from error
-    try:
-        parameters = Repository.create(
-            store, passwords, SystemClock(), chunk_size=chunk_size, repository_id=os.urandom(16)
-        )
-    except BaseException:
-        if recovery_key_file is not None:
-            recovery_key_file.unlink(missing_ok=True)  # it opens nothing
-        raise
+    store, parameters = _make(repo, passwords, recovery_key_file, chunk_size)
     folder = state_folder()
     if folder is not None:
         try:
@@ -116,12 +103,74 @@ def init(
     )
 
 
+def _make(
+    repo: str, passwords: Mapping[str, Secret], recovery_key_file: Path | None, chunk_size: int
+) -> tuple[Store, Parameters]:
+    """Make the repository; its recovery key is handed over first, so that none exists without."""
+    from vmkeep.clock import SystemClock
+    from vmkeep.objectstore.address import open_store
+    from vmkeep.objectstore.errors import StoreMissing
+    from vmkeep.repository.errors import RepositoryError, RepositoryExists
+    from vmkeep.repository.repository import Repository, read_parameters
+
+    repository_id = os.urandom(16)
+    store: Store | None = None
+
+    def is_made() -> bool:
+        try:
+            return store is not None and read_parameters(store).repository == repository_id
+        except RepositoryError:
+            return False  # there is none, or one that somebody else made
+
+    with _handed_over(passwords.get("recovery"), recovery_key_file, is_made):
+        try:
+            store = open_store(repo, create=True)
+        except StoreMissing as error:
+            raise RepositoryExists(
+                f"{repo} is no folder.", hint="Choose the name of a new folder."
+            ) from error
+        return store, Repository.create(
+            store, passwords, SystemClock(), chunk_size=chunk_size, repository_id=repository_id
+        )
+
+
+@contextmanager
+def _handed_over(key: Secret | None, file: Path | None, is_stored: Callable[[], bool]) -> Iterator[None]:
+    """Give a recovery key to the user for what follows; if that fails, take the file back.
+
+    A file that opens nothing would be taken for a recovery key, and be in the way
+    of the next try. It stays when the key was stored all the same, and when the
+    store does not tell: then the error is not the whole truth.
+    """
+    from vmkeep.objectstore.errors import StoreError
+
+    if key is not None:
+        _hand_over(key, file)
+    try:
+        yield
+    except BaseException:
+        if key is not None and file is not None:
+            try:
+                stays = is_stored()
+            except StoreError:
+                stays = True
+            if stays:
+                warn(f"{str(file)!r} was kept: its recovery key may have been stored.")
+            else:
+                file.unlink(missing_ok=True)
+        raise
+
+
 def _hand_over(key: Secret, file: Path | None) -> None:
     """Give the recovery key to the user: into a file only they can read, or onto the terminal once."""
     if file is not None:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as out:
-            out.write(key.reveal() + b"\n")
+        try:
+            with os.fdopen(handle, "wb") as out:
+                out.write(key.reveal() + b"\n")
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
         return
     sys.stderr.write("\nRecovery key, shown this once. Write it down and keep it away from this machine:\n")
     sys.stderr.write(f"\n  {key.reveal().decode()}\n\n")
@@ -312,6 +361,7 @@ def key_add(
             "--recovery-key-file", metavar="FILE", help="Make a recovery key and write it into this new file."
         ),
     ] = None,
+    accept_rollback: AcceptRollback = False,
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,
     as_json: AsJson = False,
@@ -319,37 +369,40 @@ def key_add(
     """Add a password or a recovery key; a password the repository has already is needed too.
 
     Without --new-password-file and --recovery-key-file a new password is asked for at a terminal.
-    Exit codes: 0 added; 10 no repository; 12 wrong password.
+    Exit codes: 0 added; 10 no repository; 12 wrong password; 14 rolled back or replaced.
     """
     from vmkeep.clock import SystemClock
-    from vmkeep.repository.keys import PREFIX, new_recovery_key
+    from vmkeep.repository.keys import PREFIX, KeyKind, new_recovery_key
     from vmkeep.repository.manifest import format_time
 
     with open_repository(repo, password_file, password_command) as repository:
-        if recovery_key_file is not None:
-            secret = new_recovery_key()
-            _hand_over(secret, recovery_key_file)
-        elif new_password_file is not None:
-            secret = open_password(new_password_file, None)
-        elif sys.stdin.isatty():
-            secret = Secret(
-                str(typer.prompt("New password", hide_input=True, confirmation_prompt=True, err=True))
-            )
-        else:
-            raise UsageError("give --new-password-file or --recovery-key-file.")
-        kind = "recovery" if recovery_key_file is not None else "password"
+        repository.listing(accept_rollback=accept_rollback)
+        kind: KeyKind = "password" if recovery_key_file is None else "recovery"
+        secret = new_recovery_key() if kind == "recovery" else _new_password(new_password_file)
         created = format_time(SystemClock().now())
-        key_id, stored = repository.ring.wrap(
-            repository.parameters, secret, "recovery" if kind == "recovery" else "password", created
-        )
-        repository.store.put(PREFIX + key_id, stored)
+        key_id, stored = repository.ring.wrap(repository.parameters, secret, kind, created)
+        with _handed_over(
+            secret if kind == "recovery" else None,
+            recovery_key_file,
+            lambda: repository.store.head(PREFIX + key_id) is not None,
+        ):
+            repository.store.put(PREFIX + key_id, stored)
     answer({"message_type": "key_added", "id": key_id, "kind": kind}, [f"added the {kind} key {key_id}"])
+
+
+def _new_password(file: Path | None) -> Secret:
+    if file is not None:
+        return open_password(file, None)
+    if sys.stdin.isatty():
+        return Secret(str(typer.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)))
+    raise UsageError("give --new-password-file or --recovery-key-file.")
 
 
 @keys.command("remove")
 def key_remove(
     repo: RepositoryArgument,
     key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id, or a unique prefix of it.")],
+    accept_rollback: AcceptRollback = False,
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,
     as_json: AsJson = False,
@@ -357,12 +410,14 @@ def key_remove(
     """Remove a key other than the one you open with.
 
     It does not lock out whoever copied the repository before.
-    Exit codes: 0 removed; 1 no such key, or it is the one in use; 10 no repository; 12 wrong password.
+    Exit codes: 0 removed; 1 no such key, or it is the one in use; 10 no repository; 12 wrong password;
+    14 rolled back or replaced.
     """
     from vmkeep.repository.errors import KeyInUse, NoSuchKey
     from vmkeep.repository.keys import PREFIX, key_infos
 
     with open_repository(repo, password_file, password_command) as repository:
+        repository.listing(accept_rollback=accept_rollback)
         found = [info.id for info in key_infos(repository.store) if info.id.startswith(key)]
         if len(found) != 1:
             raise NoSuchKey(f"{key!r} means {len(found)} keys.")

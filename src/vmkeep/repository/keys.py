@@ -2,10 +2,13 @@
 
 import base64
 import json
+import math
 import os
+import re
+from collections.abc import Container
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Final, Literal
+from functools import cached_property, partial
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
@@ -14,7 +17,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from vmkeep.objectstore.store import Store
+from vmkeep.objectstore.errors import BadObjectName, ObjectMissing, StoreForbidden
+from vmkeep.objectstore.store import ObjectInfo, Store
 from vmkeep.repository.errors import KeyRefused, Tampered, WrongKey
 from vmkeep.repository.fetching import fetch
 from vmkeep.repository.parameters import Parameters, canonical
@@ -136,24 +140,29 @@ def _readings(password: Secret, kind: str) -> list[Secret]:
     return [password] if grouped.encode() == password.reveal() else [password, Secret(grouped)]
 
 
-def unlock(store: Store, parameters: Parameters, password: Secret) -> tuple[KeyRing, str]:
+def unlock(
+    store: Store, parameters: Parameters, password: Secret, first: Container[str] = ()
+) -> tuple[KeyRing, str]:
     """Open the repository's keys with ``password``; return them and the id of the key that fits.
 
-    Keys that cost what vmkeep's own cost are tried first, then the others from
-    the cheapest on, up to a total: whoever can only add objects must neither
-    lock us out nor keep this machine busy. Raises WrongKey when no key fits,
-    KeyRefused when some were left untried for their number or cost, and
-    Tampered when none fits but some could not be judged because they are
-    damaged or belong to other parameters.
+    Whoever can only add objects must neither lock us out nor keep this machine
+    busy, so there is an end to number and total cost of the tries, and an order
+    that puts what was planted last: the ids in ``first`` (they opened before),
+    then keys that cost what vmkeep's own cost, then the others from the cheapest
+    on; among equals the one the store has had longest, if it tells.
+
+    Raises WrongKey when no key fits, KeyRefused when some were left untried for
+    their number or cost, and Tampered or StoreForbidden when none fits but some
+    could not be judged: damaged, of other parameters, not ours to read.
     """
-    candidates, foreign, damaged = _candidates(store, parameters)
-    if not candidates and not foreign and not damaged:
+    found = _read_keys(store, parameters)
+    if not (found.usable or found.foreign or found.damaged or found.forbidden):
         raise Tampered(
             "the repository has no key object any more: without one nothing opens it.", object=PREFIX
         )
     untried: list[str] = []
     spent = 0
-    for number, fields in enumerate(sorted(candidates, key=_by_cost)):
+    for number, (_, fields) in enumerate(sorted(found.usable, key=partial(_turn, first))):
         readings = _readings(password, fields["kind"])
         spent += _cost(fields) * len(readings)
         if number >= _MAX_KEYS or spent > _MAX_COST:
@@ -171,42 +180,62 @@ def unlock(store: Store, parameters: Parameters, password: Secret) -> tuple[KeyR
         raise KeyRefused(
             "no key that was tried fits, and some were left untried, because together they ask for "
             f"unreasonable time or memory: {', '.join(untried[:3])}{', …' if len(untried) > 3 else ''}.",
-            hint="Check the password. If it is right, somebody may have added keys: remove those nobody made "
-            "(`vmkeep repo key list` shows when each was made).",
+            hint="Check the password. If it is right, somebody has planted keys: in the storage itself, with "
+            "its own tools, delete the objects `keys/ID` that nobody made (it may tell when each came).",
             object=untried[0],
         )
-    if foreign:
+    if found.forbidden:
+        raise found.forbidden[0]
+    if found.foreign:
         raise Tampered(
-            f"`format` or {', '.join(foreign)} was altered: they do not belong together.", object=foreign[0]
+            f"`format` or {', '.join(found.foreign)} was altered: they do not belong together.",
+            object=found.foreign[0],
         )
-    if damaged:
-        raise Tampered(f"no key fits, and {', '.join(damaged)} is damaged.", object=damaged[0])
+    if found.damaged:
+        raise Tampered(f"no key fits, and {', '.join(found.damaged)} is damaged.", object=found.damaged[0])
     raise WrongKey("the password is wrong.")
 
 
-def _candidates(store: Store, parameters: Parameters) -> tuple[list[dict[str, Any]], list[str], list[str]]:
-    """Return the key objects a password may open, and the names of foreign and of damaged ones."""
-    candidates: list[dict[str, Any]] = []
-    foreign: list[str] = []
-    damaged: list[str] = []
+_Usable: TypeAlias = tuple[ObjectInfo, dict[str, Any]]
+
+
+class _Found(NamedTuple):
+    """The key objects a password may open, the names of foreign and of damaged ones, and refusals to read."""
+
+    usable: list[_Usable]
+    foreign: list[str]
+    damaged: list[str]
+    forbidden: list[StoreForbidden]
+
+
+def _read_keys(store: Store, parameters: Parameters) -> _Found:
+    found = _Found([], [], [], [])
     for info in store.list(PREFIX):
         # Another key may still be good, and whoever can only add objects must not lock us out.
         try:
-            fields = _read(info.name, fetch(store, info))
-        except (Tampered, KeyRefused):
-            damaged.append(info.name)
+            fields = _read(info.name, fetch(store, info, _MAX_BYTES))
+        except ObjectMissing:
+            continue  # removed just now
+        except StoreForbidden as error:
+            found.forbidden.append(error)
+            continue
+        except (Tampered, KeyRefused, BadObjectName):
+            found.damaged.append(info.name)
             continue
         if fields["format"] == parameters.digest().hex():
-            candidates.append(fields)
+            found.usable.append((info, fields))
         else:
-            foreign.append(info.name)
-    return candidates, foreign, damaged
+            found.foreign.append(info.name)
+    return found
 
 
-def _by_cost(fields: dict[str, Any]) -> tuple[bool, int]:
+def _turn(first: Container[str], key: _Usable) -> tuple[bool, bool, int, float]:
+    """Return what the tries are ordered by. No time the object tells: whoever plants one chooses it."""
+    info, fields = key
     kdf = fields["kdf"]
     ours = (kdf["memory_kib"], kdf["iterations"], kdf["lanes"]) == (_MEMORY_KIB, _ITERATIONS, _LANES)
-    return not ours, _cost(fields)
+    since = info.modified.timestamp() if info.modified is not None else math.inf
+    return fields["id"] not in first, not ours, _cost(fields), since
 
 
 def _cost(fields: dict[str, Any]) -> int:
@@ -219,7 +248,7 @@ def key_infos(store: Store, only: str | None = None) -> list[KeyInfo]:
     for info in store.list(PREFIX):
         if only not in (None, info.name):
             continue
-        fields = _read(info.name, fetch(store, info))
+        fields = _read(info.name, fetch(store, info, _MAX_BYTES))
         found.append(KeyInfo(fields["id"], fields["kind"], fields["created"]))
     return found
 
@@ -231,19 +260,25 @@ def _read(name: str, stored: bytes) -> dict[str, Any]:
         fields = json.loads(stored)
         checksum = fields.pop("checksum")
         kdf = fields["kdf"]
+        # Every field is looked at here: who reads one later must not stumble over what somebody planted.
         intact = (
             blake3(canonical(fields)).hexdigest() == checksum
+            and type(fields["version"]) is int
             and fields["version"] == _VERSION
+            and _is_hex(fields["id"], 16)
             and name == PREFIX + fields["id"]
+            and fields["kind"] in get_args(KeyKind)
+            and type(fields["created"]) is str
             and kdf["name"] == "argon2id"
             and all(type(kdf[k]) is int and kdf[k] > 0 for k in ("memory_kib", "iterations", "lanes"))
+            and _is_hex(kdf["salt"], 16)
+            and _is_hex(fields["format"], 32)
+            and _is_hex(fields["nonce"], 12)
+            and _is_hex(fields["wrapped"], 48)
         )
-        lengths = [
-            len(bytes.fromhex(v)) for v in (fields["id"], kdf["salt"], fields["nonce"], fields["wrapped"])
-        ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Tampered(f"the key object {name} is damaged.", object=name) from error
-    if not intact or lengths != [16, 16, 12, 48]:
+    if not intact:
         raise Tampered(f"the key object {name} is damaged.", object=name)
     if (
         kdf["memory_kib"] > _MAX_MEMORY_KIB
@@ -254,6 +289,10 @@ def _read(name: str, stored: bytes) -> dict[str, Any]:
         # Costs far above what vmkeep writes: somebody wants to exhaust this machine.
         raise KeyRefused(f"the key object {name} asks for unreasonable memory or time.", object=name)
     return dict(fields)
+
+
+def _is_hex(value: object, length: int) -> bool:
+    return isinstance(value, str) and re.fullmatch(f"[0-9a-f]{{{2 * length}}}", value) is not None
 
 
 def _unwrap(fields: dict[str, Any], parameters: Parameters, password: Secret) -> bytes | None:

@@ -20,7 +20,7 @@ from vmkeep.repository.box import open_box
 from vmkeep.repository.condemned import blamed_pack, condemned_packs, damaged_packs, incomplete_packs
 from vmkeep.repository.errors import NotARepository, RepositoryExists, RolledBack, Tampered
 from vmkeep.repository.fetching import fetch
-from vmkeep.repository.heads import Heads
+from vmkeep.repository.heads import Heads, Seen
 from vmkeep.repository.index import Index
 from vmkeep.repository.index_cache import IndexCache, names_of
 from vmkeep.repository.index_copy import IndexCopy
@@ -129,13 +129,16 @@ class Repository:
         heads_folder: Path | None = None,
         cache_folder: Path | None = None,
     ) -> Self:
-        """Open with a password. Raises NotARepository, RepositoryTooNew, WrongKey or Tampered."""
+        """Open with a password. Raises NotARepository, RepositoryTooNew, and what :func:`unlock` raises."""
         parameters = read_parameters(store)
-        ring, key_id = unlock(store, parameters, password)
         heads = None
         if heads_folder is not None:
             heads = Heads(heads_folder, parameters.repository, store.canonical_address)
+        opened_before = heads.keys() if heads is not None else frozenset()
+        ring, key_id = unlock(store, parameters, password, first=opened_before)
         repository = cls(store, parameters, ring, clock, heads, key_id)
+        if heads is not None:
+            repository._note(heads, partial(heads.know_key, key_id))
         repository.keep_index_in(cache_folder)
         return repository
 
@@ -161,26 +164,30 @@ class Repository:
 
         Raises RolledBack when this machine has seen a newer state, or another repository in its place.
         """
-        listing, rolled_back = self.look()
+        seen, listing, rolled_back = self._compare()
         if rolled_back is not None and not accept_rollback:
             raise rolled_back
         heads = self._heads
         if heads is not None:
-            self._note(heads, lambda: heads.remember(listing, accept_rollback=accept_rollback))
+            self._note(heads, lambda: heads.remember(seen, listing, accept_rollback=accept_rollback))
         return listing
 
     def look(self) -> tuple[Listing, RolledBack | None]:
         """Return all restore points, and what this machine has seen and they lack; remember nothing."""
+        _, listing, rolled_back = self._compare()
+        return listing, rolled_back
+
+    def _compare(self) -> tuple[Seen, Listing, RolledBack | None]:
         heads = self._heads
         if heads is None:
-            return self.points.listing(), None
+            return frozenset(), self.points.listing(), None
         seen = heads.recall()
         listing = self.points.listing()
         try:
             heads.check(seen, listing)
         except RolledBack as error:
-            return listing, error
-        return listing, None
+            return seen, listing, error
+        return seen, listing, None
 
     @property
     def warnings(self) -> list[str]:
@@ -205,7 +212,9 @@ class Repository:
         except OSError as error:
             # A full disk here must keep nobody from restoring, nor make a good point a failure.
             reason = (error.strerror or str(error)).lower()
-            heads.warnings.append(f"this machine could not note which restore points it has seen: {reason}.")
+            text = f"this machine could not note what it has seen of the repository: {reason}."
+            if text not in heads.warnings:
+                heads.warnings.append(text)
 
     @property
     def index(self) -> Index:

@@ -1,13 +1,21 @@
 """What this machine has seen must not silently get less."""
 
+import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.clocks import FakeClock
 from tests.faults.stores import Cut, Remove, tamper
+<<<<<<< HEAD
 from tests.repositories import CHUNK, OTHER_VM, VM, forget, make_repository, random_bytes, reopen, take
+=======
+from tests.repositories import CHUNK, OTHER_VM, VM, make_repository, random_bytes, reopen, take
+from vmkeep.model.plan import VmRef
+>>>>>>> mend-keys
 from vmkeep.objectstore.address import open_store
 from vmkeep.objectstore.directory import DirectoryStore
 from vmkeep.objectstore.memory import MemoryStore
@@ -154,12 +162,21 @@ def test_memory_survives_the_process(world: World, tmp_path: Path) -> None:
         world.look()
 
 
+def _note(folder: Path, vm: VmRef) -> Path:
+    """Return the one file that remembers a VM's newest point."""
+    (file,) = [file for file in folder.glob("head-*.json") if json.loads(file.read_text())["vm"] == vm.id]
+    return file
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"a": 1}', '{"a": [1]}', '{"a": ["x", "zz", "n"]}', "[" * 100_000, "\udcff"]
+    "text",
+    ["", "{", "[]", '{"a": 1}', '{"a": [1]}', '{"a": ["x", "zz", "n"]}', "[" * 100_000, "\udcff", "other"],
 )
 def test_torn_memory_starts_anew_and_says_so(world: World, tmp_path: Path, text: str) -> None:
     world.look()
-    (file,) = (tmp_path / "state").glob("heads-*")
+    file = _note(tmp_path / "state", VM)
+    if text == "other":  # sound in itself, and not what was written there
+        text = _note(tmp_path / "state", OTHER_VM).read_text()
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
     (warning,) = world.look().warnings
     assert str(file) in warning and "starts anew" in warning
@@ -168,6 +185,77 @@ def test_torn_memory_starts_anew_and_says_so(world: World, tmp_path: Path, text:
     world.remove(world.second)
     with pytest.raises(RolledBack):
         world.look()
+
+
+def _put_a_folder_in_its_place(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def _let_nobody_open_it(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file)  # as good as a file of somebody else's, also for root
+
+
+@pytest.mark.parametrize("spoil", [_put_a_folder_in_its_place, _let_nobody_open_it])
+def test_memory_that_cannot_be_read_is_told_and_keeps_nobody_from_the_rest(
+    world: World, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    world.look()
+    file = _note(tmp_path / "state", VM)
+    spoil(file)
+    told = world.look().warnings
+    assert str(file) in told[0] and "cannot be read" in told[0] and "nobody notices" in told[0]
+    assert world.heads.newest(OTHER_VM.id) is not None
+    world.remove(world.other)
+    with pytest.raises(RolledBack, match="restore point 1"):  # what can be read still counts
+        world.look()
+
+
+def test_memory_of_somebody_else_is_taken_over(world: World, tmp_path: Path) -> None:
+    world.look()
+    _let_nobody_open_it(_note(tmp_path / "state", VM))
+    world.look()
+    world.heads.warnings.clear()
+    world.look()
+    assert world.heads.warnings == []
+    world.remove(world.second)
+    with pytest.raises(RolledBack, match="restore point 2"):
+        world.look()
+
+
+def test_two_processes_that_note_a_point_at_once_both_note_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Heads(tmp_path / "state", world.repository.ring.repository, "here")
+    replace = os.replace
+
+    def meanwhile(source: str, target: str) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        other.add(world.other)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    world.heads.add(world.second)
+    for vm, sealed in ((VM, world.second), (OTHER_VM, world.other)):
+        assert world.heads.newest(vm.id) == (sealed.point.number, sealed.name, sealed.digest)
+
+
+@pytest.mark.parametrize("accept", [False, True])
+def test_what_was_noted_beside_a_listing_stays_noted(world: World, tmp_path: Path, *, accept: bool) -> None:
+    world.look()
+    seen, listing = world.heads.recall(), world.repository.points.listing()
+    third = world.take(7)
+    Heads(tmp_path / "state", world.repository.ring.repository, "here").add(third)
+    world.heads.remember(seen, listing, accept_rollback=accept)
+    assert world.heads.newest(VM.id) == (3, third.name, third.digest)
+
+
+def test_memory_does_not_grow_with_every_point(world: World, tmp_path: Path) -> None:
+    for seed in range(10, 15):
+        world.heads.add(world.take(seed))
+        world.look()
+    assert len(list((tmp_path / "state").glob("head-*"))) == 2
 
 
 def test_memory_is_for_its_owner_only(world: World, tmp_path: Path) -> None:

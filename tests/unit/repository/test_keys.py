@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,15 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from tests.clocks import FakeClock
+from tests.faults.stores import CountingStore, FaultyStore
+from vmkeep.objectstore.errors import BadObjectName, ObjectMissing, StoreError, StoreForbidden
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.repository import keys
 from vmkeep.repository.errors import KeyRefused, Tampered, WrongKey
-from vmkeep.repository.keys import KeyRing, key_infos, new_recovery_key, unlock
+from vmkeep.repository.keys import PREFIX, KeyRing, key_infos, new_recovery_key, unlock
 from vmkeep.repository.parameters import Parameters
+from vmkeep.repository.repository import Repository
 from vmkeep.secrets import Secret
 
 pytestmark = pytest.mark.quick
@@ -143,7 +148,14 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
     "other id": lambda f: f.update(id="00" * 16),
     "newer": lambda f: f.update(version=2),
     "number for a text": lambda f: f.update(nonce=12),
+    "capitals": lambda f: f.update(nonce="AB" * 12),
+    "spaces": lambda f: f.update(nonce="00 " * 12),
+    "true for a version": lambda f: f.update(version=True),
+    "other kind": lambda f: f.update(kind="spare"),
 }
+_MISTYPED: tuple[object, ...] = (None, True, 7, 1.5, "", "00", [], {})
+_FIELDS = ["version", "id", "kind", "created", "format", "nonce", "wrapped", "checksum", "kdf"]
+_COSTS = ["name", "memory_kib", "iterations", "lanes", "salt"]
 
 
 def _never_derive(**costs: object) -> None:
@@ -162,6 +174,63 @@ def test_hostile_key_costs_nothing_and_does_not_lock_out(what: str, monkeypatch:
         key_infos(store)
     _add(store, GOOD)
     assert _is_ours(unlock(store, PARAMETERS, GOOD)[0])
+
+
+def _put(fields: dict[str, Any], name: str, value: object) -> None:
+    place = fields["kdf"] if name in _COSTS else fields
+    if value is _DROPPED:
+        del place[name]
+    else:
+        place[name] = value
+
+
+_DROPPED = object()
+
+
+@pytest.mark.parametrize("name", [*_FIELDS, *_COSTS])
+def test_a_planted_key_without_a_field_or_with_another_type_in_it_locks_nobody_out(name: str) -> None:
+    """Anybody can write one: its checksum needs no key."""
+    store = MemoryStore()
+    planted, good = _add(store, OTHER), _add(store, GOOD)
+    original = json.loads(store.get(f"keys/{planted}"))
+    # A positive integer is the type of a cost, and any text will do for a time.
+    fits = {"created": ("", "00"), "memory_kib": (7,), "iterations": (7,), "lanes": (7,)}.get(name, ())
+    for value in (_DROPPED, *(wrong for wrong in _MISTYPED if wrong not in fits)):
+        fields = json.loads(json.dumps(original))
+        mended = dict(fields)
+        _put(mended, name, value)
+        mended.pop("checksum", None)
+        text = json.dumps(mended, sort_keys=True, separators=(",", ":")).encode()
+        mended["checksum"] = blake3(text).hexdigest()
+        if name == "checksum":
+            _put(mended, name, value)
+        store.overwrite(f"keys/{planted}", json.dumps(mended).encode())
+        ring, key_id = unlock(store, PARAMETERS, GOOD)
+        assert key_id == good and _is_ours(ring), value
+        with pytest.raises(Tampered, match=planted):
+            unlock(store, PARAMETERS, OTHER)
+
+
+@pytest.mark.parametrize(
+    "error", [StoreForbidden("not for you."), ObjectMissing("gone."), BadObjectName("no name.")]
+)
+def test_a_key_object_the_store_does_not_give_locks_nobody_out(error: StoreError) -> None:
+    store = MemoryStore()
+    _add(store, GOOD)
+    store.put("keys/" + "0" * 32, b"anything")
+    refusing = FaultyStore(store).fail("get", times=99, prefix="keys/" + "0" * 32, error=error)
+    assert _is_ours(unlock(refusing, PARAMETERS, GOOD)[0])
+    with pytest.raises(WrongKey if isinstance(error, ObjectMissing) else (StoreForbidden, Tampered)):
+        unlock(refusing, PARAMETERS, OTHER)
+
+
+def test_a_key_object_larger_than_any_is_not_even_read() -> None:
+    store = MemoryStore()
+    _add(store, GOOD)
+    store.put("keys/" + "0" * 32, bytes((64 << 10) + 1))
+    counting = CountingStore(store)
+    assert _is_ours(unlock(counting, PARAMETERS, GOOD)[0])
+    assert counting.bytes_read < 64 << 10
 
 
 @pytest.mark.parametrize(
@@ -257,7 +326,14 @@ def paid(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return asked
 
 
-def _plant(store: MemoryStore, number: int, memory_kib: int, iterations: int, kind: str = "password") -> str:
+def _plant(
+    store: MemoryStore,
+    number: int,
+    memory_kib: int,
+    iterations: int,
+    kind: str = "password",
+    parameters: Parameters = PARAMETERS,
+) -> str:
     """Add a key object as anybody can write it: sound, expensive, and listed before all others."""
     name = f"{number:032x}"
     fields: dict[str, Any] = {
@@ -266,7 +342,7 @@ def _plant(store: MemoryStore, number: int, memory_kib: int, iterations: int, ki
             "name": "argon2id", "memory_kib": memory_kib, "iterations": iterations, "lanes": 4,
             "salt": "00" * 16,
         },
-        "format": PARAMETERS.digest().hex(), "nonce": "00" * 12, "wrapped": "00" * 48,
+        "format": parameters.digest().hex(), "nonce": "00" * 12, "wrapped": "00" * 48,
     }  # fmt: skip
     text = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
     fields["checksum"] = blake3(text).hexdigest()
@@ -325,3 +401,62 @@ def test_a_key_this_machine_has_no_memory_for_is_left_untried(monkeypatch: pytes
     assert _is_ours(unlock(store, PARAMETERS, GOOD)[0])
     with pytest.raises(KeyRefused, match=planted):
         unlock(store, PARAMETERS, OTHER)
+
+
+def _among_plants(store: MemoryStore, clock: FakeClock, *, ours_first: bool) -> str:
+    """Store the good key, and 64 planted ones that cost as much and are listed before it."""
+    good = _add(store, GOOD) if ours_first else ""
+    clock.advance(60)
+    for number in range(64):
+        _plant(store, number, 64, 1)
+    clock.advance(60)
+    return good or _add(store, GOOD)
+
+
+def test_keys_planted_later_stand_behind_those_that_were_there(
+    paid: list[tuple[int, int]], fake_clock: FakeClock
+) -> None:
+    store = MemoryStore(fake_clock)
+    good = _among_plants(store, fake_clock, ours_first=True)
+    paid.clear()
+    assert unlock(store, PARAMETERS, GOOD)[1] == good
+    assert len(paid) == 1
+
+
+def test_a_key_that_opened_before_is_tried_first_whatever_was_planted(
+    paid: list[tuple[int, int]], fake_clock: FakeClock
+) -> None:
+    store = MemoryStore(fake_clock)
+    good = _among_plants(store, fake_clock, ours_first=False)
+    with pytest.raises(KeyRefused, match="left untried") as caught:
+        unlock(store, PARAMETERS, GOOD)
+    assert "in the storage itself" in caught.value.hint and "`keys/" in caught.value.hint
+    paid.clear()
+    assert unlock(store, PARAMETERS, GOOD, first={good, "ab" * 16})[1] == good
+    assert len(paid) == 1
+    # What the memory says opens nothing by itself.
+    with pytest.raises(KeyRefused):
+        unlock(store, PARAMETERS, OTHER, first={good})
+
+
+def test_this_machine_remembers_which_key_opened(
+    paid: list[tuple[int, int]], fake_clock: FakeClock, tmp_path: Path
+) -> None:
+    store = MemoryStore(fake_clock)
+    Repository.create(store, {"password": GOOD}, fake_clock, repository_id=bytes(16))
+    with Repository.open(store, GOOD, fake_clock, tmp_path) as opened:
+        assert opened.warnings == []
+    (real,) = store.list("keys/")
+    content = store.get(real.name)
+    store.delete(real.name)
+    parameters = Parameters.decode(store.get("format"), "memory:")
+    for number in range(64):
+        _plant(store, number, 64, 1, parameters=parameters)
+    fake_clock.advance(60)
+    store.put(real.name, content)  # younger than any planted one
+    paid.clear()
+    with Repository.open(store, GOOD, fake_clock, tmp_path) as opened:
+        assert PREFIX + opened.key_id == real.name
+    assert len(paid) == 1
+    with pytest.raises(KeyRefused):
+        Repository.open(store, GOOD, fake_clock, tmp_path / "another machine")
