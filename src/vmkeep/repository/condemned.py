@@ -53,7 +53,7 @@ def damaged_packs(store: Store, ring: KeyRing) -> frozenset[bytes]:
             fields = json.loads(open_box(ring, info.name, fetch(store, info)))
             if fields["reason"] == "damaged":
                 found.add(bytes.fromhex(info.name.removeprefix(CONDEMNED)))
-        except (Tampered, ObjectMissing, ValueError, KeyError, TypeError):
+        except (Tampered, ObjectMissing, ValueError, KeyError, TypeError, RecursionError):
             continue
     return frozenset(found)
 
