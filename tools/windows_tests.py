@@ -82,6 +82,7 @@ DESELECTED: Final[Mapping[str, str]] = {
     "tests/unit/cli/test_start.py::test_a_signal_while_modules_are_imported_ends_without_a_word": _KILL,
     _HEADS + "test_memory_is_for_its_owner_only": _LIMITS,
     "tests/unit/repository/test_journal.py::test_dead_process_of_this_machine_is_dead_at_once": _PROC,
+    "tests/unit/repository/test_journal.py::test_living_process_of_this_machine_outlives_its_lease": _PROC,
     "tests/unit/repository/test_journal.py::test_reused_process_number_is_another_process": _PROC,
     "tests/unit/repository/test_journal.py::test_hidden_process_is_not_dead": _PROC,
     _FOLDER + "test_nothing_stays_open": _PROC,

@@ -21,7 +21,7 @@ from vmkeep.planner.folder import decide_folder
 from vmkeep.progress import Progress
 from vmkeep.ranges import ByteRange, total
 from vmkeep.repository.errors import ObjectLost
-from vmkeep.repository.journal import Journal
+from vmkeep.repository.journal import PUBLISHING, Journal
 from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.manifest import format_time
 from vmkeep.repository.publish import publish
@@ -75,35 +75,51 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
     parent = listing.find(request.parent) if request.parent is not None else None
     vm = identify(request.source, request.name, parent)
     journal = repository.journal(vm, os.urandom(16).hex())
-    # Files are not changed by a run: of one that died here nothing is left but its journal.
-    for dead in journal.begin({"source": str(request.source)}):
-        journal.bury(dead)
+    dead = journal.begin({"source": str(request.source)})
+    with journal.kept():
+        try:
+            # Files are not changed by a run: of one that died here nothing is left but its journal.
+            for records in dead:
+                journal.bury(records)
+            sealed, plan, audit, warnings = _take(request, repository, clock, progress, journal, vm, parent)
+        except BaseException as error:
+            _note_failure(journal, error)
+            raise
+        warnings += [_met_damage(name) for name in audit.replaced_packs]
+        if audit.lost:
+            warnings.append(_met_damage("something an earlier restore point holds"))
+        repository.remember(sealed)
+        # The point exists and is whole, whatever happens now; only what is told about it may not be.
+        warnings += _tell_end(repository, clock, journal, sealed)
+    code = ExitCode.PARTIAL if warnings else ExitCode.OK
+    seconds = clock.monotonic() - started
+    return Outcome(sealed, plan, code, seconds, tuple(warnings))
+
+
+def _take(
+    request: Request,
+    repository: Repository,
+    clock: Clock,
+    progress: Progress,
+    journal: Journal,
+    vm: VmRef,
+    parent: SealedPoint | None,
+) -> tuple[SealedPoint, Plan, Audit, list[str]]:
+    """Hold the source and take the point; also return what is wrong with earlier ones."""
     # Only now nobody else adds points of this VM; one may have done so since the first look.
     listing = repository.points.listing(vm.id)
-    newest = listing.newest(vm.id)
-    try:
-        with hold(request.source) as held:
-            plan = _decide(request, held, parent or newest)
-            taking = _Taking(
-                request,
-                repository,
-                clock,
-                progress,
-                journal,
-                vm,
-                repository.head(listing, vm.id),
-                parent or newest,
-            )
-            sealed, audit = taking.take(held, plan)
-    except BaseException as error:
-        _note_failure(journal, error)
-        raise
-    warnings = [problem.message for problem in listing.problems]
-    warnings += [_met_damage(name) for name in audit.replaced_packs]
-    if audit.lost:
-        warnings.append(_met_damage("something an earlier restore point holds"))
-    repository.remember(sealed)
-    # The point exists and is whole, whatever happens now; only what is told about it may not be.
+    base = parent or listing.newest(vm.id)
+    with hold(request.source) as held:
+        plan = _decide(request, held, base)
+        head = repository.head(listing, vm.id)
+        taking = _Taking(request, repository, clock, progress, journal, vm, head, base)
+        sealed, audit = taking.take(held, plan)
+    return sealed, plan, audit, [problem.message for problem in listing.problems]
+
+
+def _tell_end(repository: Repository, clock: Clock, journal: Journal, sealed: SealedPoint) -> list[str]:
+    """Store the evidence of a sealed point and close its run; return what could not be done."""
+    warnings: list[str] = []
     evidence: list[str] = []
     try:
         released = {"time": format_time(clock.now()), "run": journal.run, "released": True}
@@ -114,9 +130,7 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
         journal.finish({"outcome": "sealed", "point": sealed.name, "evidence": evidence})
     except VmkeepError as error:
         warnings.append(f"the restore point is sealed, but its run could not be closed: {error.message}")
-    code = ExitCode.PARTIAL if warnings else ExitCode.OK
-    seconds = clock.monotonic() - started
-    return Outcome(sealed, plan, code, seconds, tuple(warnings))
+    return warnings
 
 
 def _decide(request: Request, held: FolderHold, base: SealedPoint | None) -> Plan:
@@ -221,7 +235,7 @@ class _Taking:
             }
 
             def manifest(point_id: str) -> RestorePoint:
-                return RestorePoint(
+                point = RestorePoint(
                     id=point_id,
                     run=self.journal.run,
                     vm=self.vm,
@@ -241,8 +255,11 @@ class _Taking:
                     program=f"vmkeep {__version__}",
                     evidence=evidence,
                 )
+                # A run that was buried ends here; whoever buries it later voids the point named here.
+                name = self.repository.points.name_of(point)
+                self.journal.step(PUBLISHING, {"inventory": inventory, "point": name})
+                return point
 
-            self.journal.step("publishing", {"inventory": inventory})
             inherited = self.base if self.request.changes is not None else None
             repository = self.repository
             sealed = publish(

@@ -61,7 +61,7 @@ def damaged_packs(store: Store, ring: KeyRing) -> frozenset[bytes]:
             pack = bytes.fromhex(info.name.removeprefix(CONDEMNED))
             if _says_damaged(store, ring, info):
                 found.add(pack)
-        except (Tampered, ObjectMissing, ValueError, KeyError, TypeError):
+        except (Tampered, ObjectMissing, ValueError, KeyError, TypeError, RecursionError):
             continue
     return frozenset(found)
 

@@ -136,3 +136,15 @@ class PublishRefused(RepositoryError):
     code = "RP013"
     retry = Retry.LATER
     default_hint = "Something else writes into `seals/`; find out what before you repeat the run."
+
+
+class RunBuried(RepositoryError):
+    """Another run of the same VM took this one for dead; it ends without a restore point."""
+
+    code = "RP016"
+    exit_code = ExitCode.BUSY
+    retry = Retry.LATER
+    default_hint = (
+        "Repeat the run. If it happens again, find out what kept this machine or the store from "
+        "answering for half an hour, or whose clock jumps."
+    )

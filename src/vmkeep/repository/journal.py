@@ -1,27 +1,32 @@
 """Write down every step of a run before it is taken, so that nothing is left behind.
 
-`docs/format.md` section 11. The journal also keeps two runs of one VM apart: a run is alive while its lease
-lasts and its owner is not known to be dead. A run of this very machine whose
-process is gone is dead at once, so that a crash does not lock a VM out.
+`docs/format.md` section 11. The journal also keeps two runs of one VM apart. A run of this very
+machine is alive as long as its process; any other one while its lease lasts, which is told by the
+store's clock and by no machine's. Whoever takes a living run for dead all the same cuts it off:
+records have consecutive numbers and each is decided once, so the number after the
+last belongs either to the run's next step or to the one who buries it.
 """
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from vmkeep.clock import Clock
+from vmkeep.errors import VmkeepError
 from vmkeep.model.plan import VmRef
-from vmkeep.objectstore.errors import ObjectMissing
-from vmkeep.objectstore.store import Store
+from vmkeep.objectstore.errors import ObjectExists, ObjectMissing
+from vmkeep.objectstore.store import ObjectInfo, Store
 from vmkeep.repository.box import close_box, open_box
-from vmkeep.repository.errors import RunAlive, Tampered
+from vmkeep.repository.errors import RunAlive, RunBuried, Tampered
 from vmkeep.repository.fetching import fetch
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.manifest import format_time, parse_time
-from vmkeep.repository.owners import owner_is_gone, this_process
+from vmkeep.repository.owners import owner_is_gone, owner_is_living, this_process
+from vmkeep.repository.points import Points
 
 PREFIX: Final = "runs/"
 SESSIONS: Final = "sessions/"
@@ -29,7 +34,10 @@ LEASE: Final = timedelta(minutes=30)
 _LOOKS: Final = 40
 _LOOK_AGAIN_S: Final = 0.25
 _VERSION: Final = 1
+PUBLISHING: Final = "publishing"
 FINISHED: Final = "finished"
+# The runs of this very process that somebody works on; of these its process number says nothing.
+_kept: Final[set[str]] = set()
 
 
 @dataclass(frozen=True)
@@ -56,9 +64,11 @@ class Journal:
         self._vm = vm
         self._folder = f"{PREFIX}{ring.vm_key(vm.id)}/"
         self._number = 0
+        self._tried: list[bytes] = []
         self._last = ""
-        self._renewed = clock.now()
+        self._renewed = (clock.monotonic(), clock.now())
         self._lock = threading.Lock()
+        self._ended: set[str] = set()
         self.run = run
 
     def begin(self, detail: Mapping[str, Any]) -> list[list[Record]]:
@@ -90,33 +100,74 @@ class Journal:
         """
         dead = []
         wait = False
-        for records in read_runs(self._store, self._ring, self._vm.id):
-            first, last = records[0], records[-1]
-            if first.run == self.run or last.step == FINISHED:
+        listed = _by_run(self._store.list(self._folder))
+        # The newest of our own records, just written, tells what time it is by the store's clock.
+        now = max((info.modified for info in listed.pop(self.run, []) if info.modified), default=None)
+        for run, infos in listed.items():
+            found = self._last_record(infos) if run not in self._ended else None
+            if found is None:
                 continue
-            if not self._alive(last):
-                dead.append(records)
-            elif patient and last.number == 1 and first.run > self.run:
+            last, info = found
+            if last.step == FINISHED:
+                self._ended.add(run)  # for good: nobody writes behind that
+            elif not self._alive(last, info, now):
+                dead.append(_readable(self._store, self._ring, infos))
+            elif patient and last.number == 1 and run > self.run:
                 wait = True
             elif last.number > 0:
-                self.step(FINISHED, {"outcome": "gave way", "to": first.run})
+                self.step(FINISHED, {"outcome": "gave way", "to": run})
+                first = _readable(self._store, self._ring, infos)[0]
                 raise RunAlive(
                     f"another run of {self._vm.name!r} is under way since {format_time(first.time)} "
                     f"on {first.owner.get('host', 'an unknown machine')}.",
-                    run=first.run,
+                    run=run,
                 )
         return None if wait else dead
 
-    def step(self, step: str, detail: Mapping[str, Any] | None = None) -> None:
-        """Write down what is done next; durable on return."""
-        with self._lock:
-            # Counted first: a record whose reply got lost may be there, and is not written twice.
-            number = self._number
-            self._number += 1
-            self._renewed = self._write(self.run, number, step, detail or {})
-            self._last = step
+    def _last_record(self, infos: Sequence[ObjectInfo]) -> tuple[Record, ObjectInfo] | None:
+        """Return the last record that verifies; mostly one object is read for it."""
+        for info in reversed(infos):
+            try:
+                return read_record(self._store, self._ring, info), info
+            except (Tampered, ObjectMissing):
+                continue
+        return None
 
-    def _write(self, run: str, number: int, step: str, detail: Mapping[str, Any]) -> datetime:
+    def _alive(self, record: Record, info: ObjectInfo, now: datetime | None) -> bool:
+        if owner_is_gone(record.owner):
+            return False
+        if record.run in _kept or owner_is_living(record.owner):
+            return True
+        if info.modified is not None and now is not None:
+            return now - info.modified < record.lease - record.time
+        return record.lease > self._clock.now()
+
+    def step(self, step: str, detail: Mapping[str, Any] | None = None) -> None:
+        """Write down what is done next; durable on return. Raises RunBuried, and may then do nothing more."""
+        with self._lock:
+            self._write_next(step, detail or {})
+
+    def _write_next(self, step: str, detail: Mapping[str, Any]) -> None:
+        """Write the next record; no number is ever left out, for it would be free for a burial."""
+        while True:
+            name, content = self._encode(self.run, self._number, step, detail)
+            self._tried.append(content)
+            if self._store.put_if_absent(name, content):
+                break
+            found = fetch(self._store, name)
+            if found == content:
+                break  # the store did it twice, after a lost reply of its own
+            if found not in self._tried:
+                raise self._displaced(name)
+            # An earlier try arrived after all, although nobody was told.
+            self._number += 1
+            self._tried.clear()
+        self._number += 1
+        self._tried.clear()
+        self._last = step
+        self._renewed = (self._clock.monotonic(), self._clock.now())
+
+    def _encode(self, run: str, number: int, step: str, detail: Mapping[str, Any]) -> tuple[str, bytes]:
         now = self._clock.now()
         fields = {
             "version": _VERSION,
@@ -130,27 +181,97 @@ class Journal:
             "detail": dict(detail),
         }
         name = f"{self._folder}{run}/{number:06}"
-        self._store.put(name, close_box(self._ring, name, json.dumps(fields).encode()))
-        return now
+        return name, close_box(self._ring, name, json.dumps(fields).encode())
+
+    def _displaced(self, name: str) -> VmkeepError:
+        """Say who wrote where this run's next record belongs."""
+        try:
+            record = read_record(self._store, self._ring, name)
+        except Tampered:
+            record = None
+        if record is None or record.step != FINISHED:
+            return ObjectExists(f"{name!r} exists already, and this run did not write it.", name=name)
+        return RunBuried(
+            f"this run of {self._vm.name!r} was taken for dead at {format_time(record.time)} by another one "
+            f"on {record.owner.get('host', 'an unknown machine')}.",
+            run=self.run,
+            by=record.detail.get("found by"),
+        )
+
+    @contextmanager
+    def kept(self, every_s: float = LEASE.total_seconds() / 6) -> Iterator[None]:
+        """Keep this run alive until the block ends, however long a single read or request takes.
+
+        A thread of its own renews the lease: progress would be simpler, but a
+        read from a host, or a request to a slow store, may stall for longer than
+        the lease without being dead. When the run was buried nevertheless, its
+        next :meth:`step` or :meth:`renew` says so.
+        """
+        stop = threading.Event()
+
+        def keep() -> None:
+            while not stop.wait(every_s):
+                try:
+                    self.renew()
+                except RunBuried:
+                    return
+                except VmkeepError:
+                    continue  # most of the lease is left to try again, and the work meets the same store
+
+        thread = threading.Thread(target=keep, name="vmkeep-lease", daemon=True)
+        _kept.add(self.run)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            _kept.discard(self.run)
 
     def renew(self) -> None:
-        """Lengthen the lease when a third of it is used up; call as often as you like."""
-        if self._clock.now() - self._renewed > LEASE / 3:
-            self.step(self._last, {"renewed": True})
+        """Lengthen the lease when a third of it is used up; call as often as you like.
+
+        Raises RunBuried when another run took this one for dead.
+        """
+        with self._lock:
+            # Either clock may stand still: one while the machine sleeps, the other while it is set back.
+            monotonic, now = self._renewed
+            passed = max(timedelta(seconds=self._clock.monotonic() - monotonic), self._clock.now() - now)
+            if self._last != FINISHED and passed > LEASE / 3:
+                self._write_next(self._last, {"renewed": True})
 
     def finish(self, detail: Mapping[str, Any]) -> None:
         """End the run; nothing of it is left to clean up."""
         self.step(FINISHED, detail)
 
-    def bury(self, dead: list[Record]) -> None:
-        """Close the journal of a run that died, after whatever it left has been cleaned up."""
-        folder = f"{self._folder}{dead[0].run}/"
-        # Behind every record there is, also one that cannot be read.
-        number = max(_number_of(info.name) for info in self._store.list(folder)) + 1
-        self._write(dead[0].run, number, FINISHED, {"outcome": "died", "found by": self.run})
+    def bury(self, dead: Sequence[Record]) -> None:
+        """Close the journal of a run that died, after whatever it left has been cleaned up.
 
-    def _alive(self, record: Record) -> bool:
-        return record.lease > self._clock.now() and not owner_is_gone(record.owner)
+        From here on it seals no restore point and writes no record. Raises
+        RunAlive when it has gone on meanwhile.
+        """
+        run = dead[0].run
+        infos = list(self._store.list(f"{self._folder}{run}/"))
+        found = self._last_record(infos)
+        if found is None or found[0].number != dead[-1].number:
+            raise self._came_back(run)
+        if not owner_is_gone(dead[-1].owner):
+            self._void(dead)
+        # Behind every record there is, also one that cannot be read.
+        number = max(_number_of(info.name) for info in infos) + 1
+        name, content = self._encode(run, number, FINISHED, {"outcome": "died", "found by": self.run})
+        if not self._store.put_if_absent(name, content) and fetch(self._store, name) != content:
+            raise self._came_back(run)
+
+    def _void(self, dead: Sequence[Record]) -> None:
+        # It may wake up between its last record and the seal this speaks of.
+        points = Points(self._store, self._ring)
+        for record in dead:
+            if record.step == PUBLISHING and "point" in record.detail:
+                points.void(str(record.detail["point"]), self._clock.now())
+
+    def _came_back(self, run: str) -> RunAlive:
+        return RunAlive(f"another run of {self._vm.name!r}, which seemed to be dead, goes on.", run=run)
 
 
 def read_runs(store: Store, ring: KeyRing, vm_id: str) -> list[list[Record]]:
@@ -159,14 +280,27 @@ def read_runs(store: Store, ring: KeyRing, vm_id: str) -> list[list[Record]]:
     ``check`` reports such records. Here they must not keep a VM from being
     protected: a run without readable records is nobody's claim.
     """
-    runs: dict[str, list[Record]] = {}
-    for info in store.list(f"{PREFIX}{ring.vm_key(vm_id)}/"):
+    listed = _by_run(store.list(f"{PREFIX}{ring.vm_key(vm_id)}/"))
+    runs = (_readable(store, ring, infos) for infos in listed.values())
+    return [records for records in runs if records]
+
+
+def _by_run(infos: Iterator[ObjectInfo]) -> dict[str, list[ObjectInfo]]:
+    """Group the records of a VM; those of each run ascend, as the listing does."""
+    runs: dict[str, list[ObjectInfo]] = {}
+    for info in infos:
+        runs.setdefault(info.name.split("/")[2], []).append(info)
+    return runs
+
+
+def _readable(store: Store, ring: KeyRing, infos: Sequence[ObjectInfo]) -> list[Record]:
+    records = []
+    for info in infos:
         try:
-            record = read_record(store, ring, info.name)
+            records.append(read_record(store, ring, info))
         except (Tampered, ObjectMissing):
             continue
-        runs.setdefault(record.run, []).append(record)
-    return [sorted(records, key=lambda r: r.number) for records in runs.values()]
+    return records
 
 
 def _number_of(name: str) -> int:
@@ -174,9 +308,10 @@ def _number_of(name: str) -> int:
     return int(digits) if digits.isdecimal() else 0
 
 
-def read_record(store: Store, ring: KeyRing, name: str) -> Record:
+def read_record(store: Store, ring: KeyRing, what: ObjectInfo | str) -> Record:
     """Return one record of any run. Raises ObjectMissing, or Tampered naming the record."""
-    return _decode(name, open_box(ring, name, fetch(store, name)))
+    name = what if isinstance(what, str) else what.name
+    return _decode(name, open_box(ring, name, fetch(store, what)))
 
 
 def _decode(name: str, content: bytes) -> Record:
@@ -192,5 +327,5 @@ def _decode(name: str, content: bytes) -> Record:
             owner=dict(fields["owner"]),
             detail=dict(fields["detail"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Tampered(f"the journal record {name} cannot be understood.", object=name) from error

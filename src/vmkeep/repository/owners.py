@@ -4,9 +4,11 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from blake3 import blake3
+
+_ENDED: Final = "ended"
 
 
 def this_process() -> dict[str, Any]:
@@ -35,6 +37,14 @@ def owner_is_gone(owner: Mapping[str, Any]) -> bool:
     if owner.get("namespace") != _namespace():
         return False  # another container: its process numbers mean nothing here
     return _is_gone(int(owner.get("pid", 0)), str(owner.get("start")))
+
+
+def owner_is_living(owner: Mapping[str, Any]) -> bool:
+    """Tell whether a process of this machine, other than this one, certainly lives."""
+    boot, namespace, pid = _boot_id(), _namespace(), int(owner.get("pid", 0))
+    if not boot or not namespace or (owner.get("boot"), owner.get("namespace")) != (boot, namespace):
+        return False
+    return pid != os.getpid() and _process_start(pid) == owner.get("start") != ""
 
 
 def _is_gone(pid: int, start: str) -> bool:
@@ -83,5 +93,7 @@ def _process_start(pid: int) -> str:
         stat = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
     except OSError:
         return ""
-    # The name in parentheses may hold spaces; field 22 of the whole is the start time.
-    return stat.rpartition(")")[2].split()[19]
+    # The name in parentheses may hold spaces; fields 3 and 22 of the whole are the state and the start time.
+    fields = stat.rpartition(")")[2].split()
+    # A process that was killed keeps its number until its parent, perhaps nobody, asks for it.
+    return _ENDED if fields[0] in ("Z", "X") else fields[19]

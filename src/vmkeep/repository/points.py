@@ -34,7 +34,7 @@ class Points:
 
     def put(self, point: RestorePoint) -> tuple[str, bytes]:
         """Make the manifest visible; from here on it protects its chunks. Return name and digest."""
-        name = self._name_of(point)
+        name = self.name_of(point)
         content = encode_manifest(point)
         try:
             decode_manifest(name, content)
@@ -47,7 +47,8 @@ class Points:
         self._store.put(name, stored)
         return name, blake3(stored).digest()
 
-    def _name_of(self, point: RestorePoint) -> str:
+    def name_of(self, point: RestorePoint) -> str:
+        """Return the name its manifest has, stored or not."""
         return f"{POINTS}{self._ring.vm_key(point.vm.id)}/{stamp_of(point.time)}-{point.id}"
 
     def seal(self, name: str, digest: bytes, now: datetime) -> bool:
@@ -84,6 +85,12 @@ class Points:
             # Visible, but the flush after it may be what failed. The store answers only once it is durable.
             self._store.put_if_absent(seal, content)
         return state == "sealed"
+
+    def void(self, name: str, now: datetime) -> None:
+        """Decide that the point will not exist, unless it exists; its manifest need not be there yet."""
+        seal = seal_name(name)
+        fields = {"version": _VERSION, "state": "void", "point": name, "digest": "", "time": format_time(now)}
+        self._store.put_if_absent(seal, self._box(seal, fields))
 
     def seal_state(self, name: str, digest: bytes | None) -> Literal["sealed", "void", "absent"]:
         """Return what was decided about a manifest. Raises Tampered when the seal does not verify."""
@@ -134,7 +141,7 @@ class Points:
         stored = fetch(self._store, name)
         digest = blake3(stored).digest()
         point = decode_manifest(name, open_box(self._ring, name, stored))
-        if name != self._name_of(point):
+        if name != self.name_of(point):
             raise Tampered(f"the manifest {name} describes another restore point.", object=name)
         return SealedPoint(point, name, digest) if self.seal_state(name, digest) == "sealed" else None
 

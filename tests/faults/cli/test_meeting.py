@@ -45,7 +45,7 @@ def leftovers(vmkeep: Vmkeep) -> list[Path]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("place", [("create", "packs/"), ("put", "points/"), ("put", "runs/")])
+@pytest.mark.parametrize("place", [("create", "packs/"), ("put", "points/"), ("put_if_absent", "runs/")])
 def test_a_signal_ends_a_backup_cleanly(
     vmkeep: Vmkeep, disk: Path, number: signal.Signals, code: int, place: tuple[str, str]
 ) -> None:

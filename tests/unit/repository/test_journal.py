@@ -2,23 +2,27 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.clocks import FakeClock
-from tests.faults.stores import FaultyStore, Request, WrappedStore
+from tests.faults.stores import CountingStore, FaultyStore, Request, WrappedStore
 from tests.repositories import OTHER_VM, VM, make_repository, names
+from vmkeep.errors import Retry
 from vmkeep.objectstore.errors import StoreUnavailable
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.objectstore.store import Store
 from vmkeep.repository import owners as owners_module
 from vmkeep.repository.box import close_box, open_box
-from vmkeep.repository.errors import RunAlive, Tampered
+from vmkeep.repository.errors import RunAlive, RunBuried, Tampered
 from vmkeep.repository.journal import FINISHED, LEASE, Journal, read_record, read_runs
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.owners import owner_is_gone, this_process
@@ -90,15 +94,16 @@ def test_run_of_another_vm_is_no_matter(world: World) -> None:
     assert other.begin({}) == []
 
 
-class _Meeting(WrappedStore):
-    """Lets another run write its first record after this one's, before this one looks."""
+class _Before(WrappedStore):
+    """Does something right before the first request of one verb."""
 
-    def __init__(self, inner: Store, other: Callable[[], None]) -> None:
+    def __init__(self, verb: str, inner: Store, other: Callable[[], None]) -> None:
         super().__init__(inner)
+        self._verb = verb
         self._other: Callable[[], None] | None = other
 
     def around(self, request: Request, call: Callable[[], Any]) -> Any:
-        if request.verb == "list" and self._other is not None:
+        if request.verb == self._verb and self._other is not None:
             other, self._other = self._other, None
             other()
         return super().around(request, call)
@@ -122,7 +127,7 @@ def test_of_two_runs_at_once_exactly_one_goes_on(world: World, seconds: int, swa
 
     clock = FakeClock(world.clock.now() + timedelta(seconds=seconds))
     second = world.journal(run=ids[1], clock=clock)
-    first = world.journal(_Meeting(world.store, lambda: begin(second)), run=ids[0])
+    first = world.journal(_Before("list", world.store, lambda: begin(second)), run=ids[0])
     begin(first)
     # The second had claimed the VM before the first looked, whatever the clocks and ids say.
     assert outcomes == {ids[0]: False, ids[1]: True}
@@ -220,8 +225,9 @@ def test_run_that_wakes_up_after_it_was_buried_cannot_go_on(world: World) -> Non
     journal = world.journal()
     for records in journal.begin({}):
         journal.bury(records)
-    with pytest.raises(Exception, match="exists already"):
+    with pytest.raises(RunBuried) as caught:
         sleeper.step("releasing")
+    assert caught.value.context == {"run": sleeper.run, "by": journal.run}
 
 
 def test_lease_counts_to_the_second(world: World) -> None:
@@ -250,10 +256,127 @@ def test_renewals_keep_a_run_alive_and_are_rare(world: World) -> None:
     assert len(renewals) in range(7, 11)
 
 
+def test_a_clock_that_is_ahead_takes_nobody_for_dead(world: World) -> None:
+    first = world.journal()
+    first.begin({})
+    ahead = FakeClock(world.clock.now() + timedelta(hours=2))
+    with pytest.raises(RunAlive):
+        world.journal(clock=ahead).begin({})
+    first.step("holding")
+    # Nor does it keep a dead one alive: the store's clock tells.
+    world.clock.advance(LEASE.total_seconds())
+    behind = FakeClock(world.clock.now() - timedelta(hours=2))
+    assert [records[0].run for records in world.journal(clock=behind).begin({})] == [first.run]
+
+
+def test_a_run_somebody_works_on_is_alive_whatever_its_lease_says(world: World) -> None:
+    first = world.journal()
+    first.begin({})
+    with first.kept():
+        world.clock.advance(2 * LEASE.total_seconds())
+        with pytest.raises(RunAlive):
+            world.journal().begin({})
+    assert len(world.journal().begin({})) == 1
+
+
+class _Told(WrappedStore):
+    """Tells when a journal record was written."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.written = threading.Event()
+
+    def around(self, request: Request, call: Callable[[], Any]) -> Any:
+        result = super().around(request, call)
+        if request.name.startswith("runs/") and request.verb.startswith("put"):
+            self.written.set()
+        return result
+
+
+def test_the_lease_is_renewed_while_the_work_stands_still(world: World) -> None:
+    store = _Told(world.store)
+    journal = world.journal(store)
+    journal.begin({})
+    journal.step("writing")
+    with journal.kept(every_s=0.001):
+        for _ in range(5):  # one read that takes more than an hour
+            store.written.clear()
+            world.clock.advance(LEASE.total_seconds() / 2)
+            assert store.written.wait(60)
+        journal.finish({})
+        store.written.clear()
+        world.clock.advance(LEASE.total_seconds())
+    steps = world.runs()[journal.run]
+    assert steps == ["begun", "claimed", *["writing"] * 6, FINISHED]
+
+
+def _cut_off(world: World, run: str) -> None:
+    """Bury a run as somebody would who takes it for dead."""
+    (records,) = [r for r in read_runs(world.store, world.ring, VM.id) if r[0].run == run]
+    world.journal(run="dd" * 16).bury(records)
+
+
+def test_a_buried_run_that_works_on_hears_of_it(world: World) -> None:
+    journal = world.journal()
+    journal.begin({})
+    with journal.kept():
+        _cut_off(world, journal.run)
+        journal.renew()  # nothing to renew yet
+        world.clock.advance(LEASE.total_seconds() / 2)
+        with pytest.raises(RunBuried, match=VM.name) as caught:
+            journal.renew()
+    assert caught.value.retry is Retry.LATER and caught.value.hint
+    for _ in range(2):
+        with pytest.raises(RunBuried):
+            journal.step("publishing")
+    assert world.runs()[journal.run] == ["begun", "claimed", FINISHED]
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["reply lost", "request lost"])
+def test_no_number_is_left_out_behind_which_a_buried_run_could_go_on(world: World, done: bool) -> None:
+    store = FaultyStore(world.store)
+    (store.lose_reply if done else store.fail)("put_if_absent", 3, prefix="runs/")
+    journal = world.journal(store)
+    journal.begin({})
+    with pytest.raises(StoreUnavailable):
+        journal.step("one")
+    _cut_off(world, journal.run)
+    with pytest.raises(RunBuried):
+        journal.step("one")
+
+
+def test_a_run_that_goes_on_meanwhile_is_not_buried(world: World) -> None:
+    journal = world.journal()
+    journal.begin({})
+    (records,) = read_runs(world.store, world.ring, VM.id)
+    journal.step("next")
+    with pytest.raises(RunAlive):
+        world.journal().bury(records)
+    (late,) = read_runs(world.store, world.ring, VM.id)
+    with pytest.raises(RunAlive):
+        # Its next record comes between the look and the burial.
+        world.journal(_Before("put_if_absent", world.store, lambda: journal.step("more"))).bury(late)
+    assert world.runs()[journal.run] == ["begun", "claimed", "next", "more"]
+
+
+def test_finished_runs_cost_one_request_each_however_many_records_they_have(world: World) -> None:
+    for _ in range(40):
+        earlier = world.journal()
+        earlier.begin({})
+        for step in ("writing", "publishing"):
+            earlier.step(step)
+        earlier.finish({})
+    counted = CountingStore(world.store)
+    assert world.journal(counted).begin({}) == []
+    assert counted.requests["get"] <= 40
+    assert counted.requests["head"] == 0
+    assert counted.requests["list"] == 2
+
+
 @pytest.mark.parametrize("done", [True, False], ids=["reply lost", "request lost"])
 def test_store_that_stutters_does_not_end_the_journal(world: World, done: bool) -> None:
     store = FaultyStore(world.store)
-    (store.lose_reply if done else store.fail)("put", 4, prefix="runs/")
+    (store.lose_reply if done else store.fail)("put_if_absent", 4, prefix="runs/")
     journal = world.journal(store)
     journal.begin({})
     journal.step("one")
@@ -290,6 +413,30 @@ def _dead_pid() -> int:
 
 def test_dead_process_of_this_machine_is_dead_at_once(world: World) -> None:
     _written_by(world, this_process() | {"pid": _dead_pid(), "start": "1"})
+    assert len(world.journal().begin({})) == 1
+
+
+def _started(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # proc(5), field 22
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def test_living_process_of_this_machine_outlives_its_lease(
+    world: World, child: subprocess.Popen[bytes]
+) -> None:
+    _written_by(world, this_process() | {"pid": child.pid, "start": _started(child.pid)})
+    world.clock.advance(10 * LEASE.total_seconds())
+    with pytest.raises(RunAlive):
+        world.journal().begin({})
+    child.kill()
+    # Killed, and nobody has asked for its exit status: it still has its number.
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert len(world.journal().begin({})) == 1
 
 
@@ -343,8 +490,8 @@ def test_where_no_process_can_be_told_leases_decide_alone(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"{}", b'{"run": 1}', b"\xff", b"null"],
-    ids=lambda content: content.decode("latin1"),
+    [b"", b"[]", b"{}", b'{"run": 1}', b"\xff", b"null", b"[" * 100_000],
+    ids=lambda content: content[:10].decode("latin1"),
 )
 def test_record_that_is_none_is_named_and_keeps_nobody_out(world: World, content: bytes) -> None:
     name = f"runs/{world.ring.vm_key(VM.id)}/{'ee' * 16}/000000"
