@@ -28,9 +28,9 @@ def _fill(scene: Scene, seed: int, size: int) -> str:
 
 def test_the_source_is_not_read_for_it(scene: Scene, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     source = _fill(scene, seed, 9 * MIB)
-    reads = Reads(scene.disk, monkeypatch)
+    reads = Reads(scene, scene.disk, monkeypatch)
     changes = (ByteRange(CHUNK * 200 + 5, 10),)
-    outcome = scene.take(source=source, changes=changes, parent="latest", reread=1.0)
+    outcome = scene.take(reads, source=source, changes=changes, parent="latest", reread=1.0)
     declared = ByteRange(CHUNK * 200, CHUNK)
     middle = ByteRange(CHUNK * 8, 9 * MIB - CHUNK * 16)  # opening a disk looks at its ends
     inside = [r for r in reads.log if r.offset < middle.end and r.end > middle.offset]

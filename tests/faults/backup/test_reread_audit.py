@@ -114,7 +114,7 @@ class Reads(WrappedStore):
 
     def around(self, request: Request, call: Callable[[], _T]) -> _T:
         result = call()
-        if request.verb == "put" and request.name.startswith("runs/"):
+        if request.verb.startswith("put") and request.name.startswith("runs/"):
             self._storing |= read_record(self.inner, self._ring, request.name).step == "writing"
         return result
 

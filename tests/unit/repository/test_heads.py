@@ -10,12 +10,8 @@ import pytest
 
 from tests.clocks import FakeClock
 from tests.faults.stores import Cut, Remove, tamper
-<<<<<<< HEAD
 from tests.repositories import CHUNK, OTHER_VM, VM, forget, make_repository, random_bytes, reopen, take
-=======
-from tests.repositories import CHUNK, OTHER_VM, VM, make_repository, random_bytes, reopen, take
 from vmkeep.model.plan import VmRef
->>>>>>> mend-keys
 from vmkeep.objectstore.address import open_store
 from vmkeep.objectstore.directory import DirectoryStore
 from vmkeep.objectstore.memory import MemoryStore
