@@ -17,7 +17,7 @@ from vmkeep.errors import ExitCode, VmkeepError
 from vmkeep.model.consistency import Consistency, Policy
 from vmkeep.model.plan import Method, Plan, VmRef
 from vmkeep.model.point import Claim, RestorePoint, StoredDisk, StoredFile
-from vmkeep.planner.folder import decide_folder
+from vmkeep.planner.folder import DISKS_LEFT_OUT, decide_folder
 from vmkeep.progress import Progress
 from vmkeep.ranges import ByteRange, total
 from vmkeep.repository.errors import ObjectLost
@@ -53,8 +53,9 @@ class Request:
 class Outcome:
     """What a run achieved: the restore point that now exists, and how the process should end.
 
-    ``warnings`` tell what is wrong besides: damaged points of the same VM,
-    damaged packs that were met, a run that could not be closed.
+    ``warnings`` tell what is wrong besides: disks that were left out, damaged
+    points of the same VM, damaged packs that were met, a run that could not be
+    closed. ``notes`` tell what is wrong for good: points that vanished.
     """
 
     sealed: SealedPoint
@@ -62,6 +63,7 @@ class Outcome:
     exit_code: ExitCode
     seconds: float
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def run(request: Request, repository: Repository, clock: Clock, progress: Progress) -> Outcome:
@@ -98,7 +100,8 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
     except BaseException as error:
         _note_failure(journal, error)
         raise
-    warnings = [problem.message for problem in listing.problems]
+    warnings = [f"{r.fact} {r.fix}" for r in plan.reasons if r.code == DISKS_LEFT_OUT]
+    warnings += [problem.message for problem in listing.problems]
     warnings += [_met_damage(name) for name in audit.replaced_packs]
     repository.remember(sealed)
     # The point exists and is whole, whatever happens now; only what is told about it may not be.
@@ -114,7 +117,9 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
         warnings.append(f"the restore point is sealed, but its run could not be closed: {error.message}")
     code = ExitCode.PARTIAL if warnings else ExitCode.OK
     seconds = clock.monotonic() - started
-    return Outcome(sealed, plan, code, seconds, tuple(warnings))
+    # Nothing brings a vanished point back: ending with another code from now on would hide what is new.
+    notes = tuple(gap.message for gap in listing.gaps)
+    return Outcome(sealed, plan, code, seconds, tuple(warnings), notes)
 
 
 def _decide(request: Request, held: FolderHold, base: SealedPoint | None) -> Plan:

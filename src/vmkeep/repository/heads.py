@@ -52,8 +52,10 @@ class Heads:
         damaged = {name.replace(SEALS, POINTS, 1) if name.startswith(SEALS) else name for name in objects}
         for vm_id, (number, digest, name) in seen.items():
             if digest not in present and name not in damaged:
+                known = listing.newest(vm_id)
+                vm = f"{known.point.vm.name!r} ({vm_id})" if known is not None else repr(vm_id)
                 raise RolledBack(
-                    f"the repository lacks restore point {number} of the VM {vm_id!r}, which this "
+                    f"the repository lacks restore point {number} of the VM {vm}, which this "
                     "machine has seen: it was rolled back, replaced, or cut.",
                     vm=vm_id,
                 )
