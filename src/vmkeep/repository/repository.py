@@ -302,8 +302,8 @@ def read_parameters(store: Store) -> Parameters:
             raise NotARepository(
                 f"the repository at {store.address} has lost its object `format`: nothing in it can be read "
                 "without.",
-                hint="Bring `format` back from a copy of the repository or an older state of its storage; until "
-                "then leave everything there as it is.",
+                hint="Bring `format` back from a copy of the repository or an older state of its storage; "
+                "until then leave everything there as it is.",
             ) from error
         raise NotARepository(f"there is no repository at {store.address}.") from error
     return Parameters.decode(stored, store.address)
