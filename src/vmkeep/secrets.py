@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from vmkeep.errors import ExitCode, VmkeepError
+from vmkeep.errors import ExitCode, UsageError, VmkeepError
 
 _COMMAND_TIMEOUT_S: Final = 60
 _SECRET_VARIABLES: Final = "VMKEEP_PASSWORD"  # what begins so is a secret or says where one is
@@ -52,8 +52,11 @@ def read_password(
     """Return the password from the first place named: file, command, environment.
 
     None when no place was named. The last line break is not part of it.
-    Raises :class:`SecretUnavailable` when a place was named but gave nothing.
+    Raises :class:`SecretUnavailable` when a place was named but gave nothing,
+    and UsageError for a file and a command at once.
     """
+    if file is not None and command is not None:
+        raise UsageError("--password-file and --password-command contradict each other: give one of them.")
     if file is not None:
         return _from_file(file)
     if command is not None:

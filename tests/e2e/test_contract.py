@@ -357,7 +357,6 @@ def test_the_password_is_taken_from_the_first_place_named(story: Story, tmp_path
     good: tuple[tuple[str, ...], ...] = (
         ("--password-file", str(file)),
         ("--password-command", f"cat '{file}'"),
-        ("--password-file", str(file), "--password-command", "false"),
     )
     for options in good:
         assert len(vmkeep.ok("points", "--json", *options, env=wrong).json) == 3

@@ -34,6 +34,7 @@ class Content:
     size: int
     pieces: Mapping[int, bytes] = field(default_factory=dict)
     excluded: Sequence[tuple[int, int]] = ()
+    source: str | None = None
 
     def read(self, offset: int, length: int) -> bytes:
         """Give bytes of the content as it was on the source, excluded ones included."""
@@ -380,7 +381,7 @@ class RepositoryBytes:
             "physical_sector": 4096,
             "block_size": 33554432,
             "disk_id": None,
-            "source": content.name + ".vhdx",
+            "source": content.source or content.name + ".vhdx",
             "excluded": [[offset, length, "page file"] for offset, length in content.excluded],
         }
 

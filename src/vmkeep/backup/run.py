@@ -17,7 +17,7 @@ from vmkeep.errors import ExitCode, VmkeepError
 from vmkeep.model.consistency import Consistency, Policy
 from vmkeep.model.plan import Method, Plan, VmRef
 from vmkeep.model.point import Claim, RestorePoint, StoredDisk, StoredFile
-from vmkeep.planner.folder import decide_folder
+from vmkeep.planner.folder import DISKS_LEFT_OUT, decide_folder
 from vmkeep.progress import Progress
 from vmkeep.ranges import ByteRange, total
 from vmkeep.repository.errors import ObjectLost
@@ -53,8 +53,9 @@ class Request:
 class Outcome:
     """What a run achieved: the restore point that now exists, and how the process should end.
 
-    ``warnings`` tell what is wrong besides: damaged points of the same VM,
-    damaged packs that were met, a run that could not be closed.
+    ``warnings`` tell what is wrong besides: disks that were left out, damaged
+    points of the same VM, damaged packs that were met, a run that could not be
+    closed. ``notes`` tell what is wrong for good: points that vanished.
     """
 
     sealed: SealedPoint
@@ -62,6 +63,7 @@ class Outcome:
     exit_code: ExitCode
     seconds: float
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def run(request: Request, repository: Repository, clock: Clock, progress: Progress) -> Outcome:
@@ -81,19 +83,26 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
             # Files are not changed by a run: of one that died here nothing is left but its journal.
             for records in dead:
                 journal.bury(records)
-            sealed, plan, audit, warnings = _take(request, repository, clock, progress, journal, vm, parent)
+            taken = _take(request, repository, clock, progress, journal, vm, parent)
         except BaseException as error:
             _note_failure(journal, error)
             raise
-        warnings += [_met_damage(name) for name in audit.replaced_packs]
-        if audit.lost:
-            warnings.append(_met_damage("something an earlier restore point holds"))
-        repository.remember(sealed)
         # The point exists and is whole, whatever happens now; only what is told about it may not be.
-        warnings += _tell_end(repository, clock, journal, sealed)
+        repository.remember(taken.sealed)
+        warnings = taken.warnings + _tell_end(repository, clock, journal, taken.sealed)
     code = ExitCode.PARTIAL if warnings else ExitCode.OK
     seconds = clock.monotonic() - started
-    return Outcome(sealed, plan, code, seconds, tuple(warnings))
+    return Outcome(taken.sealed, taken.plan, code, seconds, tuple(warnings), taken.notes)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A sealed point, and what is wrong besides; ``notes`` change no exit code."""
+
+    sealed: SealedPoint
+    plan: Plan
+    warnings: list[str]
+    notes: tuple[str, ...]
 
 
 def _take(
@@ -104,8 +113,8 @@ def _take(
     journal: Journal,
     vm: VmRef,
     parent: SealedPoint | None,
-) -> tuple[SealedPoint, Plan, Audit, list[str]]:
-    """Hold the source and take the point; also return what is wrong with earlier ones."""
+) -> _Taken:
+    """Hold the source and take the point."""
     # Only now nobody else adds points of this VM; one may have done so since the first look.
     listing = repository.points.listing(vm.id)
     base = parent or listing.newest(vm.id)
@@ -114,7 +123,13 @@ def _take(
         head = repository.head(listing, vm.id)
         taking = _Taking(request, repository, clock, progress, journal, vm, head, base)
         sealed, audit = taking.take(held, plan)
-    return sealed, plan, audit, [problem.message for problem in listing.problems]
+    warnings = [f"{r.fact} {r.fix}" for r in plan.reasons if r.code == DISKS_LEFT_OUT]
+    warnings += [problem.message for problem in listing.problems]
+    warnings += [_met_damage(name) for name in audit.replaced_packs]
+    if audit.lost:
+        warnings.append(_met_damage("something an earlier restore point holds"))
+    # Nothing brings a vanished point back: ending with another code from now on would hide what is new.
+    return _Taken(sealed, plan, warnings, tuple(gap.message for gap in listing.gaps))
 
 
 def _tell_end(repository: Repository, clock: Clock, journal: Journal, sealed: SealedPoint) -> list[str]:

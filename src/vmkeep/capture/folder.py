@@ -5,6 +5,7 @@ file at the start must be its identity at the end, else what was read is thrown 
 """
 
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -14,8 +15,8 @@ from uuid import UUID
 from vmkeep.capture.errors import NothingToHold, SourceMissing, SourceRefused
 from vmkeep.capture.source import SourceAddress, percent, readable
 from vmkeep.formats.disk import Disk
-from vmkeep.formats.errors import SourceChanged
-from vmkeep.formats.opening import open_paths
+from vmkeep.formats.errors import FormatError, SourceChanged
+from vmkeep.formats.opening import disk_in_disguise, open_paths
 from vmkeep.formats.source import FileSource
 from vmkeep.model.plan import FolderFacts
 from vmkeep.ranges import ByteRange
@@ -26,6 +27,12 @@ _LAYER_SUFFIXES: Final = frozenset({".avhdx", ".avhd"})
 _ROLES: Final = {".vmcx": "configuration", ".vmgs": "guest-state", ".vmrs": "runtime-state", ".vsv": "memory"}
 _ROLES_IN_PLACE: Final = {".xml": "configuration", ".bin": "memory"}
 _HYPERV_FOLDERS: Final = frozenset({"virtual machines", "snapshots", "planned virtual machines"})
+_SPECIAL: Final = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISCHR, "a device"),
+)
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f%\\\ud800-\udfff]")
 
 
@@ -114,14 +121,18 @@ def hold(address: SourceAddress) -> FolderHold:
         disks = [
             HeldDisk(name, readable(path.relative_to(root).as_posix()), disk) for name, path, disk in leaves
         ]
-        left_out = []
+        left_out: list[str] = []
+        disguised: list[tuple[str, str]] = []
         for path in others:
             role = _role(path, root)
             relative = path.relative_to(root).as_posix()
-            if role is None or path.is_symlink():
-                left_out.append(readable(relative))
-            else:
+            if role is not None and path.is_file() and not path.is_symlink():
                 files.append(HeldFile(safe_name(relative), role, FileSource(path)))
+            elif (looks := _looks_like_a_disk(path)) is not None:
+                disguised.append((readable(relative), looks))
+            else:
+                special = _special(path)
+                left_out.append(readable(relative) + (f" ({special})" if special else ""))
     except BaseException:
         for held in disks:
             held.disk.close()
@@ -131,6 +142,7 @@ def hold(address: SourceAddress) -> FolderHold:
     facts = FolderFacts(
         disks=tuple(disk.name for disk in disks),
         left_out=tuple(left_out),
+        disguised=tuple(disguised),
         layers=tuple(readable(layer) for layer in layers),
         has_memory=any(file.role == "memory" for file in files),
         damage=_damage([disk.disk for disk in disks]),
@@ -176,6 +188,8 @@ def _find(address: SourceAddress) -> tuple[list[Path], list[Path], Path]:
             raise SourceMissing(f"{str(path)!r} is a folder.", hint="Use folder:PATH for a folder.")
         return [path], [], path.parent
     if not path.is_dir():
+        if path.exists():
+            raise SourceMissing(f"{str(path)!r} is a file.", hint="Use disk:FILE for one disk.")
         raise SourceMissing(f"the folder {str(path)!r} does not exist.")
     disks: list[Path] = []
     others: list[Path] = []
@@ -184,14 +198,20 @@ def _find(address: SourceAddress) -> tuple[list[Path], list[Path], Path]:
         if is_disk and file.is_symlink():
             # Left out in silence, the VM would look complete.
             raise SourceRefused(f"{str(file)!r} is a link; a folder's disks have to lie in it.")
-        (disks if is_disk else others).append(file)
+        (disks if is_disk and _special(file) is None else others).append(file)
     if not disks:
-        raise NothingToHold(f"the folder {str(path)!r} holds no virtual disk.")
+        text = f"the folder {str(path)!r} holds no virtual disk"
+        for file in others:
+            looks = _looks_like_a_disk(file)
+            if looks is not None:
+                text += f" by the names of its files, but {file.relative_to(path).as_posix()!r} is {looks}"
+                break
+        raise NothingToHold(f"{text}.")
     return disks, others, path
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Yield the regular files and the links below a folder in a fixed order; links are not followed."""
+    """Yield all below a folder that is no folder itself, in a fixed order; links are not followed."""
     try:
         # Paths of Windows would sort in another order, and disks are numbered in this one.
         entries = sorted(root.iterdir(), key=lambda path: path.name)
@@ -202,8 +222,34 @@ def _walk(root: Path) -> Iterator[Path]:
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():
             yield from _walk(entry)
-        elif entry.is_file() or entry.is_symlink():
+        else:
             yield entry
+
+
+def _special(path: Path) -> str | None:
+    """Say what a file is that is neither regular nor a link; reading one might never end."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return None  # gone meanwhile: opening it says so
+    return next((title for is_one, title in _SPECIAL if is_one(mode)), None)
+
+
+def _looks_like_a_disk(path: Path) -> str | None:
+    """Say what makes a file look like a disk that is not named like one; None for all others."""
+    special = _special(path)
+    if special is not None:
+        return f"{special} named like one" if path.suffix.lower() in DISK_SUFFIXES else None
+    if path.is_symlink():
+        return None
+    try:
+        source = FileSource(path)
+        try:
+            return disk_in_disguise(source)
+        finally:
+            source.close()
+    except (FormatError, OSError):
+        return None  # nobody asked for this file; that it is left out is told in any case
 
 
 def _open_leaves(

@@ -1,7 +1,8 @@
 """`vmkeep backup`: take a restore point."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from unicodedata import category
 
 import typer
 
@@ -25,6 +26,8 @@ from vmkeep.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from vmkeep.backup.run import Outcome
 
+_LONGEST_NAME: Final = 200
+
 
 def backup(
     source: Annotated[
@@ -36,7 +39,8 @@ def backup(
         typer.Option(
             "--as",
             metavar="NAME",
-            help="The VM's name; runs with the same name are restore points of one VM.",
+            help="The VM's name (200 characters at most); runs with the same name are restore points of "
+            "one VM.",
         ),
     ] = None,
     changes: Annotated[
@@ -52,7 +56,8 @@ def backup(
         typer.Option(
             "--parent",
             metavar="POINT",
-            help="The restore point that --changes counts from; the rest is taken over from it.",
+            help="The restore point that --changes counts from; the rest is taken over from it. Without --as "
+            "the new point is one of the same VM, unless an export tells its own.",
         ),
     ] = None,
     consistency: Annotated[
@@ -74,7 +79,7 @@ def backup(
             metavar="N%|all",
             help="Read this share of what was read a second time and compare it with what the repository "
             "gives back (default: 300 chunks, never fewer), and read back this share of what was taken over "
-            "from --parent.",
+            "from --parent. 5 means 5%, 0.5 means 0.5%.",
         ),
     ] = None,
     reread_all: Annotated[
@@ -99,10 +104,10 @@ def backup(
     and a random part of it is examined. `--reread all` examines all that was read and all that was taken
     over; `vmkeep repo check --read-data all` reads the whole repository.
 
-    Exit codes: 0 taken; 1 failed or refused, nothing taken; 3 taken, but with warnings (such as damage
-    in the repository that was met and replaced); 10 no repository; 11 another run of this VM is under
-    way; 12 wrong password; 14 what is stored differs from the source, or the repository is damaged or
-    was rolled back.
+    Exit codes: 0 taken; 1 failed or refused, nothing taken; 3 taken, but with warnings (such as files
+    left out that look like disks, or damage in the repository that was met and replaced);
+    10 no repository; 11 another run of this VM is under way; 12 wrong password; 14 what is stored
+    differs from the source, or the repository is damaged or was rolled back.
     """
     from vmkeep.backup.changes import read_changes
     from vmkeep.capture.source import SourceAddress
@@ -118,8 +123,10 @@ def backup(
     if changes is not None and reread_all:
         raise UsageError("--changes and --reread-all contradict: read what is listed, or read everything.")
     share = share_of(reread, "--reread")
-    if name == "":
-        raise UsageError("--as needs a name.")
+    if name is not None and (not 0 < len(name) <= _LONGEST_NAME or any(category(c) == "Cc" for c in name)):
+        raise UsageError(
+            f"--as needs a name of at most {_LONGEST_NAME} characters, none a control character."
+        )
     address = SourceAddress.parse(source)
     ranges = tuple(read_changes(changes)) if changes is not None else None
     with open_repository(repo, password_file, password_command, meanwhile="vmkeep.backup.run") as repository:
@@ -135,7 +142,7 @@ def backup(
             accept_rollback=accept_rollback,
         )
         outcome = run(request, repository, SystemClock(), progress())
-    for warning in outcome.warnings:
+    for warning in (*outcome.warnings, *outcome.notes):
         warn(warning)
     unprinted = try_answer(*_summary(outcome))
     if unprinted is not None:
@@ -147,6 +154,7 @@ def backup(
 
 
 def _summary(outcome: "Outcome") -> tuple[dict[str, Any], list[str]]:
+    from vmkeep.planner.folder import DISKS_LEFT_OUT
     from vmkeep.repository.manifest import format_time
 
     point = outcome.sealed.point
@@ -166,6 +174,7 @@ def _summary(outcome: "Outcome") -> tuple[dict[str, Any], list[str]]:
         "seconds": round(outcome.seconds, 3),
         "reasons": [vars(reason) for reason in point.consistency.reasons],
         "warnings": list(outcome.warnings),
+        "notes": list(outcome.notes),
         "exit_code": int(outcome.exit_code),
     }
     lines = [
@@ -174,10 +183,11 @@ def _summary(outcome: "Outcome") -> tuple[dict[str, Any], list[str]]:
         f"  {audit_lines(point.evidence)[0]}",
         *(f"  {line}" for line in inherited_lines(point.evidence)),
     ]
-    # That files do not tell how their VM was brought to rest is so each time; everything else is news.
+    # That files do not tell how their VM was brought to rest is so each time, and of disks that were
+    # left out a warning tells; everything else is news.
     lines += [
         f"  {reason.effect} ({reason.fact})"
         for reason in point.consistency.reasons
-        if settings.verbose or reason.code != "files-only"
+        if settings.verbose or reason.code not in ("files-only", DISKS_LEFT_OUT)
     ]
     return document, [] if settings.quiet else lines

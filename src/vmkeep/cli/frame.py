@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -31,6 +32,7 @@ PASSWORD_VARIABLE: Final = "VMKEEP_PASSWORD"
 REPOSITORY_VARIABLE: Final = "VMKEEP_REPO"
 STATE_VARIABLE: Final = "VMKEEP_STATE_DIR"
 CACHE_VARIABLE: Final = "VMKEEP_CACHE_DIR"
+_PERCENTAGE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)%?")
 _UNNOTICED: Final = "a repository that was rolled back or replaced would go unnoticed"
 
 
@@ -348,18 +350,15 @@ def open_store_of(address: str) -> Store:
 
 
 def share_of(text: str | None, option: str) -> float:
-    """Read ``N%`` or ``all`` as a share between 0 and 1; 0 when the option was not given."""
+    """Read ``N%``, ``N`` (the same) or ``all`` as a share from 0 to 1; 0 when the option was not given."""
     if text is None:
         return 0.0
     if text == "all":
         return 1.0
-    try:
-        share = float(text.removesuffix("%")) / 100
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
+    number = _PERCENTAGE.fullmatch(text)
+    if number is None or float(number[1]) > 100:
         raise UsageError(f"{option} takes a percentage such as 5%, or all; not {text!r}.")
-    return share
+    return float(number[1]) / 100
 
 
 def state_folder() -> Path | None:

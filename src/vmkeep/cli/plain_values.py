@@ -9,9 +9,11 @@ typer work differently.
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from typer.core import TyperArgument, TyperOption
+
+from vmkeep.errors import UsageError
 
 _PLAIN: Final = (str, bool, int)
 _UNKNOWN: Final = object()
@@ -29,8 +31,12 @@ class _PlainValue:
         descriptor = parameter.type_descriptor
         self._info = descriptor.parameter_info
         self._type = descriptor.annotation if self._info.parser is None else _UNKNOWN
+        self._are_paths = Path in (self._type, *get_args(self._type))
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        if self._are_paths and "" in (value if isinstance(value, tuple) else (value,)):
+            # Python takes it for the current folder.
+            raise UsageError("an empty text names no file.")
         if value is None or (type(value) is self._type and type(value) in _PLAIN):
             return value
         if self._type is Path and isinstance(value, str) and self._is_simple(value):

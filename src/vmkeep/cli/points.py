@@ -33,7 +33,8 @@ def points(
 ) -> None:
     """List restore points, oldest first. Times are in UTC, here and in VM@TIME.
 
-    What is wrong is named on standard error; all intact points are listed all the same.
+    What is wrong is named on standard error. All intact points are listed all the same, but none of a
+    repository that was rolled back or replaced: not before --accept-rollback.
     Exit codes: 0 listed (also when there are none); 10 no repository; 12 wrong password;
     14 some objects are damaged, a restore point vanished, or the repository was rolled back
     or replaced.

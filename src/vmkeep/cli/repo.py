@@ -245,7 +245,9 @@ def check(
     read_data: Annotated[
         str | None,
         typer.Option(
-            "--read-data", metavar="N%|all", help="Also read and verify this share of the stored data."
+            "--read-data",
+            metavar="N%|all",
+            help="Also read and verify this share of the stored data. 5 means 5%, 0.5 means 0.5%.",
         ),
     ] = None,
     keyless: Annotated[

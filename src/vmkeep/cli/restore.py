@@ -53,7 +53,12 @@ def restore(
         typer.Option("--format", case_sensitive=False, help="Disk file format; default: as the source was."),
     ] = None,
     disk: Annotated[
-        str | None, typer.Option("--disk", metavar="N", help="Only this disk, by number (from 0) or name.")
+        str | None,
+        typer.Option(
+            "--disk",
+            metavar="N",
+            help="Only this disk: its number (from 0), its name, or its file's name or path in the source.",
+        ),
     ] = None,
     accept_rollback: AcceptRollback = False,
     password_file: PasswordFile = None,
@@ -67,6 +72,8 @@ def restore(
     Exit codes: 0 restored; 1 failed; 2 name and format contradict each other; 10 no repository;
     12 wrong password; 14 stored data is damaged.
     """
+    if not to:
+        raise UsageError("--to needs a folder, a file, or -.", hint="Write . for the current folder.")
     with open_repository(
         repo, password_file, password_command, meanwhile="vmkeep.restore.files"
     ) as repository:

@@ -330,6 +330,19 @@ def recognise(source: Source, *, raw_allowed: bool = True) -> Format:
     return "raw"
 
 
+def disk_in_disguise(source: Source) -> str | None:
+    """Say which disk the content of a file shows, whatever its name; None where it shows none.
+
+    Reads a few hundred bytes. A file that Hyper-V names in a way of its own is what its name says.
+    """
+    if _suffix(source.name) in _NO_DISKS:
+        return None
+    claimed = _claimed(source, source.size(), None)
+    if claimed:
+        return f"a {_TITLES[claimed[0]]} disk"
+    return _foreign(source, _CONTAINERS)
+
+
 def format_of_name(name: str) -> Format | None:
     """Return the format that the file's extension promises, None where it promises none."""
     return _FORMAT_OF_SUFFIX.get(_suffix(name))

@@ -35,6 +35,7 @@ class FolderFacts:
     """What a ``folder:`` or ``disk:`` source shows about the VM whose files it holds.
 
     ``left_out`` names files that are neither disks nor part of the VM;
+    ``disguised`` those of them that look like disks, and what they look like;
     ``layers`` names differencing layers below the disks that are taken;
     ``has_memory``: a memory file lies beside them, so the VM was saved or running;
     ``damage`` tells what is wrong in the disk files' own structures;
@@ -43,6 +44,7 @@ class FolderFacts:
 
     disks: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    disguised: tuple[tuple[str, str], ...] = ()
     layers: tuple[str, ...] = ()
     has_memory: bool = False
     damage: tuple[str, ...] = ()

@@ -1,7 +1,11 @@
 """Plan a run over files that already lie still: an exported VM, or loose disks."""
 
+from typing import Final
+
 from vmkeep.model.consistency import Consistency, Policy, Reason
 from vmkeep.model.plan import FolderFacts, Increment, Plan
+
+DISKS_LEFT_OUT: Final = "disks-left-out"
 
 
 def decide_folder(
@@ -49,6 +53,19 @@ def decide_folder(
                 f"the first: {facts.damage[0]}",
                 "The point holds what a guest reads from these files now, which may be wrong already.",
                 "Look at `vmkeep disk check FILE`, and keep the points taken before the damage.",
+            )
+        )
+    if facts.disguised:
+        told = [f"{name!r} is {looks}" for name, looks in facts.disguised[:5]]
+        reasons.append(
+            Reason(
+                DISKS_LEFT_OUT,
+                f"{len(facts.disguised)} files look like disks and were left out: "
+                + ", ".join(told)
+                + (" and more." if len(facts.disguised) > 5 else "."),
+                "What they hold is not in the point.",
+                "Rename them to end in .vhdx, .vhd or .raw as they are, give each with disk:FILE, or convert "
+                "what vmkeep does not read; files that are no disks of this VM belong elsewhere.",
             )
         )
     if facts.left_out:

@@ -85,8 +85,10 @@ class Heads:
         damaged = {name.replace(SEALS, POINTS, 1) if name.startswith(SEALS) else name for name in objects}
         for head in sorted(seen, key=lambda head: (head.vm, -head.number)):
             if head.digest not in present and head.name not in damaged:
+                known = listing.newest(head.vm)
+                vm = f"{known.point.vm.name!r} ({head.vm})" if known is not None else repr(head.vm)
                 raise RolledBack(
-                    f"the repository lacks restore point {head.number} of the VM {head.vm!r}, which this "
+                    f"the repository lacks restore point {head.number} of the VM {vm}, which this "
                     "machine has seen: it was rolled back, replaced, or cut.",
                     vm=head.vm,
                 )

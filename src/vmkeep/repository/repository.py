@@ -27,7 +27,7 @@ from vmkeep.repository.index_copy import IndexCopy
 from vmkeep.repository.journal import Journal
 from vmkeep.repository.keys import PREFIX as KEYS
 from vmkeep.repository.keys import KeyRing, new_master, unlock
-from vmkeep.repository.listing import Listing, SealedPoint
+from vmkeep.repository.listing import POINTS, SEALS, Listing, SealedPoint
 from vmkeep.repository.manifest import format_time
 from vmkeep.repository.packs import PackRef
 from vmkeep.repository.parameters import Parameters, specification_text
@@ -307,10 +307,22 @@ class Repository:
         return Journal(self.store, self.ring, self._clock, vm, run)
 
 
+def _holds_points(store: Store) -> bool:
+    # A making of a repository that was cut short leaves keys, but nothing that a run stores.
+    return any(next(iter(store.list(prefix)), None) for prefix in (POINTS, SEALS))
+
+
 def read_parameters(store: Store) -> Parameters:
     """Read the `format` object. Raises NotARepository, RepositoryTooNew or Tampered."""
     try:
         stored = fetch(store, parameter_object.NAME)
     except (ObjectMissing, StoreMissing) as error:
+        if isinstance(error, ObjectMissing) and _holds_points(store):
+            raise NotARepository(
+                f"the repository at {store.address} has lost its object `format`: nothing in it can be read "
+                "without.",
+                hint="Bring `format` back from a copy of the repository or an older state of its storage; "
+                "until then leave everything there as it is.",
+            ) from error
         raise NotARepository(f"there is no repository at {store.address}.") from error
     return Parameters.decode(stored, store.address)

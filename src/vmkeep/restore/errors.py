@@ -12,7 +12,7 @@ class RestoreError(VmkeepError):
 
 
 class NoSuchDisk(RestoreError):
-    """The restore point holds no such disk."""
+    """No disk of the restore point answers to this name, or more than one."""
 
     code = "RS001"
     default_hint = "`vmkeep show POINT` lists its disks by number and name."

@@ -31,12 +31,23 @@ class PlannedFile:
 
 
 def choose_disks(point: RestorePoint, wanted: str | None) -> list[StoredDisk]:
-    """Return all disks, or the one meant by ``wanted``: its name, or its number counted from 0."""
+    """Return all disks, or the one meant by ``wanted``.
+
+    That is its name, its file's path in the source, that file's name, or its
+    number counted from 0. Raises NoSuchDisk when that is none, or several.
+    """
     if wanted is None:
         return list(point.disks)
-    named = [disk for disk in point.disks if disk.name == wanted]
+    numbered = list(enumerate(point.disks))
+    exact = [(n, disk) for n, disk in numbered if wanted in (disk.name, disk.source)]
+    named = exact or [(n, disk) for n, disk in numbered if wanted == _file_of(disk)]
+    if len(named) > 1:
+        raise NoSuchDisk(
+            f"{wanted!r} means {len(named)} disks of the restore point.",
+            hint="Give the disk's number: " + ", ".join(f"{n} is {disk.source!r}" for n, disk in named) + ".",
+        )
     if named:
-        return named
+        return [named[0][1]]
     if wanted.isascii() and wanted.isdigit() and int(wanted) < len(point.disks):
         return [point.disks[int(wanted)]]
     raise NoSuchDisk(f"the restore point holds no disk {wanted!r}; it has {len(point.disks)}.")
@@ -62,18 +73,34 @@ def plan_all(
     """Plan all files in a folder; ``disks`` are the ones chosen.
 
     A name is the same whichever disks are chosen, so that one after the other
-    can be restored into one folder.
+    can be restored into one folder. Of several disks that would get one name,
+    the disk that had it as a file gets it.
     """
     places = Places()
-    planned = []
-    for disk in point.disks:
+    planned: dict[int, PlannedFile] = {}
+    for number, disk in sorted(enumerate(point.disks), key=lambda numbered: _claim(numbered[1], asked)):
         format = asked or _own_format(disk)
-        # Where two files had one name, their endings stand in the names of the disks.
-        stem = disk.name if format_of_name(disk.name) is None else disk.name.rpartition(".")[0]
-        path = places.add_disk(disk.name, stem, SUFFIXES[format])
-        if disk in disks:
-            planned.append(PlannedFile(disk, path, format))
-    return planned + [PlannedFile(file, places.add_file(file.name)) for file in point.files if with_files]
+        planned[number] = PlannedFile(disk, places.add_disk(disk.name, _stem(disk), SUFFIXES[format]), format)
+    chosen = [planned[number] for number, disk in enumerate(point.disks) if disk in disks]
+    return chosen + [PlannedFile(file, places.add_file(file.name)) for file in point.files if with_files]
+
+
+def _stem(disk: StoredDisk) -> str:
+    # Where two files had one name, their endings stand in the names of the disks.
+    return disk.name if format_of_name(disk.name) is None else disk.name.rpartition(".")[0]
+
+
+def _claim(disk: StoredDisk, asked: Format | None) -> int:
+    """Return how good a disk's claim is to the file name it would get, best first."""
+    wanted = _stem(disk) + SUFFIXES[asked or _own_format(disk)]
+    if wanted.casefold() == _file_of(disk).casefold():
+        return 0
+    return 1 if wanted.casefold() == disk.name.casefold() else 2
+
+
+def _file_of(disk: StoredDisk) -> str:
+    """Return the name that the disk's file had in the source."""
+    return disk.source.rpartition("/")[2]
 
 
 def stored_profile(disk: StoredDisk) -> DiskProfile:

@@ -4,6 +4,8 @@ import mmap
 import os
 import time
 from pathlib import Path
+from socket import AF_UNIX, socket
+from typing import Final
 from uuid import UUID
 
 import pytest
@@ -234,10 +236,65 @@ def test_links_are_not_followed_but_named(tmp_path: Path) -> None:
         hold(folder(vm))
 
 
+def test_special_files_are_named_not_read(tmp_path: Path) -> None:
+    put(tmp_path, "a.raw")
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.vhdx")
+    (tmp_path / "Virtual Machines").mkdir()
+    os.mkfifo(tmp_path / "Virtual Machines" / f"{GUID}.vmcx")
+    with socket(AF_UNIX) as listening, hold(folder(tmp_path)) as before:
+        assert len(before.facts.left_out) == 2
+        listening.bind(str(tmp_path / "s"))
+        with hold(folder(tmp_path)) as held:
+            assert ([disk.name for disk in held.disks], held.files) == (["a"], ())
+            left_out = f"Virtual Machines/{GUID}.vmcx (a pipe)", "pipe (a pipe)", "s (a socket)"
+            assert held.facts.left_out == left_out
+            assert [name for name, _ in held.facts.disguised] == ["pipe.vhdx"]
+
+
+# Signatures: MS-VHDX 2.1, the VHD specification's footer, docs/interop/qcow2.txt of QEMU, and VMware's
+# Virtual Disk Format 5.0.
+DISGUISED: Final = {
+    "disk": (b"vhdxfile" + bytes(2000), "VHDX"),
+    "disk.vhdx.old": (b"vhdxfile" + bytes(2000), "VHDX"),
+    "fixed": (bytes(4096) + b"conectix" + bytes(504), "VHD"),
+    "dynamic.bak": (b"conectix" + bytes(2000), "VHD"),
+    "image.qcow2": (b"QFI\xfb" + bytes(2000), "qcow"),
+    "image": (b"QFI\xfb" + bytes(2000), "qcow"),
+    "vm.vmdk": (b"KDMV" + bytes(2000), "VMDK"),
+    "short": (b"KDMV", "VMDK"),
+}
+HARMLESS: Final = {
+    "notes.txt": b"about vhdxfile and conectix" + bytes(600), "empty": b"", "x": b"x",
+    # What Hyper-V and an interrupted restore leave beside disks is known by its name.
+    "disk.vhdx.rct": b"vhdxfile", "disk.vhdx.vmkeep-partial": b"vhdxfile",
+}  # fmt: skip
+
+
+def test_disks_that_are_not_named_like_disks_are_told_apart(tmp_path: Path) -> None:
+    put(tmp_path, "a.raw")
+    for name, content in (HARMLESS | {name: content for name, (content, _) in DISGUISED.items()}).items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    before = open_descriptors()
+    with hold(folder(tmp_path)) as held:
+        looks = dict(held.facts.disguised)
+        assert set(looks) == set(DISGUISED)
+        assert all(title in looks[name] for name, (_, title) in DISGUISED.items()), looks
+        assert set(held.facts.left_out) == {*HARMLESS, "link"}
+    assert open_descriptors() == before
+    (tmp_path / "a.raw").unlink()
+    with pytest.raises(NothingToHold, match=r"holds no virtual disk by .* 'disk' is a VHDX disk"):
+        hold(folder(tmp_path))
+
+
 def test_what_is_not_there(tmp_path: Path) -> None:
     put(tmp_path, "readme.txt")
     with pytest.raises(NothingToHold):
         hold(folder(tmp_path))
+    with pytest.raises(SourceMissing, match="is a file") as refused:
+        hold(folder(tmp_path / "readme.txt"))
+    assert "disk:" in refused.value.hint
     for address in (
         folder(tmp_path / "no"),
         SourceAddress("disk", tmp_path / "no"),

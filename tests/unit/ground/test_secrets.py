@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vmkeep.errors import ExitCode
+from vmkeep.errors import ExitCode, UsageError
 from vmkeep.secrets import Secret, SecretUnavailable, read_password
 
 pytestmark = pytest.mark.quick
@@ -50,11 +50,13 @@ def test_the_first_place_named_decides(tmp_path: Path) -> None:
     file.write_text("from-file")
     command = f"{sys.executable} -c \"print('from command')\""
     environment = {"P": "from-environment"}
-    places = [(file, command), (None, command), (None, None)]
+    places = [(file, None), (None, command), (None, None)]
     got = [read_password(file=f, command=c, environment=environment, variable="P") for f, c in places]
     revealed = [secret.reveal() for secret in got if secret is not None]
     assert revealed == [b"from-file", b"from command", b"from-environment"]
     assert read_password(file=None, command=None, environment={}, variable="P") is None
+    with pytest.raises(UsageError, match="--password-command"):
+        read_password(file=file, command=command, environment=environment, variable="P")
 
 
 @pytest.mark.parametrize("command", ["", "'", "/no/such/program", f"{sys.executable} -c exit(3)", "true"])

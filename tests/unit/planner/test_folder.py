@@ -51,6 +51,14 @@ def test_everything_left_out_is_told() -> None:
     assert all(reason.fact and reason.effect and reason.fix for reason in plan.reasons)
 
 
+def test_disks_that_were_left_out_are_told_by_name() -> None:
+    facts = FolderFacts(("system",), disguised=tuple((f"d{n}", "a VHDX disk") for n in range(7)))
+    (reason,) = decide_folder(facts, Policy(), has_earlier_point=False, changes_given=False).reasons[1:]
+    assert reason.code == "disks-left-out"
+    assert "7 files" in reason.fact and "'d4' is a VHDX disk and more" in reason.fact
+    assert "disk:FILE" in reason.fix
+
+
 def test_the_same_facts_give_the_same_plan() -> None:
     plans = {decide_folder(PLAIN, Policy(), has_earlier_point=True, changes_given=False) for _ in range(3)}
     assert len(plans) == 1

@@ -28,7 +28,10 @@ def restore(
     """Restore disks and files that hold their own numbers and names."""
     written = RepositoryBytes(seed=3, passwords=["x"])
     written.add_point(
-        disks=[Content(name, SIZE, {0: f"{n} {name}".encode()}) for n, name in enumerate(disks)],
+        disks=[
+            Content(name, SIZE, {0: f"{n} {name}".encode()}, source=more.get("sources", {}).get(name))
+            for n, name in enumerate(disks)
+        ],
         files=[
             Content(name, len(name) + 99, {0: f"{n} {name}".encode()}) for n, name in enumerate(files or [])
         ],
@@ -39,6 +42,12 @@ def restore(
     with Repository.open(store, Secret("x"), FakeClock()) as repository:
         point = repository.listing().points[0].point
         restore_point(repository, point, target, format, more.get("wanted"), more.get("progress", Silent()))
+
+
+def disk_text(path: Path) -> str:
+    """The text at the beginning of a disk."""
+    with open_path(path) as disk:
+        return disk.read_at(0, 99).rstrip(b"\0").decode()
 
 
 def found(target: Path) -> dict[str, str]:
@@ -104,6 +113,50 @@ def test_disks_that_differ_in_their_extension_do_not_collide(tmp_path: Path) -> 
     back = found(tmp_path)
     assert sorted(back.values()) == ["0 f_a.vhd", "1 f_a.vhdx"]
     assert back["f_a.raw"] == "0 f_a.vhd" and all(name.endswith(".raw") for name in back)
+
+
+FOLDER: Final = "Virtual Hard Disks"
+ALIKE: Final = {f"{FOLDER}_d.vhd": f"{FOLDER}/d.vhd", f"{FOLDER}_d.vhdx": f"{FOLDER}/d.vhdx"}
+
+
+@pytest.mark.parametrize("format", ["vhd", "vhdx"])
+def test_a_disk_named_like_the_file_gets_the_name_before_others(tmp_path: Path, format: str) -> None:
+    for number, order in enumerate((list(ALIKE), list(ALIKE)[::-1])):
+        target = tmp_path / str(number)
+        restore(target, order, format=format, sources=ALIKE)
+        back = {path.name: disk_text(path) for path in target.iterdir()}
+        own = f"{FOLDER}_d.{format}"
+        assert len(back) == 2 and back[own].endswith(own), back
+
+
+def test_a_file_in_the_source_that_had_the_name_gets_it_back(tmp_path: Path) -> None:
+    # Disks are named by their files without the ending, and these two then look alike.
+    restore(tmp_path, ["b.vhd", "b"], format="vhdx", sources={"b.vhd": "b.vhd.vhdx", "b": "b.vhdx"})
+    assert disk_text(tmp_path / "b.vhdx") == "1 b" and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        (f"{FOLDER}/d.vhdx", f"1 {FOLDER}_d.vhdx"), ("d.vhdx", f"1 {FOLDER}_d.vhdx"),
+        (f"{FOLDER}_d.vhd", f"0 {FOLDER}_d.vhd"), ("other", "2 other"), ("one.raw", "2 other"),
+        ("x/one.raw", "2 other"), ("0", "3 0"), ("1", f"1 {FOLDER}_d.vhdx"), ("last.raw", "4 last"),
+    ],
+)  # fmt: skip
+def test_a_disk_is_found_by_all_that_people_call_it(tmp_path: Path, wanted: str, text: str) -> None:
+    sources = ALIKE | {"other": "x/one.raw", "0": "y/two.raw", "last": "last.raw", "deep": "y/last.raw"}
+    restore(tmp_path, list(sources), sources=sources, wanted=wanted)
+    assert list(found(tmp_path).values()) == [text]
+
+
+@pytest.mark.parametrize("wanted", ["d.raw", "c.raw"])
+def test_what_means_two_disks_is_refused_with_their_numbers(tmp_path: Path, wanted: str) -> None:
+    sources = {"x_d": "x/d.raw", "y_d": "y/d.raw", "c": "c.raw", "c.raw": "c.raw.raw"}
+    with pytest.raises(VmkeepError, match="means 2 disks") as refused:
+        restore(tmp_path, list(sources), sources=sources, wanted=wanted)
+    for disk in ["0", "1"] if wanted == "d.raw" else ["2", "3"]:
+        assert disk in refused.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_disk_after_the_other_gets_the_names_of_all_at_once(tmp_path: Path) -> None:
