@@ -251,7 +251,7 @@ def test_contradicting_errors_are_found() -> None:
     good = {"__doc__": "A thing is wrong.", "code": "XX001", "default_hint": "Do this."}
     assert find_faults([make("Good", **good)]) == []
     assert find_faults([make("A", **good), make("B", **good)]) == ["code XX001 belongs to sample.A, sample.B"]
-    for change in ({"code": "X1"}, {"__doc__": None}, {"default_hint": ""}):
+    for change in ({"code": "X1"}, {"code": "RP011"}, {"__doc__": None}, {"default_hint": ""}):
         assert len(find_faults([make("Bad", **{**good, **change})])) == 1
     assert find_faults([make("Bare", __doc__="A thing.")]) == ["sample.Bare has no code of its own"]
     with pytest.raises(PageError):

@@ -100,16 +100,8 @@ class RunAlive(RepositoryError):
     default_hint = "Wait for it to end, then repeat."
 
 
-class ParentGone(RepositoryError):
-    """The restore point a run builds on was dropped while the run was under way."""
-
-    code = "RP011"
-    retry = Retry.NOW
-    default_hint = "Repeat the run; it will choose another parent or read everything."
-
-
 class KeyRefused(RepositoryError):
-    """A key object asks for more memory or time than a reader grants, or cannot be removed."""
+    """A key object asks for more memory or time than a reader grants."""
 
     code = "RP012"
     exit_code = ExitCode.MISMATCH
