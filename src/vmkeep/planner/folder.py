@@ -1,7 +1,7 @@
 """Plan a run over files that already lie still: an exported VM, or loose disks."""
 
 from vmkeep.model.consistency import Consistency, Policy, Reason
-from vmkeep.model.plan import FolderFacts, Increment, Plan
+from vmkeep.model.plan import MOST_DAMAGE, FolderFacts, Increment, Plan
 
 
 def decide_folder(
@@ -42,10 +42,11 @@ def decide_folder(
             )
         )
     if facts.damage:
+        at_least = "at least " if len(facts.damage) >= MOST_DAMAGE else ""
         reasons.append(
             Reason(
                 "disk-file-damaged",
-                f"The structures of the disk files hold {len(facts.damage)} errors; "
+                f"The structures of the disk files hold {at_least}{len(facts.damage)} errors; "
                 f"the first: {facts.damage[0]}",
                 "The point holds what a guest reads from these files now, which may be wrong already.",
                 "Look at `vmkeep disk check FILE`, and keep the points taken before the damage.",

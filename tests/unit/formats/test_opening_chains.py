@@ -133,7 +133,7 @@ def test_the_logs_of_files_opened_together_are_counted_together(tmp_path: Path) 
         path.write_bytes(bytes(make_vhdx(disk_size=MIB, log_guid=LOG_GUID, log_ring=ring).data))
         open_path(path).close()
     before = open_descriptors()
-    with pytest.raises(UnsupportedDisk, match="b.vhdx.*131072 writes in their logs"):
+    with pytest.raises(UnsupportedDisk, match=r"b\.vhdx.*131072 writes in their logs"):
         open_paths(paths, siblings=paths)
     assert open_descriptors() == before
 
