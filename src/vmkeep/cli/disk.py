@@ -1,5 +1,6 @@
 """The `vmkeep disk` commands: look at disk files, check, convert and compare them."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -81,8 +82,10 @@ def disk_check(path: Path) -> dict[str, Any]:
 
     A file that is damaged too badly to be opened gives one error finding; one
     that cannot be read or is no disk raises. Without a parent the files that
-    are there are examined, and ``missing`` says which one is not.
+    are there are examined, and ``missing`` says which one is not. Lists at most
+    the first thousand errors and the first thousand warnings, and counts all.
     """
+    counts = Counter[str]()
     findings: list[dict[str, Any]] = []
     layers: list[str] = []
     missing: ParentMissing | None = None
@@ -91,17 +94,20 @@ def disk_check(path: Path) -> dict[str, Any]:
             missing = _missing(disk)
             for layer in disk.chain():
                 layers.append(layer.name)
-                findings += [asdict(finding) for finding in layer.check()]
+                for finding in layer.check():
+                    counts[finding.severity] += 1
+                    if counts[finding.severity] <= _MOST_LISTED:
+                        findings.append(asdict(finding))
     except FormatError as error:
         if error.exit_code is not ExitCode.MISMATCH:
             raise
+        counts["error"] += 1
         findings.append(asdict(Finding("error", error.file, error.offset, error.rule, error.message)))
-    errors = sum(finding["severity"] == "error" for finding in findings)
     return {
         "file": str(path),
-        "ok": not errors and missing is None,
-        "errors": errors,
-        "warnings": len(findings) - errors,
+        "ok": not counts["error"] and missing is None,
+        "errors": counts["error"],
+        "warnings": counts["warning"],
         "layers": layers,
         "missing": missing and missing.message,
         "findings": findings,
@@ -285,6 +291,9 @@ def _check_lines(result: dict[str, Any]) -> Iterator[str]:
     for finding in result["findings"]:
         place = "" if finding["offset"] is None else f" at {finding['offset']:#x}"
         yield f"{finding['severity']}: {finding['file']}{place}: {finding['message']} [{finding['rule']}]"
+    more = result["errors"] + result["warnings"] - len(result["findings"])
+    if more > 0:
+        yield f"{more} more are counted, but not listed."
     verdict = "ok" if result["ok"] else "damaged" if result["errors"] else "not complete"
     yield f"{result['file']}: {verdict}, {result['errors']} errors, {result['warnings']} warnings"
 

@@ -1,7 +1,7 @@
 """What is known about a VM before a run, and what the run is going to do."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from vmkeep.model.consistency import Consistency, Reason
 
@@ -16,6 +16,8 @@ Method = Literal[
     "folder",
 ]
 Increment = Literal["rct", "declared", "compare", "full"]
+
+MOST_DAMAGE: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class FolderFacts:
     ``disguised`` those of them that look like disks, and what they look like;
     ``layers`` names differencing layers below the disks that are taken;
     ``has_memory``: a memory file lies beside them, so the VM was saved or running;
-    ``damage`` tells what is wrong in the disk files' own structures;
+    ``damage`` tells what is wrong in the disk files' own structures, the first ``MOST_DAMAGE`` of it;
     ``other_ids`` names disks that carry another identifier than in the parent.
     """
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from vmkeep.model.consistency import Consistency, Policy, Reason
-from vmkeep.model.plan import FolderFacts, Increment, Plan
+from vmkeep.model.plan import MOST_DAMAGE, FolderFacts, Increment, Plan
 
 DISKS_LEFT_OUT: Final = "disks-left-out"
 
@@ -46,10 +46,11 @@ def decide_folder(
             )
         )
     if facts.damage:
+        at_least = "at least " if len(facts.damage) >= MOST_DAMAGE else ""
         reasons.append(
             Reason(
                 "disk-file-damaged",
-                f"The structures of the disk files hold {len(facts.damage)} errors; "
+                f"The structures of the disk files hold {at_least}{len(facts.damage)} errors; "
                 f"the first: {facts.damage[0]}",
                 "The point holds what a guest reads from these files now, which may be wrong already.",
                 "Look at `vmkeep disk check FILE`, and keep the points taken before the damage.",

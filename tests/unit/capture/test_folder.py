@@ -330,3 +330,13 @@ def test_an_export_tells_its_vm_s_id(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_names_a_manifest_may_hold(name: str, safe: str) -> None:
     assert safe_name(name) == safe
+
+
+def test_of_a_table_of_nonsense_only_the_first_errors_are_kept(tmp_path: Path) -> None:
+    made = make_vhdx(disk_size=1500 * MIB)
+    for block in range(1500):
+        made.set_u64(made.entry_at(block), 4)  # a reserved state
+    (tmp_path / "a.vhdx").write_bytes(bytes(made.data))
+    with hold(folder(tmp_path)) as held:
+        assert len(held.facts.damage) == 1000
+        assert "Block 999 has the reserved state 4" in held.facts.damage[-1]

@@ -62,3 +62,10 @@ def test_disks_that_were_left_out_are_told_by_name() -> None:
 def test_the_same_facts_give_the_same_plan() -> None:
     plans = {decide_folder(PLAIN, Policy(), has_earlier_point=True, changes_given=False) for _ in range(3)}
     assert len(plans) == 1
+
+
+@pytest.mark.parametrize(("count", "text"), [(999, "hold 999 errors"), (1000, "hold at least 1000 errors")])
+def test_errors_that_were_not_all_counted_are_a_lower_bound(count: int, text: str) -> None:
+    facts = FolderFacts(("system",), damage=("a.vhdx: broken",) * count)
+    plan = decide_folder(facts, Policy(), has_earlier_point=False, changes_given=False)
+    assert any(text in reason.fact for reason in plan.reasons)
