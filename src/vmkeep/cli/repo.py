@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -26,7 +26,7 @@ from vmkeep.cli.frame import (
     warn,
 )
 from vmkeep.cli.text import rounded
-from vmkeep.errors import ExitCode, UsageError
+from vmkeep.errors import ExitCode, UsageError, VmkeepError
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.parameters import Parameters
 from vmkeep.secrets import Secret, read_password
@@ -210,8 +210,9 @@ def info(
         "packs": len(sizes["packs/"]),
         "map_packs": len(sizes["maps/"]),
         "bytes_stored": sum(sizes["packs/"]) + sum(sizes["maps/"]),
-        "keys": [vars(key) for key in key_infos(store)],
     }
+    found, problems = key_infos(store)
+    document["keys"] = [vars(key) for key in found]
     document["recovery_key"] = any(key["kind"] == "recovery" for key in document["keys"])
     password = read_password(
         file=password_file, command=password_command, environment=os.environ, variable=PASSWORD_VARIABLE
@@ -237,6 +238,15 @@ def info(
     if password is not None:
         lines.append(f"  points    {document['points']} of {document['vms']} VMs")
     answer(document, lines)
+    _tell(problems)
+
+
+def _tell(problems: Sequence[VmkeepError]) -> None:
+    """Name what is wrong beside an answer, and end with its exit code."""
+    for problem in problems:
+        warn(problem.message)
+    if problems:
+        raise typer.Exit(ExitCode.MISMATCH)
 
 
 @app.command("check")
@@ -342,12 +352,15 @@ def repair(
 def key_list(repo: RepositoryArgument, as_json: AsJson = False) -> None:
     """List the keys that open a repository.
 
+    What is wrong is named on standard error; all intact keys are listed all the same.
     Exit codes: 0 listed; 10 no repository; 14 a key object is damaged.
     """
     from vmkeep.repository.keys import key_infos
 
-    found = [vars(key) for key in key_infos(open_store_of(repo))]
+    keys_found, problems = key_infos(open_store_of(repo))
+    found = [vars(key) for key in keys_found]
     answer(found, [f"{key['id']}  {key['kind']:9} {key['created']}" for key in found])
+    _tell(problems)
 
 
 @keys.command("add")
@@ -420,7 +433,7 @@ def key_remove(
 
     with open_repository(repo, password_file, password_command) as repository:
         repository.listing(accept_rollback=accept_rollback)
-        found = [info.id for info in key_infos(repository.store) if info.id.startswith(key)]
+        found = [info.id for info in key_infos(repository.store)[0] if info.id.startswith(key)]
         if len(found) != 1:
             raise NoSuchKey(f"{key!r} means {len(found)} keys.")
         if found[0] == repository.key_id:

@@ -7,7 +7,9 @@ from vmkeep.formats.errors import UnsupportedDisk
 from vmkeep.formats.raw import create_raw
 from vmkeep.formats.target_folder import Place
 from vmkeep.formats.vhd import create_vhd
+from vmkeep.formats.vhd.create import is_block_size as is_vhd_block_size
 from vmkeep.formats.vhdx import create_vhdx
+from vmkeep.formats.vhdx.layout import is_block_size as is_vhdx_block_size
 
 
 def create_disk(path: Path | Place, profile: DiskProfile) -> DiskWriter:
@@ -44,6 +46,12 @@ def profile_in(source: DiskProfile, format: Format) -> DiskProfile:
         source.size,
         logical_sector=source.logical_sector,
         physical_sector=source.physical_sector if format == "vhdx" else 512,
-        block_size=source.block_size if source.format == format else None,
+        block_size=source.block_size if source.format == format and _makes_blocks_of(source) else None,
         disk_id=source.disk_id,
     )
+
+
+def _makes_blocks_of(profile: DiskProfile) -> bool:
+    """Tell whether a writer of the profile's own format takes its block size."""
+    is_block_size = is_vhdx_block_size if profile.format == "vhdx" else is_vhd_block_size
+    return profile.block_size is not None and is_block_size(profile.block_size)

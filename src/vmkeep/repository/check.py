@@ -33,12 +33,13 @@ from vmkeep.repository.presence import (
     check_presence,
     drop_vanished,
     in_threads,
+    is_well_named,
     list_packs,
     read_inventories,
 )
 from vmkeep.repository.reader import Reader
 from vmkeep.repository.repository import Repository
-from vmkeep.repository.wholeness import Examiner, unreadable_frames
+from vmkeep.repository.wholeness import Examiner, Lengths, unreadable_frames
 
 
 def check(repository: Repository, share: float, progress: Progress, seed: int | None = None) -> Report:
@@ -52,8 +53,9 @@ def check(repository: Repository, share: float, progress: Progress, seed: int | 
     listing = _read_listing(repository, report)
     listed = read_inventories(store, parameters, ring, report)
     index = Index()
+    lengths = Lengths(parameters.chunk_size)
     try:
-        packs = _read_slot_tables(store, ring, parameters, listed, index, report)
+        packs = _read_slot_tables(store, ring, parameters, listed, index, lengths, report)
         sample = _sample(packs, share, seed)
         _read_packs(store, ring, parameters, sample, report, progress)
         index.drop_packs(drop_vanished(store, report))
@@ -62,7 +64,9 @@ def check(repository: Repository, share: float, progress: Progress, seed: int | 
         check_presence(store, parameters, ring, listed, report)
         _check_chains(repository, listing, report)
         _check_promises(repository, listing, report)
-        _examine_points(Reader(store, parameters, ring, index), index, repository, listing, packs, report)
+        _examine_points(
+            Reader(store, parameters, ring, index), index, lengths, repository, listing, packs, report
+        )
     finally:
         index.close()
     _check_boxes(store, ring, report)
@@ -89,15 +93,19 @@ class _KnownPack(NamedTuple):
 
 
 def _read_slot_tables(
-    store: Store, ring: KeyRing, parameters: Parameters, listed: Listed, index: Index, report: Report
+    store: Store,
+    ring: KeyRing,
+    parameters: Parameters,
+    listed: Listed,
+    index: Index,
+    lengths: Lengths,
+    report: Report,
 ) -> list[_KnownPack]:
-    """Open every pack, tell the index what it holds, and return what can be opened."""
+    """Open every pack, tell index and lengths what it holds, and return what can be opened."""
     packs, refs = [], []
     for info in list_packs(store):
         ref = PackRef.from_name(info.name)
-        if ref is None:
-            report.add(info.name, f"the object {info.name} has no pack's name.", harmless=True)
-        else:
+        if ref is not None:
             refs.append(ref)
     # Of two copies the one that an inventory lists is found: only what nobody lists at all is told.
     index.avoid(ref.id for ref in refs if ref.name not in listed.names)
@@ -108,6 +116,7 @@ def _read_slot_tables(
             report.add(ref.name, error)
             continue
         index.add_pack(ref, pack.slots)
+        lengths.learn(ref, pack.slots)
         packs.append(_KnownPack(ref, pack.size, len(pack.slots)))
     report.packs = len(packs)
     return packs
@@ -167,8 +176,9 @@ def _check_promises(repository: Repository, listing: Listing, report: Report) ->
         if name not in forgotten:
             _check_evidence(store, record, report)
     for sealed in listing.points:
-        if store.head(sealed.point.inventory) is None:
-            report.add(sealed.point.inventory, f"the inventory {sealed.point.inventory} is missing.")
+        name = sealed.point.inventory
+        if not is_valid_name(name) or store.head(name) is None:
+            report.add(name, f"the inventory {name} is missing.")
 
 
 def _check_run(store: Store, last: str, record: Record, report: Report) -> None:
@@ -190,6 +200,7 @@ def _check_evidence(store: Store, record: Record, report: Report) -> None:
 def _examine_points(
     reader: Reader,
     index: Index,
+    lengths: Lengths,
     repository: Repository,
     listing: Listing,
     packs: list[_KnownPack],
@@ -203,7 +214,7 @@ def _examine_points(
     lost = (report.damaged - set(readable)) | report.gone
     # Of the damaged packs every frame was read: those not in ``unreadable`` are right, here or elsewhere.
     read_through = report.verified | report.damaged
-    examiner = Examiner(reader, index, read_through, unreadable, lost)
+    examiner = Examiner(reader, index, read_through, unreadable, lost, lengths)
     affected: dict[str, list[str]] = {}
     for sealed in listing.points:
         point = sealed.point
@@ -231,7 +242,7 @@ def _unreadable_points(report: Report) -> list[PointState]:
     listed = {point.object for point in report.points}
     objects = {p.object for p in report.problems if not p.harmless and p.object.startswith((POINTS, SEALS))}
     names = {POINTS + name.removeprefix(SEALS).removeprefix(POINTS) for name in objects}
-    return [state_by_name(name, State.DAMAGED) for name in sorted(names - listed - {POINTS})]
+    return [state_by_name(name, State.DAMAGED) for name in sorted(names - listed) if is_well_named(name)]
 
 
 def _check_boxes(store: Store, ring: KeyRing, report: Report) -> None:

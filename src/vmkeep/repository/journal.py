@@ -33,6 +33,7 @@ SESSIONS: Final = "sessions/"
 LEASE: Final = timedelta(minutes=30)
 _LOOKS: Final = 40
 _LOOK_AGAIN_S: Final = 0.25
+_MOST_DIGITS: Final = 9
 _VERSION: Final = 1
 PUBLISHING: Final = "publishing"
 FINISHED: Final = "finished"
@@ -305,7 +306,8 @@ def _readable(store: Store, ring: KeyRing, infos: Sequence[ObjectInfo]) -> list[
 
 def _number_of(name: str) -> int:
     digits = name.rpartition("/")[2]
-    return int(digits) if digits.isdecimal() else 0
+    # Behind a planted number of any length there is no room for another one.
+    return int(digits) if digits.isdecimal() and len(digits) <= _MOST_DIGITS else 0
 
 
 def read_record(store: Store, ring: KeyRing, what: ObjectInfo | str) -> Record:

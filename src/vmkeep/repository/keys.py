@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from vmkeep.errors import VmkeepError
 from vmkeep.objectstore.errors import BadObjectName, ObjectMissing, StoreForbidden
 from vmkeep.objectstore.store import ObjectInfo, Store
 from vmkeep.repository.errors import KeyRefused, Tampered, WrongKey
@@ -242,15 +243,19 @@ def _cost(fields: dict[str, Any]) -> int:
     return int(fields["kdf"]["memory_kib"]) * int(fields["kdf"]["iterations"])
 
 
-def key_infos(store: Store, only: str | None = None) -> list[KeyInfo]:
-    """List the repository's keys (or one of them); no password is needed. Raises Tampered or KeyRefused."""
-    found = []
+def key_infos(store: Store) -> tuple[list[KeyInfo], list[VmkeepError]]:
+    """List the repository's keys, and what is wrong with the others; no password is needed."""
+    found: list[KeyInfo] = []
+    problems: list[VmkeepError] = []
     for info in store.list(PREFIX):
-        if only not in (None, info.name):
-            continue
-        fields = _read(info.name, fetch(store, info, _MAX_BYTES))
-        found.append(KeyInfo(fields["id"], fields["kind"], fields["created"]))
-    return found
+        try:
+            fields = _read(info.name, fetch(store, info, _MAX_BYTES))
+            found.append(KeyInfo(fields["id"], fields["kind"], fields["created"]))
+        except ObjectMissing:
+            continue  # removed just now
+        except (Tampered, KeyRefused, BadObjectName, StoreForbidden) as error:
+            problems.append(error)
+    return found, problems
 
 
 def _read(name: str, stored: bytes) -> dict[str, Any]:

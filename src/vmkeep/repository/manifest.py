@@ -16,6 +16,9 @@ from vmkeep.repository.errors import Tampered
 
 _VERSION: Final = 1
 _MAX_SIZE: Final = 1 << 63
+_SECTOR_SIZES: Final = (512, 4096)
+DEEPEST_NAME: Final = 64
+"""Segments a file's name has at most."""
 
 
 def encode_manifest(point: RestorePoint) -> bytes:
@@ -118,6 +121,8 @@ def decode_manifest(name: str, content: bytes) -> RestorePoint:
         )
         if len({disk.name for disk in point.disks}) != len(point.disks):
             raise ValueError("two disks of one name")
+        if len({file.name for file in point.files}) != len(point.files):
+            raise ValueError("two files of one name")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Tampered(f"the manifest {name} cannot be understood: {error}.", object=name) from error
     return point
@@ -128,14 +133,19 @@ def _disk(fields: dict[str, Any]) -> StoredDisk:
     name = _text(fields["name"])
     if "/" in _relative(name):
         raise ValueError("a disk name with a folder in it")
+    size, logical, physical = (_count(fields[key]) for key in ("size", "logical_sector", "physical_sector"))
+    if logical not in _SECTOR_SIZES or physical not in _SECTOR_SIZES:
+        raise ValueError("a sector size no disk has")
+    if size % logical:
+        raise ValueError("a disk that ends within a sector")
     return StoredDisk(
         name=name,
-        size=_count(fields["size"]),
+        size=size,
         root=_root(fields["root"]),
         format=_text(fields["format"]),
         kind=_text(fields["kind"]),
-        logical_sector=_count(fields["logical_sector"]),
-        physical_sector=_count(fields["physical_sector"]),
+        logical_sector=logical,
+        physical_sector=physical,
         block_size=None if block is None else _count(block),
         disk_id=None if fields["disk_id"] is None else str(UUID(_text(fields["disk_id"]))),
         source=_text(fields["source"]),
@@ -173,6 +183,8 @@ def _relative(name: str) -> str:
     parts = name.split("/")
     if "\\" in name or "\0" in name or not all(part not in ("", ".", "..") for part in parts):
         raise ValueError("a file name that leaves its folder")
+    if len(parts) > DEEPEST_NAME:
+        raise ValueError(f"a file name of more than {DEEPEST_NAME} segments")
     return name
 
 

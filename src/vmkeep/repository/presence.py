@@ -5,6 +5,7 @@ what it promises, and whatever seems to be missing is looked for once more.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from blake3 import blake3
 from vmkeep.objectstore.errors import ObjectMissing
 from vmkeep.objectstore.store import ObjectInfo, Store
 from vmkeep.repository.condemned import CONDEMNED
-from vmkeep.repository.errors import RepositoryError, Tampered
+from vmkeep.repository.errors import Tampered
 from vmkeep.repository.fetching import fetch
 from vmkeep.repository.findings import Report
 from vmkeep.repository.index import PREFIX as INDEX
@@ -23,6 +24,7 @@ from vmkeep.repository.inventory import PREFIX as INVENTORY
 from vmkeep.repository.inventory import decode_inventory
 from vmkeep.repository.journal import PREFIX as RUNS
 from vmkeep.repository.journal import SESSIONS
+from vmkeep.repository.keys import PREFIX as KEYS
 from vmkeep.repository.keys import KeyRing, key_infos
 from vmkeep.repository.listing import POINTS, SEALS
 from vmkeep.repository.packs import Kind, PackRef
@@ -32,7 +34,21 @@ from vmkeep.repository.points import FORGOTTEN
 LATE: Final = ("tracking/", "evidence/")
 BOXES: Final = (RUNS, SESSIONS, CONDEMNED, FORGOTTEN, *LATE)
 # Names these prefixes hold are known; anything else in the store is a stranger, and named.
-_KNOWN: Final = (*BOXES, POINTS, SEALS, "packs/", "maps/", INDEX, INVENTORY, "keys/", "probe/", "tmp/")
+_KNOWN: Final = (*BOXES, POINTS, SEALS, "packs/", "maps/", INDEX, INVENTORY, KEYS, "probe/", "tmp/")
+_ID: Final = "[0-9a-f]{32}"
+_STEM: Final = f"{_ID}/[0-9]{{8}}T[0-9]{{6}}Z-{_ID}"
+# What comes behind each prefix, packs aside: section 2.
+_SHAPES: Final = {
+    **dict.fromkeys((POINTS, SEALS, FORGOTTEN), _STEM),
+    **dict.fromkeys(LATE, f"{_STEM}/{_ID}"),
+    **dict.fromkeys((SESSIONS, CONDEMNED, INDEX, KEYS), _ID),
+    INVENTORY: rf"{_ID}(\.[1-9][0-9]*)?",
+    RUNS: f"{_ID}/{_ID}/[0-9]{{6,}}",
+}
+_NAMES: Final = re.compile("|".join(f"{prefix}(?:{shape})" for prefix, shape in _SHAPES.items()))
+# Nobody looks here for more than what is well named: anything else is only untidy.
+_HARMLESS: Final = (*(kind.prefix for kind in Kind), INDEX)
+_WELL_NAMED: Final = (*_SHAPES, *_HARMLESS)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,11 +64,8 @@ def check_plain_objects(store: Store, parameters: Parameters, report: Report) ->
         report.add(SPECIFICATION_NAME, "the copy of the format specification is missing.", harmless=True)
     except Tampered as error:
         report.add(SPECIFICATION_NAME, error, harmless=True)
-    for info in store.list("keys/"):
-        try:
-            key_infos(store, only=info.name)
-        except RepositoryError as error:
-            report.add(info.name, error)
+    for problem in key_infos(store)[1]:
+        report.add(str(problem.context.get("object", "")), problem)
     for info in store.list(""):
         if "/" not in info.name:
             known = info.name in ("format", SPECIFICATION_NAME)
@@ -60,7 +73,15 @@ def check_plain_objects(store: Store, parameters: Parameters, report: Report) ->
             known = info.name.startswith(_KNOWN)
         if not known:
             report.add(info.name, f"the object {info.name} is not part of a repository.", harmless=True)
+        elif info.name.startswith(_WELL_NAMED) and not is_well_named(info.name):
+            text = f"the object {info.name} has no name that belongs there."
+            report.add(info.name, text, harmless=info.name.startswith(_HARMLESS))
     _check_strangers(store, report)
+
+
+def is_well_named(name: str) -> bool:
+    """Tell whether an object of this name can be what its prefix says; no other name may be built upon."""
+    return _NAMES.fullmatch(name) is not None or PackRef.from_name(name) is not None
 
 
 def _check_strangers(store: Store, report: Report) -> None:
@@ -75,9 +96,9 @@ def _check_strangers(store: Store, report: Report) -> None:
 
 
 def list_packs(store: Store) -> Iterator[ObjectInfo]:
-    """Yield the objects under the prefixes of packs."""
+    """Yield the objects that are packs by their names."""
     for kind in Kind:
-        yield from store.list(kind.prefix)
+        yield from (info for info in store.list(kind.prefix) if PackRef.from_name(info.name) is not None)
 
 
 @dataclass

@@ -33,7 +33,7 @@ class ReadBack(Reader):
     def node(self, node_id: bytes, level: int) -> list[Entry]:
         """Return the children of one map node. Raises ObjectLost or Tampered."""
         with self._lock:
-            known = self._nodes.get(node_id)
+            known = self._nodes.get((node_id, level))
         if known is not None:
             return known
         found, errors = self.fetch([node_id], Kind.NODES)
@@ -42,7 +42,7 @@ class ReadBack(Reader):
         children = decode_node(level, found[node_id], f"map node {node_id.hex()[:12]}")
         if level:  # leaves are asked for once
             with self._lock:
-                self._nodes[node_id] = children
+                self._nodes[node_id, level] = children
                 if len(self._nodes) > _NODES_KEPT:
                     self._nodes.popitem(last=False)
         return children

@@ -41,7 +41,7 @@ class Reader:
         self._index = index
         self.parameters = parameters
         self._packs: OrderedDict[PackRef, Pack] = OrderedDict()
-        self._nodes: OrderedDict[bytes, list[Entry]] = OrderedDict()
+        self._nodes: OrderedDict[tuple[bytes, int], list[Entry]] = OrderedDict()
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
         self._asked: dict[PackRef, Tampered | None] = {}
@@ -64,16 +64,16 @@ class Reader:
     def node(self, node_id: bytes, level: int) -> list[Entry]:
         """Return the children of one map node. Raises ObjectLost or Tampered."""
         with self._lock:
-            known = self._nodes.get(node_id)
+            known = self._nodes.get((node_id, level))
             if known is not None:
-                self._nodes.move_to_end(node_id)
+                self._nodes.move_to_end((node_id, level))
                 return known
         found = [b""]
         self._frames([node_id], Kind.NODES, self._ring.node_id_key, found.__setitem__)
         children = decode_node(level, found[0], f"map node {node_id.hex()[:12]}")
         if level:
             with self._lock:
-                self._nodes[node_id] = children
+                self._nodes[node_id, level] = children
                 if len(self._nodes) > _NODES_KEPT:
                     self._nodes.popitem(last=False)
         return children
@@ -283,20 +283,39 @@ class DiskMap:
     def level(self) -> int:
         return root_level(self.size, self.reader.parameters.leaf_size)
 
+    def children(self, node_id: bytes, level: int, offset: int) -> list[Entry]:
+        """Return the children of the node that covers the disk from ``offset`` on.
+
+        Raises ObjectLost, or Tampered also for a child beyond the end of the disk.
+        """
+        children = self.reader.node(node_id, level)
+        room = max(0, -(-(self.size - offset) // self.child_size(level)))
+        if any(child is not Child.ZERO for child in children[room:]):
+            raise Tampered(
+                f"the map of a disk goes on beyond its end at offset {self.size}.", offset=self.size
+            )
+        return children
+
+    def child_size(self, level: int) -> int:
+        """Return how many bytes a child of a node of ``level`` covers."""
+        parameters = self.reader.parameters
+        return parameters.leaf_size * leaves_below(level - 1) if level else parameters.chunk_size
+
+    def chunk_length(self, offset: int) -> int:
+        """Return how long the chunk at ``offset`` has to be: the last one is as long as the remainder."""
+        return min(self.reader.parameters.chunk_size, self.size - offset)
+
     def leaf(self, number: int) -> list[Entry]:
         """Return the 64 entries of one leaf."""
-        entry: Entry = Child.ZERO if self.root is None else self.root
-        for level in range(self.level, 0, -1):
-            if isinstance(entry, Child):
-                break
-            below = leaves_below(level - 1)
-            entry = self.reader.node(entry, level)[number // below % FANOUT]
-        return [entry] * LEAF_CHUNKS if isinstance(entry, Child) else self.reader.node(entry, 0)
+        return self.node_at(0, number) or [Child.ZERO] * LEAF_CHUNKS
 
     def leaves(self) -> Iterator[tuple[int, list[Entry]]]:
         """Yield (number, entries) of each leaf that holds something, ascending."""
         for number, leaf_id in self.leaf_ids():
-            yield number, self.reader.node(leaf_id, 0)
+            yield number, self._leaf(number, leaf_id)
+
+    def _leaf(self, number: int, leaf_id: bytes) -> list[Entry]:
+        return self.children(leaf_id, 0, number * self.reader.parameters.leaf_size)
 
     def leaf_ids(self) -> Iterator[tuple[int, bytes]]:
         """Yield (number, node id) of each stored leaf, ascending."""
@@ -305,7 +324,8 @@ class DiskMap:
 
     def _walk(self, node_id: bytes, level: int, first: int) -> Iterator[tuple[int, bytes]]:
         below = leaves_below(level - 1)
-        for i, child in enumerate(self.reader.node(node_id, level)):
+        children = self.children(node_id, level, first * self.reader.parameters.leaf_size)
+        for i, child in enumerate(children):
             if isinstance(child, Child):
                 continue
             if level == 1:
@@ -316,27 +336,29 @@ class DiskMap:
     def all_ids(self) -> Iterator[tuple[Kind, bytes]]:
         """Yield the id of every node and chunk of this map; some may come more than once."""
         if self.root is not None:
-            yield from self._walk_ids(self.root, self.level)
+            yield from self._walk_ids(self.root, self.level, 0)
 
-    def _walk_ids(self, node_id: bytes, level: int) -> Iterator[tuple[Kind, bytes]]:
+    def _walk_ids(self, node_id: bytes, level: int, offset: int) -> Iterator[tuple[Kind, bytes]]:
         yield Kind.NODES, node_id
-        for child in self.reader.node(node_id, level):
+        for i, child in enumerate(self.children(node_id, level, offset)):
             if isinstance(child, Child):
                 continue
             if level:
-                yield from self._walk_ids(child, level - 1)
+                yield from self._walk_ids(child, level - 1, offset + i * self.child_size(level))
             else:
                 yield Kind.CHUNKS, child
 
     def node_at(self, level: int, number: int) -> list[Entry] | None:
         """Return the children of the ``number``-th node of a level; None where nothing is stored."""
         entry: Entry = Child.ZERO if self.root is None else self.root
+        offset = number * leaves_below(level) * self.reader.parameters.leaf_size
         for at in range(self.level, level, -1):
             if isinstance(entry, Child):
                 return None
-            below = FANOUT ** (at - 1 - level)
-            entry = self.reader.node(entry, at)[number // below % FANOUT]
-        return None if isinstance(entry, Child) else self.reader.node(entry, level)
+            child_size = self.child_size(at)
+            start = offset // (child_size * FANOUT) * child_size * FANOUT
+            entry = self.children(entry, at, start)[(offset - start) // child_size]
+        return None if isinstance(entry, Child) else self.children(entry, level, offset)
 
     def pieces(self, number: int, entries: Sequence[Entry] | None = None) -> list[tuple[int, bytes]]:
         """Return (offset, bytes) of each stored chunk of one leaf, verified, ascending."""
@@ -357,7 +379,7 @@ class DiskMap:
             memory[offset - start : offset - start + len(content)] = content
             ranges.append(ByteRange(offset, len(content)))
 
-        self._each_piece(number, self.reader.node(leaf_id, 0), put)
+        self._each_piece(number, self._leaf(number, leaf_id), put)
         return normalise(ranges)
 
     def _each_piece(self, number: int, children: Sequence[Entry], take: Take) -> None:
@@ -369,7 +391,7 @@ class DiskMap:
 
         def place(position: int, content: bytes) -> None:
             offset = offsets[position]
-            if len(content) != min(chunk, self.size - offset):
+            if len(content) != self.chunk_length(offset):
                 raise Tampered(
                     f"the map of a disk holds a chunk of a wrong length at offset {offset}.", offset=offset
                 )

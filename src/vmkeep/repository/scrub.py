@@ -4,6 +4,7 @@ Checksums, inventories and names tell a lot, but they prove nothing against
 somebody who rewrites them: `docs/format.md` section 10 says what is out of reach.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from vmkeep.objectstore.errors import ObjectMissing
@@ -15,7 +16,7 @@ from vmkeep.repository.fetching import fetch
 from vmkeep.repository.findings import Report, State, state_by_name
 from vmkeep.repository.index import PREFIX as INDEX
 from vmkeep.repository.listing import POINTS, SEALS
-from vmkeep.repository.packs import PackRef, verify_stored
+from vmkeep.repository.packs import verify_stored
 from vmkeep.repository.parameters import Parameters
 from vmkeep.repository.points import FORGOTTEN
 from vmkeep.repository.presence import (
@@ -26,6 +27,7 @@ from vmkeep.repository.presence import (
     check_presence,
     drop_vanished,
     in_threads,
+    is_well_named,
     list_packs,
     read_inventories,
 )
@@ -70,10 +72,8 @@ def _check_pairs(store: Store, report: Report) -> set[str]:
     What comes later in the life of a point is listed first, so that a point
     made or forgotten meanwhile is not taken for a loss.
     """
-    late = {info.name.partition("/")[2].rpartition("/")[0] for prefix in LATE for info in store.list(prefix)}
-    seals = {info.name.removeprefix(SEALS) for info in store.list(SEALS)}
-    manifests = {info.name.removeprefix(POINTS) for info in store.list(POINTS)}
-    forgotten = {info.name.removeprefix(FORGOTTEN) for info in store.list(FORGOTTEN)}
+    late = {stem.rpartition("/")[0] for prefix in LATE for stem in _stems(store, prefix)}
+    seals, manifests, forgotten = (set(_stems(store, prefix)) for prefix in (SEALS, POINTS, FORGOTTEN))
 
     def lost(prefix: str, stem: str) -> bool:
         return store.head(prefix + stem) is None and store.head(FORGOTTEN + stem) is None
@@ -94,6 +94,13 @@ def _check_pairs(store: Store, report: Report) -> set[str]:
                 POINTS + stem, f"the manifest {POINTS + stem} {text}: only a key can tell.", harmless=True
             )
     return (late | seals) - forgotten
+
+
+def _stems(store: Store, prefix: str) -> Iterator[str]:
+    """Yield what comes behind the prefix; names that nobody gives are told elsewhere."""
+    for info in store.list(prefix):
+        if is_well_named(info.name):
+            yield info.name.removeprefix(prefix)
 
 
 def _check_packs(
@@ -123,7 +130,7 @@ def _check_packs(
 
 
 def _note_unlisted(names: set[str], report: Report) -> None:
-    packs = sorted(name for name in names if PackRef.from_name(name) is not None)
+    packs = sorted(names)
     if packs:
         more = f" and {len(packs) - _SHOWN} more" if len(packs) > _SHOWN else ""
         text = "no inventory lists {}{}: their run goes on or did not finish, or an inventory was removed"

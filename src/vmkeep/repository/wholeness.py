@@ -10,6 +10,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from vmkeep.errors import VmkeepError
 from vmkeep.objectstore.errors import ObjectMissing, ObjectShort
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.errors import ObjectLost, RepositoryError, Tampered
@@ -17,9 +18,9 @@ from vmkeep.repository.findings import Loss
 from vmkeep.repository.index import Index
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.listing import SealedPoint
-from vmkeep.repository.nodes import Child, leaves_below
-from vmkeep.repository.packs import Kind, Pack, PackRef
-from vmkeep.repository.parameters import LEAF_CHUNKS, Parameters
+from vmkeep.repository.nodes import Child, fanout
+from vmkeep.repository.packs import Kind, Pack, PackRef, Slot
+from vmkeep.repository.parameters import Parameters
 from vmkeep.repository.reader import DiskMap, Reader, map_of
 
 _RANGES_TOLD: Final = 16
@@ -64,6 +65,31 @@ def read_frames(
     return good, wrong
 
 
+class Lengths:
+    """How long each chunk is, by the slot tables.
+
+    Only chunks that are not full are kept: a disk ends in one of them at most.
+    """
+
+    def __init__(self, full: int) -> None:
+        self._full = full
+        self._short: dict[bytes, int] = {}
+        self._learned: set[PackRef] = set()
+
+    def learn(self, ref: PackRef, slots: Iterable[Slot]) -> None:
+        """Take what one pack says of its frames."""
+        self._learned.add(ref)
+        if ref.kind is Kind.CHUNKS:
+            self._short |= {slot.id: slot.plain for slot in slots if slot.plain != self._full}
+
+    def knows(self, ref: PackRef) -> bool:
+        return ref in self._learned
+
+    def of(self, chunk_id: bytes) -> int:
+        """Return the length of a chunk that lies in a known pack."""
+        return self._short.get(chunk_id, self._full)
+
+
 class _Below(IntFlag):
     """What is known of everything below a node that lacks nothing."""
 
@@ -80,10 +106,11 @@ class _Tally:
         self._ranges: list[tuple[int, int]] = []
         self._count = 0
         self._end = -1
+        self.found = 0
+        """How many times something was added; also a map that lacks no byte may be refused."""
 
     def add(self, offset: int, length: int) -> None:
-        if length <= 0:
-            return
+        self.found += 1
         if offset != self._end:
             self._count += 1
             if self._count <= _RANGES_TOLD:
@@ -114,12 +141,16 @@ class Examiner:
         read_through: frozenset[PackRef],
         unreadable: dict[bytes, str],
         lost: Iterable[PackRef],
+        lengths: Lengths,
     ) -> None:
         self._reader = reader
         self._index = index
         self._read_through = read_through
         self._unreadable = unreadable
         self._lost = {kind: {ref.name for ref in lost if ref.kind is kind} for kind in Kind}
+        self._lengths = lengths
+        # By id, level, and how much of the disk was left for it: whether a subtree
+        # fits its place depends on nothing else.
         self._known: dict[bytes, _Below] = {}
         self._asked_for_missing = False
         self.unlisted: set[PackRef] = set()
@@ -134,12 +165,12 @@ class Examiner:
             below = _Below(0)
             if disk.root is not None:
                 below = self._walk(disk, disk.root, disk.level, 0, tally, culprits)
-            if not tally.total and _Below.EXCLUDES in below:
+            if not tally.found and _Below.EXCLUDES in below:
                 try:
                     disk.refuse_unlisted_exclusions()
                 except (RepositoryError, ObjectMissing):
                     tally.add(0, disk.size)  # no reader takes such a map
-            if tally.total:
+            if tally.found:
                 losses.append(tally.loss(stored.name))
             read &= _Below.UNREAD not in below
         return losses, culprits, read
@@ -148,20 +179,20 @@ class Examiner:
         self, disk: DiskMap, node_id: bytes, level: int, offset: int, tally: _Tally, culprits: set[str]
     ) -> _Below:
         """Find every node and chunk below a node that covers the disk from ``offset`` on."""
-        if node_id in self._known:
-            return self._known[node_id]
-        parameters = self._reader.parameters
-        child_size = parameters.leaf_size * leaves_below(level - 1) if level else parameters.chunk_size
+        child_size = disk.child_size(level)
+        room = min(child_size * fanout(level), disk.size - offset)
+        place = node_id + bytes([level]) + room.to_bytes(8, "little")
+        known = self._known.get(place)
+        if known is not None:
+            return known
         try:
-            children = self._reader.node(node_id, level)
+            children = disk.children(node_id, level, offset)
         except (RepositoryError, ObjectMissing, ObjectShort) as error:
-            span = child_size * (LEAF_CHUNKS if not level else leaves_below(1))
-            tally.add(offset, min(span, disk.size - offset))
-            named = str(error.context.get("object", ""))
-            culprits |= {named} if named and isinstance(error, Tampered) else self._lost[Kind.NODES]
+            tally.add(offset, room)
+            culprits |= self._blamed(error)
             return _Below(0)
         self._locate(node_id, Kind.NODES)
-        before = tally.total
+        before = tally.found
         below = _Below(0)
         for i, child in enumerate(children):
             at = offset + i * child_size
@@ -171,11 +202,18 @@ class Examiner:
             elif level:
                 below |= self._walk(disk, child, level - 1, at, tally, culprits)
             else:
-                below |= self._find_chunk(child, at, min(child_size, disk.size - at), tally, culprits)
-        if tally.total == before:
+                below |= self._find_chunk(child, at, disk.chunk_length(at), tally, culprits)
+        if tally.found == before:
             # Only then: what lacks something is told for each point that needs it.
-            self._known[node_id] = below
+            self._known[place] = below
         return below
+
+    def _blamed(self, error: VmkeepError) -> set[str]:
+        """Return the packs to blame for a node that cannot be taken; none for one that does not fit."""
+        if not isinstance(error, Tampered):
+            return self._lost[Kind.NODES]
+        named = str(error.context.get("object", ""))
+        return {named} if named else set()
 
     def _find_chunk(
         self, chunk_id: bytes, offset: int, length: int, tally: _Tally, culprits: set[str]
@@ -190,7 +228,17 @@ class Examiner:
             culprits |= self._lost[Kind.CHUNKS]
             tally.add(offset, length)
             return _Below(0)
+        if self._length(chunk_id, pack) != length:
+            tally.add(offset, length)
         return _Below(0) if pack in self._read_through else _Below.UNREAD
+
+    def _length(self, chunk_id: bytes, pack: PackRef) -> int | None:
+        if not self._lengths.knows(pack):  # it came while we looked
+            try:
+                self._lengths.learn(pack, self._reader.pack(pack).slots)
+            except (Tampered, ObjectMissing):
+                return None
+        return self._lengths.of(chunk_id)
 
     def _locate(self, content_id: bytes, kind: Kind) -> PackRef | None:
         location = self._index.find_reusable(content_id)

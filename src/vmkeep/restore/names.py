@@ -8,7 +8,6 @@ from pathlib import PurePath
 from typing import Final
 
 from vmkeep.formats.target_folder import PARTIAL_SUFFIX
-from vmkeep.restore.errors import TargetRefused
 
 # Not allowed in a Windows file name, or able to hide what a name is: controls,
 # bidirectional marks, and the separators a hostile manifest might try.
@@ -18,7 +17,6 @@ _UNSAFE: Final = re.compile(
 _RESERVED: Final = re.compile(r"(?i)^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\.|$)")
 _MAX_BYTES: Final = 180
 _LONGEST_EXTENSION: Final = 16
-_DEEPEST: Final = 64
 
 
 def safe_file_name(name: str) -> str:
@@ -58,10 +56,8 @@ class Places:
         return self._free(PurePath(), safe_file_name(stem) + extension, name)
 
     def add_file(self, name: str) -> PurePath:
-        """Place a file of the VM; ``name`` uses ``/``. Raises TargetRefused for too many folders."""
-        parts = name.split("/", _DEEPEST + 1)
-        if len(parts) > _DEEPEST:
-            raise TargetRefused(f"a file of the restore point lies more than {_DEEPEST} folders deep.")
+        """Place a file of the VM; ``name`` uses ``/``."""
+        parts = name.split("/")
         folder = PurePath()
         for depth, part in enumerate(parts[:-1], 1):
             above = "/".join(parts[:depth])

@@ -34,7 +34,7 @@ from vmkeep.repository.scrub import check_keyless
 _T = TypeVar("_T")
 Act = Callable[[Repository, FakeClock], None]
 Look = Callable[[Repository], Report]
-SIZE = 5 * CHUNK + 5
+SIZE = 5 * CHUNK + 512
 DISK = random_bytes(81, SIZE)
 
 

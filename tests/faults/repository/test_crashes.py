@@ -34,7 +34,7 @@ from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.repository import Repository
 
 # Two leaves, one of them mostly zeros, a last chunk that is short: a few packs of each kind.
-FULL = random_bytes(21, 9 * CHUNK) + bytes(LEAF - 9 * CHUNK) + random_bytes(22, 2 * CHUNK + 5)
+FULL = random_bytes(21, 9 * CHUNK) + bytes(LEAF - 9 * CHUNK) + random_bytes(22, 2 * CHUNK + 512)
 CHANGED = FULL[: 2 * CHUNK] + random_bytes(23, 5 * CHUNK) + FULL[7 * CHUNK :]
 SECOND_VM = FULL[: 4 * CHUNK] + random_bytes(24, 3 * CHUNK)
 

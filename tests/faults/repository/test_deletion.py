@@ -53,7 +53,7 @@ _T = TypeVar("_T")
 Tables = list[tuple[PackRef, list[Slot]]]
 Forge = Callable[[Tables], Tables]
 Decide = Callable[[Repository, str], None]
-SIZE = 20 * CHUNK + 777
+SIZE = 20 * CHUNK + 1024
 DISK = random_bytes(1, SIZE)
 OTHER = random_bytes(2, SIZE)
 

@@ -1,5 +1,6 @@
 """Every single object taken away is missed by a check, or stands here with the reason why it is not."""
 
+import json
 from functools import cache
 from typing import Final
 
@@ -23,6 +24,7 @@ from vmkeep.model.plan import VmRef
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.progress import Silent
 from vmkeep.ranges import ByteRange
+from vmkeep.repository.box import close_box
 from vmkeep.repository.check import check
 from vmkeep.repository.findings import Report
 from vmkeep.repository.listing import SealedPoint
@@ -30,7 +32,7 @@ from vmkeep.repository.packs import Kind, PackRef
 from vmkeep.repository.repository import Repository
 from vmkeep.repository.scrub import check_keyless
 
-SIZE = 9 * CHUNK + 5
+SIZE = 9 * CHUNK + 512
 DISK = random_bytes(71, SIZE)
 CHANGED = DISK[: 2 * CHUNK] + random_bytes(72, CHUNK) + DISK[3 * CHUNK :]
 OTHER = random_bytes(73, SIZE)
@@ -42,6 +44,7 @@ UNMISSED: Final = {
     "probe/": "means nothing",
     "condemned/": "keeps writers away from a pack; a damaged pack is named by the check itself",
     "keys/": "removing a password is everybody's right who may delete",
+    "tracking/": "a hint for the next increment; nothing promises it",
 }
 # A finished record that is gone looks like a run that was killed right after it had sealed its point.
 UNMISSED_RECORD: Final = "the last of its run"
@@ -64,6 +67,7 @@ def _take(
     journal.step("publishing")
     sealed = run.publish()
     evidence = repository.points.attach("evidence", sealed.name, {"time": str(clock.now())})
+    repository.points.attach("tracking", sealed.name, {"time": str(clock.now())})
     journal.finish({"outcome": "sealed", "point": sealed.name, "evidence": [evidence]})
     return sealed
 
@@ -108,7 +112,7 @@ def _objects() -> list[str]:
     found = names(_without(None), "")
     assert {name.partition("/")[0] for name in found} == {
         "condemned", "evidence", "format", "index", "inventory", "maps", "packs", "points", "probe",
-        "runs", "seals", "sessions", "spec.md",
+        "runs", "seals", "sessions", "spec.md", "tracking",
     }  # fmt: skip
     assert len([name for name in found if name.startswith("packs/")]) > SIZE // PACK
     return [name for name in found if name not in ("format", "spec.md")]
@@ -160,11 +164,29 @@ def test_a_point_removed_with_its_seal_is_missed_by_what_was_learned_later(numbe
     assert name in _said(_full(store))
 
 
+def test_a_removed_tombstone_is_missed() -> None:
+    repository, points = _original()
+    forgotten, store = points[1], _without(points[1].name)
+    store.delete(forgotten.name.replace("points/", "seals/"))
+    assert forgotten.name in _said(_full(store)) and forgotten.name in _said(_keyless(store))
+    stone = forgotten.name.replace("points/", "forgotten/")
+    fields = {
+        "version": 1,
+        "point": forgotten.name,
+        "vm": forgotten.point.vm.id,
+        "number": forgotten.point.number,
+        "digest": forgotten.digest.hex(),
+        "previous": None,
+    }
+    store.put(stone, close_box(repository.ring, stone, json.dumps(fields).encode()))
+    assert _said(_full(store)) == _said(_keyless(store)) == set()
+
+
 def test_an_unfinished_point_is_noted_and_alarms_nobody() -> None:
     name = _original()[1][1].name
     store = _without(name.replace("points/", "seals/"))
-    for evidence in names(store, "evidence/"):
-        store.delete(evidence)
+    for late in [*names(store, "evidence/"), *names(store, "tracking/")]:
+        store.delete(late)
     report = _keyless(store)
     assert report.ok and name in _said(report, alarms=False)
     assert name not in {point.object for point in report.points}

@@ -53,9 +53,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 PASSWORD = Secret("correct horse")
 TEXT = b"text that compresses " * 2000
-BASE = random_bytes(31, 5 * CHUNK) + bytes(LEAF - 5 * CHUNK) + TEXT + random_bytes(32, 99)
+BASE = random_bytes(31, 5 * CHUNK) + bytes(LEAF - 5 * CHUNK) + TEXT + random_bytes(32, 496)
 LATER = BASE[:CHUNK] + random_bytes(33, CHUNK) + BASE[2 * CHUNK :]
-OTHER = BASE[: 3 * CHUNK] + random_bytes(34, CHUNK + 17)
+OTHER = BASE[: 3 * CHUNK] + random_bytes(34, CHUNK + 512)
 KINDS = (
     "format", "spec.md", "keys/", "packs/", "maps/", "points/", "seals/", "forgotten/", "tracking/",
     "evidence/", "inventory/", "runs/", "sessions/", "condemned/", "index/",

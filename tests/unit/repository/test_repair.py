@@ -31,7 +31,7 @@ from vmkeep.repository.repair import Repaired, repair
 from vmkeep.repository.repository import Repository
 from vmkeep.repository.scrub import check_keyless
 
-SIZE = 9 * CHUNK + 5
+SIZE = 9 * CHUNK + 512
 DISK = random_bytes(61, SIZE)
 CHANGED = DISK[: 2 * CHUNK] + random_bytes(62, CHUNK) + DISK[3 * CHUNK :]
 

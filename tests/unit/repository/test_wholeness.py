@@ -27,7 +27,7 @@ from vmkeep.repository.packs import STORED, Kind, PackRef, PackWriter
 from vmkeep.repository.repository import Repository
 from vmkeep.repository.scrub import check_keyless
 
-SIZE = 20 * CHUNK + 777
+SIZE = 20 * CHUNK + 1024
 DISK = random_bytes(51, SIZE)
 CHANGED = DISK[: 3 * CHUNK] + random_bytes(52, CHUNK) + DISK[4 * CHUNK :]
 OTHER = random_bytes(53, SIZE)

@@ -13,6 +13,7 @@ from vmkeep.errors import ExitCode, VmkeepError
 from vmkeep.formats.opening import open_path
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.progress import Silent
+from vmkeep.repository.errors import RepositoryError
 from vmkeep.repository.repository import Repository
 from vmkeep.restore.files import restore_point
 from vmkeep.secrets import Secret
@@ -40,7 +41,10 @@ def restore(
     for name, content in written.objects.items():
         store.put(name, content)
     with Repository.open(store, Secret("x"), FakeClock()) as repository:
-        point = repository.listing().points[0].point
+        listing = repository.listing()
+        for problem in listing.problems:
+            raise problem
+        point = listing.points[0].point
         restore_point(repository, point, target, format, more.get("wanted"), more.get("progress", Silent()))
 
 
@@ -174,7 +178,7 @@ def test_a_tree_too_deep_is_refused_before_the_first_byte(tmp_path: Path, depth:
         restore(tmp_path, ["d"], [name])
         assert name in found(tmp_path)
         return
-    with pytest.raises(VmkeepError, match="deep"):
+    with pytest.raises(RepositoryError, match="64 segments"):
         restore(tmp_path, ["d"], [name])
     assert list(tmp_path.iterdir()) == []
 

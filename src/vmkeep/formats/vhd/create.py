@@ -47,6 +47,11 @@ def create_vhd(path: Path | Place, profile: DiskProfile, clock: Clock | None = N
     return DynamicWriter(TargetFile(path), footer, profile.block_size or DEFAULT_BLOCK)
 
 
+def is_block_size(size: int) -> bool:
+    """Tell whether a VHD with blocks of so many bytes can be written."""
+    return _SMALLEST_BLOCK <= size <= _LARGEST_BLOCK and size & (size - 1) == 0
+
+
 def _require_possible(path: Path | Place, profile: DiskProfile) -> None:
     size, block = profile.size, profile.block_size or DEFAULT_BLOCK
     reason = ""
@@ -58,7 +63,7 @@ def _require_possible(path: Path | Place, profile: DiskProfile) -> None:
         reason = f"a VHD holds at most 2040 GiB (2190433320960 bytes), not {size} bytes"
     elif profile.logical_sector != SECTOR:
         reason = f"a VHD has sectors of {SECTOR} bytes, not {profile.logical_sector}"
-    elif block & (block - 1) or not _SMALLEST_BLOCK <= block <= _LARGEST_BLOCK:
+    elif not is_block_size(block):
         reason = f"a block size of {block} bytes is not a power of two from 512 KiB to 256 MiB"
     if reason:
         raise UnsupportedDisk(
