@@ -184,4 +184,6 @@ if sys.platform == "win32":
             raise OSError(0, ctypes.FormatError(code).strip(" .\r\n"), None, code)
 
 else:
-    _set_size = os.ftruncate
+
+    def _set_size(fd: int, size: int) -> None:
+        os.ftruncate(fd, size)

@@ -17,6 +17,23 @@ def decide_folder(
     cut off when they were copied, so the promise is ``crash``.
     """
     promise = Consistency.CRASH
+    reasons = _reasons(facts, changes_given=changes_given)
+    if policy.level is not None and not promise.satisfies(policy.level):
+        reasons.append(
+            Reason(
+                "policy-not-met",
+                f"The policy requires {policy.level.value}.",
+                "The run is refused; nothing is taken.",
+                "Lower the policy with --consistency preferred, or run against the host.",
+            )
+        )
+        return Plan("refuse", None, None, "full", tuple(reasons))
+    increment: Increment = "declared" if changes_given else "compare" if has_earlier_point else "full"
+    return Plan("go", "folder", promise, increment, tuple(reasons))
+
+
+def _reasons(facts: FolderFacts, *, changes_given: bool) -> list[Reason]:
+    """Say of each fact that lowers what the point is worth, or leaves something out, what it does."""
     reasons = [
         Reason(
             "files-only",
@@ -80,15 +97,4 @@ def decide_folder(
                 "Keep them with a file backup program if they are needed.",
             )
         )
-    if policy.level is not None and not promise.satisfies(policy.level):
-        reasons.append(
-            Reason(
-                "policy-not-met",
-                f"The policy requires {policy.level.value}.",
-                "The run is refused; nothing is taken.",
-                "Lower the policy with --consistency preferred, or run against the host.",
-            )
-        )
-        return Plan("refuse", None, None, "full", tuple(reasons))
-    increment: Increment = "declared" if changes_given else "compare" if has_earlier_point else "full"
-    return Plan("go", "folder", promise, increment, tuple(reasons))
+    return reasons

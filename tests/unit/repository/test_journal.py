@@ -171,7 +171,7 @@ def test_of_two_that_claimed_unseen_the_smaller_id_waits_and_the_greater_gives_w
 
     class ClaimsMeanwhile(WrappedStore):
         def around(self, request: Request, call: Callable[[], Any]) -> Any:
-            if request.verb == "put" and request.name.endswith(f"{mine}/000001"):
+            if request.verb.startswith("put") and request.name.endswith(f"{mine}/000001"):
                 other.step("begun")  # after this run's first look, before its own claim
                 other.step("claimed")
             return super().around(request, call)
