@@ -201,3 +201,25 @@ def test_state_files_of_the_vm_are_read_even_when_changes_are_declared(
     assert (tmp_path / "back" / config.relative_to(vm)).read_bytes() == b"two!"
     summary: Any = vmkeep.ok("show", second["id"], "--json").json
     assert [f["role"] for f in summary["files"]] == ["configuration"]
+
+
+def test_changes_since_another_disk_are_refused_and_a_copy_of_the_same_one_is_taken(
+    vmkeep: Vmkeep, raw: Path, tmp_path: Path, seed: int
+) -> None:
+    first = convert(raw, tmp_path / "first.vhdx", "vhdx")
+    vmkeep.backup(f"disk:{first}", "--as", "web")
+    changes = ("--changes", changes_file(tmp_path, [[MIB, 512]]), "--parent", "web")
+    foreign = tmp_path / "foreign.raw"
+    foreign.write_bytes(random.Random(seed + 1).randbytes(12 * MIB))
+    # Another identifier (each conversion makes one), or another VM: a sample shows what it is.
+    other = convert(foreign, tmp_path / "other.vhdx", "vhdx")
+    vmkeep.fails(1, "backup", f"disk:{other}", "--as", "web", *changes, says="another disk")
+    vmkeep.fails(1, "backup", f"disk:{foreign}", "--as", "database", *changes, says="another disk")
+    assert len(vmkeep.points()) == 1
+
+    overwrite(raw, MIB, b"\x5a" * 512)
+    again = convert(raw, tmp_path / "again.vhdx", "vhdx")
+    taken = vmkeep.ok("backup", f"disk:{again}", "--as", "web", *changes, "--json").json
+    assert "other-disk-id" in [reason["code"] for reason in taken["reasons"]]
+    vmkeep.ok("restore", taken["id"], "--to", "back.raw")
+    assert (tmp_path / "back.raw").read_bytes() == raw.read_bytes()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final, NamedTuple, TypeVar
 
-from vmkeep.backup.errors import AuditFailed
+from vmkeep.backup.errors import AuditFailed, ChangesUnusable
 from vmkeep.backup.sampling import (
     CONFIDENCE,
     SMALLEST_SAMPLE,
@@ -156,13 +156,16 @@ class Auditor:
     journal: Journal
     clock: Clock
     progress: Progress
+    doubt_parent: bool = False
+    """Whether what was taken over may be of another disk: then the source is asked about it too."""
 
     def audit(self, parts: Sequence[Held], share: float) -> Audit:
         """Read a share of what was read again, from source and repository; return what that shows.
 
         The same share of what was taken over is read back. Stores again what the
         repository does not give back, and looks anew. Raises AuditFailed when
-        the two differ, or when the repository keeps failing.
+        the two differ, or when the repository keeps failing, and ChangesUnusable
+        when what was taken over is not what the source holds there.
         """
         self.writer.settle()
         chunk = self.repository.parameters.chunk_size
@@ -209,7 +212,7 @@ class Auditor:
         """Return a look that knows nothing but what it reads itself."""
         repository = self.repository
         back = ReadBack(repository.store, repository.parameters, repository.ring, repository.index)
-        return _Look(parts, back, repository.parameters.chunk_size)
+        return _Look(parts, back, repository.parameters.chunk_size, self.doubt_parent)
 
     def _examine(self, look: "_Look", places: Iterable[_Place]) -> _Failures:
         """Compare these chunks; return what the repository does not give back. Raises AuditFailed."""
@@ -230,7 +233,7 @@ class Auditor:
     def _read_back(
         self, look: "_Look", seed: bytes, share: float, least: int, failures: _Failures
     ) -> Inherited:
-        """Read back a sample of what was taken over; the source is not asked. Adds to ``failures``.
+        """Read back a sample of what was taken over; the source is asked only in doubt. Adds to ``failures``.
 
         Places are drawn, not chunks: which of them hold one only the leaves of
         the map tell, and reading all of these would take as long as the disk is large.
@@ -269,6 +272,7 @@ class _Look:
     parts: Sequence[Held]
     back: ReadBack
     chunk: int
+    doubt_parent: bool
 
     def compare(self, places: Sequence[_Place]) -> _Failures:
         """Compare a few chunks, ascending, with the source; return those the repository does not give back.
@@ -291,7 +295,23 @@ class _Look:
                     content = stored.get(entry)
                     if content is not None and len(content) != self._length(place):
                         failures.places.add(place)
+            if self.doubt_parent:
+                self._require_same(leaf, entries, stored)
         return held, failures
+
+    def _require_same(
+        self, leaf: Sequence[_Place], entries: Sequence[Entry], stored: dict[bytes, bytes]
+    ) -> None:
+        try:
+            self._compare_leaf(leaf, entries, stored)
+        except AuditFailed as error:
+            name, offset = error.context["source"], error.context["offset"]
+            raise ChangesUnusable(
+                f"{name} is not what the parent restore point holds outside the declared ranges, for one at "
+                f"offset {offset}: it is another disk, or the list is not of all changes.",
+                source=name,
+                offset=offset,
+            ) from error
 
     def _length(self, place: _Place) -> int:
         return min(self.chunk, self.parts[place.part].written.size - place.chunk * self.chunk)

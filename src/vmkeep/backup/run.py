@@ -303,13 +303,20 @@ class _Taking:
             Held(f"the file {stored.name!r}", file.read_into, written)
             for file, (stored, written) in zip(held.files, files, strict=True)
         ]
-        auditor = Auditor(self.repository, writer, self.journal, self.clock, self.progress)
+        doubtful = self._doubts_parent(held)
+        auditor = Auditor(self.repository, writer, self.journal, self.clock, self.progress, doubtful)
         try:
             return auditor.audit(parts, self.request.reread)
         except (AuditFailed, ObjectLost):
             # Where somebody wrote into the source, that is what is to be told.
             held.check()
             raise
+
+    def _doubts_parent(self, held: FolderHold) -> bool:
+        """Tell whether changes were declared since a point of another VM, or of a disk with another id."""
+        if self.request.changes is None or self.base is None:
+            return False
+        return self.base.point.vm.id != self.vm.id or bool(_other_ids(held, self.base))
 
     def _claim(self, plan: Plan) -> Claim:
         promised = _chosen(plan)[1]

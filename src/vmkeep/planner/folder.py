@@ -58,7 +58,8 @@ def _reasons(facts: FolderFacts, *, changes_given: bool) -> list[Reason]:
             Reason(
                 "other-disk-id",
                 f"The identifier of {', '.join(facts.other_ids)} is not the one in the parent restore point.",
-                "If these are not the same disk, everything outside the declared ranges is wrong.",
+                "If these are not the same disk, everything outside the declared ranges is wrong; so "
+                "a sample of it is compared with the source.",
                 "Check --parent; leave --changes away to have everything read.",
             )
         )
