@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Final
 
 from tests.clocks import FakeClock
+from tests.generators.repository_bytes import key_object
 from vmkeep.clock import Clock
 from vmkeep.model.consistency import Consistency
 from vmkeep.model.plan import VmRef
@@ -49,14 +50,32 @@ def make_repository(
     chunk_size: int = CHUNK,
     pack_size: int = PACK,
 ) -> Repository:
-    """Return an opened repository without any key object: deriving keys from passwords takes long."""
+    """Return an opened repository whose key object nobody knows the password of: deriving keys takes long."""
     clock = clock or FakeClock()
     store = MemoryStore(clock) if store is None else store
     parameters = Parameters(
         repository=os.urandom(16), created="2026-03-29T00:30:00Z", chunk_size=chunk_size, pack_size=pack_size
     )
     store.put("format", parameters.encode())
+    put_key(store, parameters)
     return Repository(store, parameters, KeyRing(os.urandom(32), parameters.repository), clock, None, "")
+
+
+def put_key(store: Store, parameters: Parameters) -> None:
+    """Store a key object as `docs/format.md` section 4 wants it."""
+    key_id = os.urandom(16).hex()
+    kdf = {"name": "argon2id", "memory_kib": 65536, "iterations": 3, "lanes": 4, "salt": os.urandom(16).hex()}
+    record: dict[str, object] = {
+        "version": 1,
+        "id": key_id,
+        "kind": "password",
+        "created": parameters.created,
+        "kdf": kdf,
+        "format": parameters.digest().hex(),
+        "nonce": os.urandom(12).hex(),
+        "wrapped": os.urandom(48).hex(),
+    }
+    store.put(f"keys/{key_id}", key_object(record))
 
 
 def reopen(repository: Repository, store: Store | None = None, clock: Clock | None = None) -> Repository:

@@ -257,7 +257,8 @@ def check(
         typer.Option(
             "--read-data",
             metavar="N%|all",
-            help="Also read and verify this share of the stored data. 5 means 5%, 0.5 means 0.5%.",
+            help="Also read and verify this share of the stored bytes, in whole packs. 5 means 5%, 0.5 means "
+            "0.5%.",
         ),
     ] = None,
     keyless: Annotated[

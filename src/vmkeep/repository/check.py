@@ -7,6 +7,7 @@ once more.
 
 import json
 import random
+from itertools import accumulate
 from typing import NamedTuple
 
 from vmkeep.objectstore.errors import BadObjectName, ObjectMissing
@@ -275,8 +276,11 @@ def _check_index(store: Store, ring: KeyRing, packs: dict[PackRef, int], report:
 
 
 def _sample(packs: list[_KnownPack], share: float, seed: int | None) -> list[_KnownPack]:
-    count = -(-int(len(packs) * share * 1000) // 1000) if share < 1 else len(packs)
-    return random.Random(seed).sample(packs, min(len(packs), max(count, 1 if share > 0 and packs else 0)))
+    """Draw packs until they hold this share of all bytes; they may be of very different sizes."""
+    wanted = share * sum(pack.size for pack in packs)
+    drawn = random.Random(seed).sample(packs, len(packs))
+    before = accumulate((pack.size for pack in drawn), initial=0)
+    return [pack for pack, size in zip(drawn, before, strict=False) if size < wanted]
 
 
 def _read_packs(

@@ -59,13 +59,24 @@ def check_plain_objects(store: Store, parameters: Parameters, report: Report) ->
     try:
         specification = fetch(store, SPECIFICATION_NAME)
         if blake3(specification).hexdigest() != parameters.specification:
-            report.add(SPECIFICATION_NAME, "the copy of the format specification was altered.", harmless=True)
+            report.add(
+                SPECIFICATION_NAME,
+                "spec.md, the copy of the format specification, was altered.",
+                harmless=True,
+            )
     except ObjectMissing:
-        report.add(SPECIFICATION_NAME, "the copy of the format specification is missing.", harmless=True)
+        report.add(
+            SPECIFICATION_NAME, "spec.md, the copy of the format specification, is missing.", harmless=True
+        )
     except Tampered as error:
         report.add(SPECIFICATION_NAME, error, harmless=True)
-    for problem in key_infos(store)[1]:
+    keys, problems = key_infos(store)
+    for problem in problems:
         report.add(str(problem.context.get("object", "")), problem)
+    if not keys:
+        report.add(
+            KEYS, "no key is left in keys/ that could be read: nobody can open this repository any more."
+        )
     for info in store.list(""):
         if "/" not in info.name:
             known = info.name in ("format", SPECIFICATION_NAME)

@@ -16,6 +16,7 @@ from tests.repositories import (
     make_repository,
     names,
     pack_refs,
+    put_key,
     random_bytes,
     reopen,
     write,
@@ -43,7 +44,7 @@ UNMISSED: Final = {
     "index/": "derived from the packs",
     "probe/": "means nothing",
     "condemned/": "keeps writers away from a pack; a damaged pack is named by the check itself",
-    "keys/": "removing a password is everybody's right who may delete",
+    "keys/": "removing a password, unless it is the last one, is everybody's right who may delete",
     "tracking/": "a hint for the next increment; nothing promises it",
 }
 # A finished record that is gone looks like a run that was killed right after it had sealed its point.
@@ -76,6 +77,7 @@ def _take(
 def _original() -> tuple[Repository, tuple[SealedPoint, ...]]:
     clock = FakeClock()
     repository = make_repository(clock=clock)
+    put_key(repository.store, repository.parameters)  # a second one: without any nobody could open it
     points = (
         _take(repository, VM, DISK, clock),
         _take(repository, VM, CHANGED, clock, [ByteRange(2 * CHUNK, CHUNK)]),
@@ -111,7 +113,7 @@ def _said(report: Report, *, alarms: bool = True) -> set[str]:
 def _objects() -> list[str]:
     found = names(_without(None), "")
     assert {name.partition("/")[0] for name in found} == {
-        "condemned", "evidence", "format", "index", "inventory", "maps", "packs", "points", "probe",
+        "condemned", "evidence", "format", "index", "inventory", "keys", "maps", "packs", "points", "probe",
         "runs", "seals", "sessions", "spec.md", "tracking",
     }  # fmt: skip
     assert len([name for name in found if name.startswith("packs/")]) > SIZE // PACK

@@ -34,8 +34,8 @@ from vmkeep.repository.repair import repair
 from vmkeep.repository.repository import Repository
 from vmkeep.repository.scrub import check_keyless
 
-DISK = random_bytes(71, 9 * CHUNK + 5)
-OTHER = random_bytes(72, 9 * CHUNK + 5)
+DISK = random_bytes(71, 9 * CHUNK + 512)
+OTHER = random_bytes(72, 9 * CHUNK + 512)
 
 
 class Sectors:

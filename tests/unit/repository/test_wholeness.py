@@ -206,3 +206,26 @@ def test_the_pack_of_a_removed_inventory_is_named(kept: Kept) -> None:
     assert set(kept.packs(2)) | set(kept.packs(2, "maps/")) | {name} <= named
     assert not report.ok and len(listing) == 3
     assert kept.states(report) == ["whole", "whole", "whole"]
+
+
+def test_a_share_is_one_of_the_bytes(fake_clock: FakeClock) -> None:
+    # Packs of very different sizes: one run stores 2 MiB, nine others a chunk each.
+    repository = make_repository(clock=fake_clock, pack_size=16 << 20)
+    base = random_bytes(77, 32 * CHUNK)
+    take(repository, VM, {"disk": base}, fake_clock)
+    for number in range(9):
+        base = random_bytes(78 + number, CHUNK) + base[CHUNK:]
+        take(repository, VM, {"disk": base}, fake_clock)
+    everything = check(reopen(repository), 1.0, Silent(), seed=1).bytes_read
+    for seed in range(20):
+        half = check(reopen(repository), 0.5, Silent(), seed=seed).bytes_read
+        assert half >= everything / 2
+    assert check(reopen(repository), 0.0, Silent(), seed=1).bytes_read == 0
+
+
+def test_a_repository_that_nobody_can_open_is_no_good_one(kept: Kept) -> None:
+    assert check_keyless(kept.store, kept.repository.parameters, Silent()).ok
+    for name in names(kept.store, "keys/"):
+        kept.store.delete(name)
+    report = check_keyless(kept.store, kept.repository.parameters, Silent())
+    assert [problem.object for problem in report.problems if not problem.harmless] == ["keys/"]
