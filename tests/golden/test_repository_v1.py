@@ -13,7 +13,7 @@ import pytest
 from vmkeep.clock import SystemClock
 from vmkeep.objectstore.directory import DirectoryStore
 from vmkeep.progress import Silent
-from vmkeep.repository.check import check
+from vmkeep.repository.examine.keyed import check
 from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
 from vmkeep.secrets import Secret

@@ -19,8 +19,8 @@ from vmkeep.clock import Clock
 from vmkeep.errors import VmkeepError
 from vmkeep.objectstore.address import open_store
 from vmkeep.progress import Progress
-from vmkeep.repository.check import check
-from vmkeep.repository.findings import Report
+from vmkeep.repository.examine.keyed import check
+from vmkeep.repository.examine.report import Report
 from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.repository import Repository
 from vmkeep.restore.files import restore_point

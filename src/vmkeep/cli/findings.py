@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from vmkeep.cli.text import rounded
-from vmkeep.repository.findings import Loss, PointState, Report, State
+from vmkeep.repository.examine.report import Loss, PointState, Report, State
 
 _POINTS_NAMED: Final = 5
 _RANGES_NAMED: Final = 3

@@ -286,9 +286,9 @@ def check(
     Exit codes: 0 all is well; 10 no repository; 12 wrong password; 14 something is damaged or missing.
     """
     from vmkeep.cli.findings import report_fields, report_lines
-    from vmkeep.repository.check import check as check_repository
+    from vmkeep.repository.examine.keyed import check as check_repository
+    from vmkeep.repository.examine.keyless import check_keyless
     from vmkeep.repository.repository import read_parameters
-    from vmkeep.repository.scrub import check_keyless
 
     share = share_of(read_data, "--read-data")
     if keyless:

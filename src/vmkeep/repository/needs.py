@@ -15,6 +15,7 @@ from vmkeep.objectstore.errors import ObjectMissing, ObjectShort
 from vmkeep.repository.box import open_box
 from vmkeep.repository.condemned import condemned_packs
 from vmkeep.repository.errors import RepositoryError, Tampered
+from vmkeep.repository.examine.wholeness import read_frames
 from vmkeep.repository.fetching import fetch
 from vmkeep.repository.index import Index
 from vmkeep.repository.listing import POINTS
@@ -23,7 +24,6 @@ from vmkeep.repository.nodes import Child
 from vmkeep.repository.packs import STORED, ZSTD, Kind, Pack, PackRef, PackWriter
 from vmkeep.repository.reader import Reader, map_of, stored_packs
 from vmkeep.repository.repository import Repository
-from vmkeep.repository.wholeness import read_frames
 
 
 class Needs:

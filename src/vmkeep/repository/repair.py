@@ -12,14 +12,14 @@ from typing import Final
 from vmkeep.clock import Clock
 from vmkeep.objectstore.errors import ObjectMissing, StoreError
 from vmkeep.progress import Progress
-from vmkeep.repository.check import check
 from vmkeep.repository.condemned import condemn_damaged, condemned_packs
 from vmkeep.repository.errors import Tampered, Unreadable
-from vmkeep.repository.findings import Report
+from vmkeep.repository.examine.keyed import check
+from vmkeep.repository.examine.presence import read_inventories
+from vmkeep.repository.examine.report import Report
 from vmkeep.repository.inventory import Inventory, encode_inventory, inventory_name
 from vmkeep.repository.needs import Needs, copy_frames
 from vmkeep.repository.packs import Kind, Pack, PackRef
-from vmkeep.repository.presence import read_inventories
 from vmkeep.repository.repository import Repository
 
 _LOOK_AGAIN_S: Final = 5.0

@@ -14,8 +14,8 @@ from vmkeep.capture.source import SourceAddress
 from vmkeep.errors import ExitCode
 from vmkeep.model.plan import VmRef
 from vmkeep.progress import Silent
-from vmkeep.repository.check import check
 from vmkeep.repository.errors import RunAlive, RunBuried
+from vmkeep.repository.examine.keyed import check
 from vmkeep.repository.journal import FINISHED, LEASE, read_record, read_runs
 from vmkeep.repository.repository import Repository
 

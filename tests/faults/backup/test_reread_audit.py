@@ -20,7 +20,7 @@ from vmkeep.formats.errors import SourceChanged
 from vmkeep.objectstore.store import Store
 from vmkeep.progress import Silent
 from vmkeep.ranges import ByteRange
-from vmkeep.repository.check import check
+from vmkeep.repository.examine.keyed import check
 from vmkeep.repository.journal import read_record, read_runs
 from vmkeep.repository.repository import Repository
 

@@ -26,7 +26,7 @@ from vmkeep.objectstore.directory import DirectoryStore
 from vmkeep.objectstore.store import Store
 from vmkeep.progress import Silent
 from vmkeep.ranges import ByteRange
-from vmkeep.repository.check import check
+from vmkeep.repository.examine.keyed import check
 from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.repository import Repository
 from vmkeep.restore.files import restore_point, stream_disk

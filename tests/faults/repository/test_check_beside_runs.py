@@ -24,12 +24,12 @@ from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.objectstore.store import ObjectInfo, Store
 from vmkeep.progress import Silent
 from vmkeep.ranges import ByteRange
-from vmkeep.repository.check import check
-from vmkeep.repository.findings import Report
+from vmkeep.repository.examine.keyed import check
+from vmkeep.repository.examine.keyless import check_keyless
+from vmkeep.repository.examine.report import Report
 from vmkeep.repository.heads import Heads
 from vmkeep.repository.repair import repair
 from vmkeep.repository.repository import Repository
-from vmkeep.repository.scrub import check_keyless
 
 _T = TypeVar("_T")
 Act = Callable[[Repository, FakeClock], None]

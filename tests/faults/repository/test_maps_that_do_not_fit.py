@@ -28,9 +28,9 @@ from vmkeep.model.point import RestorePoint, StoredDisk, StoredFile
 from vmkeep.progress import Silent
 from vmkeep.ranges import ByteRange
 from vmkeep.repository.box import close_box
-from vmkeep.repository.check import check
 from vmkeep.repository.errors import RepositoryError
-from vmkeep.repository.findings import PointState, State
+from vmkeep.repository.examine.keyed import check
+from vmkeep.repository.examine.report import PointState, State
 from vmkeep.repository.listing import POINTS, SealedPoint, stamp_of
 from vmkeep.repository.manifest import encode_manifest
 from vmkeep.repository.nodes import Child, Entry, encode_node, fanout

@@ -26,12 +26,12 @@ from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.progress import Silent
 from vmkeep.ranges import ByteRange
 from vmkeep.repository.box import close_box
-from vmkeep.repository.check import check
-from vmkeep.repository.findings import Report
+from vmkeep.repository.examine.keyed import check
+from vmkeep.repository.examine.keyless import check_keyless
+from vmkeep.repository.examine.report import Report
 from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.packs import Kind, PackRef
 from vmkeep.repository.repository import Repository
-from vmkeep.repository.scrub import check_keyless
 
 SIZE = 9 * CHUNK + 512
 DISK = random_bytes(71, SIZE)

@@ -37,8 +37,9 @@ from vmkeep.progress import Silent
 from vmkeep.ranges import ByteRange
 from vmkeep.repository import keys
 from vmkeep.repository.box import open_box
-from vmkeep.repository.check import check
 from vmkeep.repository.errors import RolledBack
+from vmkeep.repository.examine.keyed import check
+from vmkeep.repository.examine.keyless import check_keyless
 from vmkeep.repository.inventory import decode_inventory
 from vmkeep.repository.journal import read_record
 from vmkeep.repository.keys import KeyRing
@@ -46,7 +47,6 @@ from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.packs import Kind, PackRef
 from vmkeep.repository.points import seal_name
 from vmkeep.repository.repository import Repository, read_parameters
-from vmkeep.repository.scrub import check_keyless
 from vmkeep.secrets import Secret
 
 P = ParamSpec("P")

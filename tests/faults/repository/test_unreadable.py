@@ -26,13 +26,13 @@ from vmkeep.capture.source import SourceAddress
 from vmkeep.objectstore.directory import DirectoryStore
 from vmkeep.objectstore.errors import ObjectUnreadable, StoreError, StoreMissing, StoreUnavailable
 from vmkeep.progress import Silent
-from vmkeep.repository.check import check
 from vmkeep.repository.errors import Tampered, Unreadable
-from vmkeep.repository.findings import State
+from vmkeep.repository.examine.keyed import check
+from vmkeep.repository.examine.keyless import check_keyless
+from vmkeep.repository.examine.report import State
 from vmkeep.repository.points import seal_name
 from vmkeep.repository.repair import repair
 from vmkeep.repository.repository import Repository
-from vmkeep.repository.scrub import check_keyless
 
 DISK = random_bytes(71, 9 * CHUNK + 512)
 OTHER = random_bytes(72, 9 * CHUNK + 512)

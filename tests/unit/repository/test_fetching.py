@@ -9,10 +9,10 @@ from tests.faults.stores import CountingStore
 from tests.repositories import CHUNK, VM, make_repository, random_bytes, reopen, take
 from vmkeep.objectstore.directory import DirectoryStore
 from vmkeep.progress import Silent
-from vmkeep.repository.check import check
 from vmkeep.repository.errors import Tampered
+from vmkeep.repository.examine.keyed import check
+from vmkeep.repository.examine.keyless import check_keyless
 from vmkeep.repository.journal import read_record
-from vmkeep.repository.scrub import check_keyless
 
 # A box holds at most 256 MiB (`docs/format.md` section 8) and is stored no larger than that and some.
 TOO_LARGE = 257 << 20

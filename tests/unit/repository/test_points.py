@@ -29,8 +29,8 @@ from vmkeep.objectstore.errors import StoreUnavailable
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.progress import Silent
 from vmkeep.repository.box import close_box
-from vmkeep.repository.check import check
 from vmkeep.repository.errors import PublishRefused, Tampered
+from vmkeep.repository.examine.keyed import check
 from vmkeep.repository.listing import POINTS, SEALS, SealedPoint
 from vmkeep.repository.manifest import manifest_fields
 from vmkeep.repository.points import Points, seal_name

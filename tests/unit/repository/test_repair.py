@@ -24,12 +24,12 @@ from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.objectstore.store import Store
 from vmkeep.progress import Silent
 from vmkeep.ranges import ByteRange
-from vmkeep.repository.check import check
-from vmkeep.repository.findings import State
+from vmkeep.repository.examine.keyed import check
+from vmkeep.repository.examine.keyless import check_keyless
+from vmkeep.repository.examine.report import State
 from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.repair import Repaired, repair
 from vmkeep.repository.repository import Repository
-from vmkeep.repository.scrub import check_keyless
 
 SIZE = 9 * CHUNK + 512
 DISK = random_bytes(61, SIZE)

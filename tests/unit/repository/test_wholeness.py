@@ -20,12 +20,12 @@ from tests.repositories import (
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.progress import Silent
 from vmkeep.ranges import ByteRange
-from vmkeep.repository.check import check
-from vmkeep.repository.findings import PointState, Report, State
+from vmkeep.repository.examine.keyed import check
+from vmkeep.repository.examine.keyless import check_keyless
+from vmkeep.repository.examine.report import PointState, Report, State
 from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.packs import STORED, Kind, PackRef, PackWriter
 from vmkeep.repository.repository import Repository
-from vmkeep.repository.scrub import check_keyless
 
 SIZE = 20 * CHUNK + 1024
 DISK = random_bytes(51, SIZE)

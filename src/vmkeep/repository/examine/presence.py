@@ -17,8 +17,8 @@ from vmkeep.objectstore.errors import ObjectMissing
 from vmkeep.objectstore.store import ObjectInfo, Store
 from vmkeep.repository.condemned import CONDEMNED
 from vmkeep.repository.errors import Tampered
+from vmkeep.repository.examine.report import Report
 from vmkeep.repository.fetching import fetch
-from vmkeep.repository.findings import Report
 from vmkeep.repository.index import PREFIX as INDEX
 from vmkeep.repository.inventory import PREFIX as INVENTORY
 from vmkeep.repository.inventory import decode_inventory

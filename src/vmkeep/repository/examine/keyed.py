@@ -16,18 +16,7 @@ from vmkeep.objectstore.store import Store
 from vmkeep.progress import Progress
 from vmkeep.repository.box import open_box
 from vmkeep.repository.errors import ObjectLost, RepositoryError, Tampered
-from vmkeep.repository.fetching import fetch
-from vmkeep.repository.findings import PointState, Report, State, state_by_name
-from vmkeep.repository.index import PREFIX as INDEX
-from vmkeep.repository.index import Index, decode_index
-from vmkeep.repository.journal import PREFIX as RUNS
-from vmkeep.repository.journal import Record, read_record
-from vmkeep.repository.keys import KeyRing
-from vmkeep.repository.listing import POINTS, SEALS, Listing
-from vmkeep.repository.manifest import format_time
-from vmkeep.repository.packs import Kind, Pack, PackRef
-from vmkeep.repository.parameters import Parameters
-from vmkeep.repository.presence import (
+from vmkeep.repository.examine.presence import (
     BOXES,
     Listed,
     check_plain_objects,
@@ -38,9 +27,20 @@ from vmkeep.repository.presence import (
     list_packs,
     read_inventories,
 )
+from vmkeep.repository.examine.report import PointState, Report, State, state_by_name
+from vmkeep.repository.examine.wholeness import Examiner, Lengths, unreadable_frames
+from vmkeep.repository.fetching import fetch
+from vmkeep.repository.index import PREFIX as INDEX
+from vmkeep.repository.index import Index, decode_index
+from vmkeep.repository.journal import PREFIX as RUNS
+from vmkeep.repository.journal import Record, read_record
+from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.listing import POINTS, SEALS, Listing
+from vmkeep.repository.manifest import format_time
+from vmkeep.repository.packs import Kind, Pack, PackRef
+from vmkeep.repository.parameters import Parameters
 from vmkeep.repository.reader import Reader
 from vmkeep.repository.repository import Repository
-from vmkeep.repository.wholeness import Examiner, Lengths, unreadable_frames
 
 
 def check(repository: Repository, share: float, progress: Progress, seed: int | None = None) -> Report:

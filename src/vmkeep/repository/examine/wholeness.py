@@ -14,7 +14,7 @@ from vmkeep.errors import VmkeepError
 from vmkeep.objectstore.errors import ObjectMissing, ObjectShort
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.errors import ObjectLost, RepositoryError, Tampered
-from vmkeep.repository.findings import Loss
+from vmkeep.repository.examine.report import Loss
 from vmkeep.repository.index import Index
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.listing import SealedPoint

@@ -12,14 +12,7 @@ from vmkeep.objectstore.store import ObjectInfo, Store
 from vmkeep.progress import Progress
 from vmkeep.repository.box import verify_box
 from vmkeep.repository.errors import ObjectLost, RepositoryError, Tampered
-from vmkeep.repository.fetching import fetch
-from vmkeep.repository.findings import Report, State, state_by_name
-from vmkeep.repository.index import PREFIX as INDEX
-from vmkeep.repository.listing import POINTS, SEALS
-from vmkeep.repository.packs import verify_stored
-from vmkeep.repository.parameters import Parameters
-from vmkeep.repository.points import FORGOTTEN
-from vmkeep.repository.presence import (
+from vmkeep.repository.examine.presence import (
     BOXES,
     LATE,
     Listed,
@@ -31,6 +24,13 @@ from vmkeep.repository.presence import (
     list_packs,
     read_inventories,
 )
+from vmkeep.repository.examine.report import Report, State, state_by_name
+from vmkeep.repository.fetching import fetch
+from vmkeep.repository.index import PREFIX as INDEX
+from vmkeep.repository.listing import POINTS, SEALS
+from vmkeep.repository.packs import verify_stored
+from vmkeep.repository.parameters import Parameters
+from vmkeep.repository.points import FORGOTTEN
 
 _SHOWN: Final = 5
 
