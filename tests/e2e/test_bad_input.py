@@ -184,7 +184,7 @@ def test_sources_that_are_not_there_or_hold_no_disk(vmkeep: Vmkeep, tmp_path: Pa
         ("does not exist", "folder:nowhere"),
         ("no virtual disk", "folder:vm"),
         ("is a folder", "disk:vm"),
-        ("does not exist", "folder:vm/notes.txt"),
+        ("is a file", "folder:vm/notes.txt"),
         ("does not exist", "disk:dangling.raw"),
         ("regular file", "disk:pipe.raw"),
         ("regular file", "disk:/dev/null"),

@@ -142,6 +142,10 @@ class Heads:
         """Take a point this machine has just made as what must be there from now on."""
         head = Head.of(sealed)
         self._write(self._name_of(head), head.encode())
+        for older in self.recall():
+            # Its successor vouches for it: that it vanished is a gap, not a rollback.
+            if older.vm == head.vm and older.number < head.number:
+                (self._folder / self._name_of(older)).unlink(missing_ok=True)
 
     def newest(self, vm_id: str) -> tuple[int, str, bytes] | None:
         """Return number, object name and digest of the newest point of a VM that this machine has seen."""
