@@ -6,7 +6,7 @@ from vmkeep_lab.host import codes, configuration, merges
 from vmkeep_lab.host.codes import CheckpointKind, Consistency, Power, Status
 from vmkeep_lab.host.jobs import OperationFailed
 from vmkeep_lab.host.places import folder_of, stem_of
-from vmkeep_lab.host.state import Checkpoint, Disk, Frozen, Layer, ReferencePoint, Tracked, Vm
+from vmkeep_lab.host.state import Checkpoint, Disk, Frozen, Layer, ReferencePoint, Vm
 from vmkeep_lab.host.world import APPLICATION, World
 
 
@@ -24,7 +24,7 @@ def take(
         kind=kind,
         created=world.clock.now(),
         consistency=consistency,
-        disks={disk.slot: _freeze(world, disk) for disk in vm.file_disks},
+        disks={disk.slot: _freeze(world, vm, disk, kind) for disk in vm.file_disks},
         parent=vm.now,
         has_memory=memory,
     )
@@ -38,15 +38,20 @@ def take(
     return checkpoint
 
 
-def _freeze(world: World, disk: Disk) -> Frozen:
-    """Put a new file on top of a disk's leaf; the leaf is read-only from now on."""
+def _freeze(world: World, vm: Vm, disk: Disk, kind: CheckpointKind) -> Frozen:
+    """Put a new file on top of a disk's leaf; the leaf is read-only from now on.
+
+    A recovery checkpoint switches change tracking on, where the VM's version knows it (section 2.3).
+    """
     path = disk.leaf
     name = f"{stem_of(path)}_{world.state.new_id()}.avhdx"
     new = str(PureWindowsPath(folder_of(path), name))
+    is_tracked = kind is CheckpointKind.RECOVERY and vm.has_tracking
+    rct_id = world.media.mark(disk) if is_tracked else ""
     world.media.freeze(disk, new)
     disk.layers.append(Layer(new, below=path))
     disk.leaf = new
-    return Frozen(path, disk.freezes)
+    return Frozen(path, rct_id)
 
 
 def _default_name(world: World, vm: Vm, kind: CheckpointKind) -> str:
@@ -84,6 +89,10 @@ def remove(world: World, vm: Vm, checkpoint: Checkpoint) -> None:
             each.parent = checkpoint.parent
     if vm.now == checkpoint.id:
         vm.now = checkpoint.parent
+    kept = {rct_id for point in vm.reference_points for rct_id in point.rct_ids.values()}
+    for slot, frozen in checkpoint.disks.items():
+        if frozen.rct_id and frozen.rct_id not in kept:
+            world.media.forget(vm.disk(slot), frozen.rct_id)
     configuration.delete_checkpoint(world, vm, checkpoint)
     merges.settle(world, vm)
 
@@ -98,35 +107,25 @@ def descendants(vm: Vm, checkpoint: Checkpoint) -> list[Checkpoint]:
 
 def convert(world: World, vm: Vm, checkpoint: Checkpoint) -> ReferencePoint:
     """Turn a recovery checkpoint into a reference point; the checkpoint goes (section 2.1)."""
-    point = _reference_point(
-        world, vm, checkpoint.consistency, {slot: each.freeze for slot, each in checkpoint.disks.items()}
-    )
+    rct_ids = {slot: each.rct_id for slot, each in checkpoint.disks.items() if each.rct_id}
+    point = _note(world, vm, checkpoint.consistency, rct_ids, sorted(checkpoint.disks))
     remove(world, vm, checkpoint)
     return point
 
 
 def mark(world: World, vm: Vm, consistency: Consistency) -> ReferencePoint:
     """Make a reference point of this very instant, without a checkpoint."""
-    freezes = {}
-    for disk in vm.file_disks:
-        world.media.mark(disk)
-        freezes[disk.slot] = disk.freezes
-    point = _reference_point(world, vm, consistency, freezes)
+    rct_ids = {disk.slot: world.media.mark(disk) for disk in vm.file_disks if vm.has_tracking}
+    point = _note(world, vm, consistency, rct_ids, sorted(each.slot for each in vm.file_disks))
     for disk in vm.file_disks:
         world.testify(vm, disk, disk.leaf, point.id, "reference-point")
     return point
 
 
-def _reference_point(
-    world: World, vm: Vm, consistency: Consistency, freezes: dict[str, int]
+def _note(
+    world: World, vm: Vm, consistency: Consistency, rct_ids: dict[str, str], slots: list[str]
 ) -> ReferencePoint:
-    """Note a reference point; disks without RCT have no id, so that the two lists differ in length."""
-    tracked = {
-        slot: Tracked(world.media.rct_id(vm.disk(slot), freeze), freeze)
-        for slot, freeze in freezes.items()
-        if vm.has_tracking
-    }
-    point = ReferencePoint(world.state.new_id(), world.clock.now(), consistency, tracked, sorted(freezes))
+    point = ReferencePoint(world.state.new_id(), world.clock.now(), consistency, rct_ids, slots)
     vm.reference_points.append(point)
     world.changed = True
     return point
@@ -135,8 +134,8 @@ def _reference_point(
 def drop(world: World, vm: Vm, point: ReferencePoint) -> None:
     """Forget a reference point; its RCT ids mean nothing from now on [B]."""
     vm.reference_points.remove(point)
-    for slot, tracked in point.disks.items():
-        world.media.forget(vm.disk(slot), tracked.rct_id)
+    for slot, rct_id in point.rct_ids.items():
+        world.media.forget(vm.disk(slot), rct_id)
     world.changed = True
 
 
@@ -147,8 +146,10 @@ def apply(world: World, vm: Vm, checkpoint: Checkpoint) -> None:
     """
     for slot, frozen in checkpoint.disks.items():
         disk = vm.disk(slot)
-        new = str(PureWindowsPath(folder_of(frozen.path), f"{stem_of(frozen.path)}_{world.state.new_id()}.avhdx"))
-        world.media.revert(disk, frozen.path, new, frozen.freeze)
+        name = f"{stem_of(frozen.path)}_{world.state.new_id()}.avhdx"
+        new = str(PureWindowsPath(folder_of(frozen.path), name))
+        world.media.revert(disk, frozen.path, new)
+        disk.layers = [each for each in disk.layers if each.path != disk.leaf]
         disk.layers.append(Layer(new, below=frozen.path))
         disk.leaf = new
     vm.now = checkpoint.id

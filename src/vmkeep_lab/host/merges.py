@@ -77,7 +77,7 @@ def _attempt(world: World, vm: Vm, merge: Merge) -> None:
         world.log(codes.EVENT_MERGE_FAILED, "merge_failed", vm, reason=text, code=f"0x{hresult:08X}")
         begin(world, vm, merge, world.behaviour.merge_retry_s)
         return
-    world.media.merge(disk, merge.child, merge.parent)
+    world.media.merge(disk, merge.child)
     vm.merges.remove(merge)
     layers.merged(vm, disk, merge)
     world.log(codes.EVENT_MERGE_DONE, "merge_done", vm)

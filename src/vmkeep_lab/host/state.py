@@ -28,8 +28,7 @@ class Layer:
 class Disk:
     """A drive's medium. ``leaf`` is the file that the VM writes; ``layers`` are all files of the tree.
 
-    ``freezes`` counts the instants at which the disk was frozen; change tracking names them by this number.
-    A passthrough disk has a ``leaf`` (the host's physical disk) and no files.
+    ``writes`` counts what the guest has done to it. A passthrough disk has a ``leaf`` (the host's physical disk) and no files.
     """
 
     controller: int
@@ -42,8 +41,7 @@ class Disk:
     used: int = 0
     seed: int = 0
     layers: list[Layer] = field(default_factory=list)
-    freezes: int = 0
-    tracked: bool = False
+    writes: int = 0
 
     @property
     def slot(self) -> str:
@@ -53,15 +51,18 @@ class Disk:
     @property
     def is_file(self) -> bool:
         """Tell whether the disk is a file that a checkpoint can freeze."""
-        return self.kind in ("vhdx", "vhd")
+        return self.kind == "vhdx"
 
 
 @dataclass
 class Frozen:
-    """What a checkpoint holds of one disk: the frozen file, and the number of the freeze."""
+    """What a checkpoint holds of one disk: the frozen file, and the RCT id of the instant.
+
+    The id stays hidden until the checkpoint is converted (fact 9); empty where nothing is tracked.
+    """
 
     path: str
-    freeze: int
+    rct_id: str = ""
 
 
 @dataclass
@@ -80,21 +81,13 @@ class Checkpoint:
 
 
 @dataclass
-class Tracked:
-    """One disk of a reference point: the RCT id, and the freeze it stands for."""
-
-    rct_id: str
-    freeze: int
-
-
-@dataclass
 class ReferencePoint:
-    """A baseline for changed ranges; ``disks`` by slot, only those with RCT."""
+    """A baseline for changed ranges: RCT ids by slot; ``slots`` has the disks without RCT, too."""
 
     id: str
     created: datetime
     consistency: Consistency
-    disks: dict[str, Tracked]
+    rct_ids: dict[str, str]
     slots: list[str]
 
 
@@ -124,7 +117,6 @@ class Guest:
     writer_failed: bool = False
     counter_leaked: bool = False
     heartbeat: Status = Status.OK
-    writes: int = 0
 
 
 @dataclass
@@ -202,6 +194,7 @@ class HostState:
     schema: str
     seed: int
     booted: datetime
+    scenario: str
     vms: list[Vm] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     issued_ids: int = 0

@@ -4,16 +4,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from vmkeep_lab.cim import Ref
 from vmkeep_lab.host import truth
-from vmkeep_lab.host.codes import CheckpointKind, Status
+from vmkeep_lab.host.codes import Status
 from vmkeep_lab.host.faults import Faults
 from vmkeep_lab.host.handles import Handles
 from vmkeep_lab.host.hostclock import HostClock
-from vmkeep_lab.host.jobs import Job, Jobs
+from vmkeep_lab.host.jobs import Jobs
 from vmkeep_lab.host.media import Media
 from vmkeep_lab.host.places import Places, stem_of
-from vmkeep_lab.host.state import Checkpoint, Disk, Event, HostState, Vm
+from vmkeep_lab.host.state import Disk, Event, HostState, Vm
 from vmkeep_lab.host.texts import Texts
 
 VMMS_ADMIN: Final = ("Microsoft-Windows-Hyper-V-VMMS-Admin", "Microsoft-Windows-Hyper-V-VMMS")
@@ -25,7 +24,6 @@ class Behaviour:
     """How long things take, in seconds, and where the limits are; a scenario may change each.
 
     ``most_ranges``: how many changed ranges one answer holds before it stops short of the window asked for.
-    ``coarse_bytes``: how coarse ranges become after an unclean stop.
     """
 
     checkpoint_s: float = 0.2
@@ -41,7 +39,6 @@ class Behaviour:
     guest_timeout_s: float = 0.6
     job_kept_s: float = 300.0
     most_ranges: int = 4096
-    coarse_bytes: int = 1 << 20
 
 
 @dataclass

@@ -71,13 +71,13 @@ def reference_points(world: World) -> Iterator[Instance]:
     """
     for vm in world.state.vms:
         for point in vm.reference_points:
-            tracked = [slot for slot in point.slots if slot in point.disks]
+            ids = [point.rct_ids[slot] for slot in point.slots if slot in point.rct_ids]
             values: dict[str, CimValue] = {
                 "ConsistencyLevel": int(point.consistency),
                 "HasAssociatedData": False,
                 "InstanceID": names.settings_id(point.id),
                 "ReferencePointType": codes.REFERENCE_POINT_RCT,
-                "ResilientChangeTrackingIdentifiers": [point.disks[slot].rct_id for slot in tracked],
+                "ResilientChangeTrackingIdentifiers": list(ids),
                 "VirtualDiskIdentifiers": [names.medium_id(vm, vm.disk(slot), vm.id) for slot in point.slots],
                 "VirtualSystemIdentifier": vm.id,
             }

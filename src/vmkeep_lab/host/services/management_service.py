@@ -140,7 +140,7 @@ def _copy(world: World, vm: Vm, folder: str, with_disks: bool) -> None:
     ]
     if with_disks:
         for disk in vm.file_disks:
-            world.media.flush(disk)
+            world.media.rest(disk)
             files += layers.chain(disk, disk.leaf)
     target.mkdir(parents=True, exist_ok=True)
     for each in files:

@@ -53,7 +53,7 @@ def turn(world: World, vm: Vm, power: Power) -> None:
     vm.state_changed = vm.changed = world.clock.now()
     if power is not Power.RUNNING:
         for disk in vm.file_disks:
-            world.media.flush(disk)
+            world.media.rest(disk)
     merges.stop(world, vm)
     configuration.write_vm(world, vm)
     merges.resume(world, vm)
