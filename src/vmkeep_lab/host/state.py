@@ -198,6 +198,7 @@ class HostState:
     vms: list[Vm] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     issued_ids: int = 0
+    is_complete: bool = False
     shut_down_cleanly: bool = True
 
     def vm(self, vm_id: str) -> Vm | None:

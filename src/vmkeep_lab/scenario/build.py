@@ -38,12 +38,13 @@ class OtherScenario(Exception):
 def raise_host(scenario: Scenario, folder: Path, handles: Handles | None = None) -> Host:
     """Return the host of a state folder: the one that is there, or a new one with its history.
 
-    A folder is marked as holding a host only when the history is complete; one whose making was killed is
-    refused by the files in it.
+    A host whose making was killed is refused: its history is not what the scenario tells.
     """
     folder.mkdir(parents=True, exist_ok=True)
     known = state.load(folder)
     if known is not None:
+        if not known.is_complete:
+            raise OtherScenario(f"the host in {folder} was never finished: delete the folder")
         if known.scenario != scenario.name:
             raise OtherScenario(f"{folder} holds a host of scenario {known.scenario!r}, not {scenario.name!r}")
         return _with_faults(Host(folder, known, scenario.behaviour, handles), scenario)
@@ -51,7 +52,7 @@ def raise_host(scenario: Scenario, folder: Path, handles: Handles | None = None)
     with host.lock:
         for part, vm in zip(_expanded(scenario.vm), host.world.state.vms, strict=True):
             _live_through(host, part, vm)
-        host.world.changed = True
+        host.world.state.is_complete = host.world.changed = True
     host.advance()
     return _with_faults(host, scenario)
 
@@ -82,9 +83,7 @@ def _state_of(scenario: Scenario) -> HostState:
 def _expanded(parts: list[VmPart]) -> list[VmPart]:
     """Return one part for each VM; all of a row share everything but the name."""
     return [
-        VmPart(**{**vars(part), "name": part.name.replace("{n}", f"{n:04d}"), "count": 1})
-        if part.count > 1
-        else part
+        VmPart(**{**vars(part), "name": part.name.replace("{n}", f"{n:04d}")})
         for part in parts
         for n in range(1, part.count + 1)
     ]
@@ -146,15 +145,20 @@ def _disk(vm_id: str, folder: str, vm: VmPart, place: int, part: DiskPart) -> Di
 
 
 def _live_through(host: Host, part: VmPart, vm: Vm) -> None:
-    """Let a VM have the history that the scenario tells; VMs without one get no files until touched."""
-    if not (part.checkpoint or part.stranger_reference_points or part.writes_per_second):
+    """Let a VM have the history that the scenario tells; VMs in rows get no files until they are touched."""
+    if part.count > 1:
         return
     configuration.write_vm(host.world, vm)
+    for disk in vm.file_disks:
+        host.world.media.disk(disk)
     for _ in range(part.stranger_reference_points):
         host.guests.step(vm, 5)
         checkpoints.mark(host.world, vm, Consistency.CRASH)
     for each in part.checkpoint:
         _take(host, vm, each)
+    if vm.power is not Power.RUNNING:
+        for disk in vm.file_disks:
+            host.world.media.rest(disk)
 
 
 def _take(host: Host, vm: Vm, part: CheckpointPart) -> None:
