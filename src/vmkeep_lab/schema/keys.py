@@ -51,6 +51,15 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 # Classes with one instance, which Get finds without selectors.
 SINGLETONS: Final = frozenset({"Win32_OperatingSystem", "Win32_ComputerSystem"})
 
+# Methods that belong to the class and need no instance (qualifier Static on Microsoft's pages).
+STATIC_METHODS: Final = frozenset(
+    {
+        ("Win32_Process", "Create"),
+        ("Win32_ShadowCopy", "Create"),
+        ("Win32_ShadowStorage", "Create"),
+    }
+)
+
 # Strings of the contract that are times or intervals.
 _TIMES: Final[Mapping[str, tuple[str, ...]]] = {
     "CIM_ManagedSystemElement": ("InstallDate",),
