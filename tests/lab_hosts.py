@@ -23,6 +23,11 @@ title = "two small VMs"
 name = "HV"
 seed = 3
 
+[behaviour]
+checkpoint_s = 10
+merge_s = 5
+merge_retry_s = 20
+
 [[vm]]
 name = "one"
 stranger_reference_points = 1
@@ -156,6 +161,14 @@ class LabHost:
     def pass_time(self, seconds: float) -> None:
         self.host.world.clock.push(seconds)
         self.host.advance()
+
+    def settle(self) -> None:
+        """Let time pass until no merge is owed that can be done."""
+        for _ in range(20):
+            self.pass_time(25)
+            if not any(vm.merges and vm.merging_enabled for vm in self.host.world.state.vms):
+                return
+        raise AssertionError("the merges do not end")
 
     def write(self, name: str, count: int = 5) -> None:
         """Let a guest write."""

@@ -37,7 +37,7 @@ def test_changes_cover_every_difference_in_windows_of_any_size(lab: LabHost) -> 
     old = frozen_bytes(lab, first)
     lab.write("one", 12)
     since = lab.rct_ids(lab.convert(first))[0]
-    lab.pass_time(1)
+    lab.settle()
     second = lab.checkpoint("one")
     new = frozen_bytes(lab, second)
     path = lab.paths(second)[0]
@@ -58,7 +58,7 @@ def test_an_answer_with_too_many_ranges_ends_early(lab: LabHost) -> None:
     old = frozen_bytes(lab, first)
     lab.write("one", 30)
     since = lab.rct_ids(lab.convert(first))[0]
-    lab.pass_time(1)
+    lab.settle()
     second = lab.checkpoint("one")
     lab.host.world.behaviour.most_ranges = 2
     ranges, calls = lab.changes(lab.paths(second)[0], since, SIZE)
@@ -83,7 +83,7 @@ def test_ids_that_are_not_known(lab: LabHost) -> None:
     path = lab.paths(first)[0]
     point = lab.convert(first)
     since, other = lab.rct_ids(point)
-    lab.pass_time(1)
+    lab.settle()
     assert changes_code(lab, path, since) == 0
     assert changes_code(lab, path.upper(), since) == 0  # paths are compared as Windows does
     assert changes_code(lab, path, other) == 32773
@@ -101,11 +101,11 @@ def test_after_going_back_the_answer_leaves_out_what_changed(lab: LabHost) -> No
     first = lab.checkpoint("one")
     old = frozen_bytes(lab, first)
     since = lab.rct_ids(lab.convert(first))[0]
-    lab.pass_time(1)
+    lab.settle()
     lab.host.invoke(lab.vm_ref("one"), "RequestStateChange", {"RequestedState": 3})
-    lab.pass_time(1)
+    lab.settle()
     lab.job(lab.call("Msvm_VirtualSystemSnapshotService", "ApplySnapshot", Snapshot=user))
-    lab.pass_time(1)
+    lab.settle()
     second = lab.checkpoint("one")
     ranges, _ = lab.changes(lab.paths(second)[0], since, SIZE)
     assert missing(old, frozen_bytes(lab, second), ranges) != []
@@ -116,7 +116,7 @@ def test_after_a_power_cut_the_answer_is_coarser_and_not_wrong(lab: LabHost) -> 
     old = frozen_bytes(lab, first)
     lab.write("one", 5)
     since = lab.rct_ids(lab.convert(first))[0]
-    lab.pass_time(1)
+    lab.settle()
     path = lab.leaves("one")[0]
     before, _ = lab.changes(path, since, SIZE)
     lab.host.restart(clean=False)

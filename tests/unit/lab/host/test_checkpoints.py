@@ -70,7 +70,7 @@ def test_the_whole_round_leaves_the_disks_as_they_were(lab: LabHost) -> None:
     now = [vm for vm in lab.host.world.state.vms if vm.name == "one"][0]
     held = [lab.host.world.media.sha256(disk, disk.leaf) for disk in now.disks]
     point = lab.convert(made)
-    lab.pass_time(1)
+    lab.settle()
     assert lab.leaves("one") == leaves
     assert sorted(lab.folder.rglob("*.*hdx")) == files
     assert [lab.host.world.media.sha256(disk, disk.leaf) for disk in now.disks] == held
@@ -80,7 +80,7 @@ def test_the_whole_round_leaves_the_disks_as_they_were(lab: LabHost) -> None:
 def test_a_destroyed_checkpoint_leaves_no_reference_point(lab: LabHost) -> None:
     before = strangers(lab)
     lab.destroy(lab.checkpoint("one"))
-    lab.pass_time(1)
+    lab.settle()
     assert strangers(lab) == before
 
 
@@ -90,7 +90,7 @@ def test_a_checkpoint_between_others_goes_without_changing_them(lab: LabHost) ->
     ours = lab.checkpoint("one")
     lab.write("one")
     lab.destroy(theirs)
-    lab.pass_time(1)
+    lab.settle()
     assert [path.endswith(".vhdx") for path in lab.paths(ours)] == [True, True]
     truth = {each["disk_id"]: each["sha256"] for each in lab.truth(id_of(ours))}
     vm = lab.host.world.state.vms[0]
@@ -105,8 +105,7 @@ def test_a_tree_is_destroyed_whole(lab: LabHost) -> None:
     first = Ref.to("Msvm_VirtualSystemSettingData", InstanceID=f"Microsoft:{vm.checkpoints[0].id}")
     service = "Msvm_VirtualSystemSnapshotService"
     lab.job(lab.call(service, "DestroySnapshotTree", SnapshotSettingData=first))
-    for _ in range(4):
-        lab.pass_time(1)
+    lab.settle()
     assert vm.checkpoints == []
     assert [path.rpartition("\\")[2] for path in lab.leaves("chained")] == ["c.vhdx"]
 
@@ -126,8 +125,7 @@ def test_going_back_to_a_checkpoint_gives_back_its_bytes(lab: LabHost) -> None:
     )
     lab.destroy(second)
     lab.destroy(ref)
-    for _ in range(4):
-        lab.pass_time(1)
+    lab.settle()
     assert lab.host.world.media.sha256(vm.disks[0], vm.disks[0].leaf) == expected["sha256"]
     assert len(vm.disks[0].layers) == 1
 
