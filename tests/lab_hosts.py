@@ -121,16 +121,14 @@ class LabHost:
         return str(self.vm(name).values["Name"])
 
     def vm_ref(self, name: str) -> Ref:
-        return Ref.to(
-            "Msvm_ComputerSystem", CreationClassName="Msvm_ComputerSystem", Name=self.vm_id(name)
-        )
+        return Ref.to("Msvm_ComputerSystem", CreationClassName="Msvm_ComputerSystem", Name=self.vm_id(name))
 
     def paths(self, settings: Ref) -> list[str]:
         """The disk files that a VM or a checkpoint shows, found through the association."""
         parts = self.all("Msvm_VirtualSystemSettingDataComponent", GroupComponent=settings)
         refs = [each.values["PartComponent"] for each in parts]
         ids = [ref.key("InstanceID") for ref in refs if isinstance(ref, Ref)]
-        media = [each for each in self.all("Msvm_StorageAllocationSettingData")]
+        media = self.all("Msvm_StorageAllocationSettingData")
         shown = [each.values["HostResource"] for each in media if each.values["InstanceID"] in ids]
         return [str(path) for paths in shown if isinstance(paths, list) for path in paths]
 
@@ -224,9 +222,7 @@ class LabHost:
         found = self.one("Msvm_VirtualSystemReferencePoint", InstanceID=point.key("InstanceID"))
         return [str(each) for each in as_list(found.values["ResilientChangeTrackingIdentifiers"])]
 
-    def changes(
-        self, path: str, since: str, size: int, window: int = 0
-    ) -> tuple[list[tuple[int, int]], int]:
+    def changes(self, path: str, since: str, size: int, window: int = 0) -> tuple[list[tuple[int, int]], int]:
         """All changed ranges of a disk, read window by window, and how many calls it took."""
         ranges: list[tuple[int, int]] = []
         offset = calls = 0

@@ -65,12 +65,15 @@ def _serve(given: argparse.Namespace) -> int:
     host = raise_host(scenario, folder)
     password_file = folder / "password"
     password = _password(password_file)
-    ports: dict[str, int | None] = {"http_port": given.port, "https_port": None}
-    certificate = None
-    if given.https:
-        ports = {"http_port": None, "https_port": given.port}
-        certificate = make_certificate(folder, scenario.host.name)
-    server = Server(host, {USER: password}, host_name=scenario.host.name, certificate=certificate, **ports)
+    certificate = make_certificate(folder, scenario.host.name) if given.https else None
+    server = Server(
+        host,
+        {USER: password},
+        host_name=scenario.host.name,
+        http_port=None if given.https else given.port,
+        https_port=given.port if given.https else None,
+        certificate=certificate,
+    )
     control = ControlServer(host, folder, _verbs_of(server))
     control.start()
     host.start()

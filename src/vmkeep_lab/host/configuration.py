@@ -24,7 +24,7 @@ def configuration_file(vm: Vm) -> str:
 
 
 def checkpoint_file(checkpoint: Checkpoint) -> str:
-    """Return a checkpoint's configuration file, relative to the VM's folder (section 2.3 step 5, BA and NX)."""
+    """Return a checkpoint's configuration file, relative to the VM's folder (2.3 step 5, BA and NX)."""
     return rf"Snapshots\{checkpoint.id}.vmcx"
 
 

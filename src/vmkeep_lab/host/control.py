@@ -78,7 +78,13 @@ class Control:
         world = self._host.world
         now = world.clock.monotonic()
         jobs = [
-            {"id": job.id, "type": int(job.type), "vm": job.vm_id, "state": int(job.state(now)), "code": job.code}
+            {
+                "id": job.id,
+                "type": int(job.type),
+                "vm": job.vm_id,
+                "state": int(job.state(now)),
+                "code": job.code,
+            }
             for job in world.jobs.all()
         ]
         return {"state": plain(world.state), "jobs": jobs}

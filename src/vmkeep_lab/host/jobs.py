@@ -17,7 +17,7 @@ _STARTING_SHARE: Final = 0.1  # of a job's time it is new or starting
 
 
 class OperationFailed(Exception):
-    """A job's work that did not succeed: the job's ErrorCode, the HRESULT of its text, and why (a text's key)."""
+    """A job's work that did not succeed: its ErrorCode, the HRESULT of its text, and why (a text's key)."""
 
     def __init__(self, code: int, hresult: int, reason: str) -> None:
         super().__init__(f"{reason} (0x{hresult:08X})")

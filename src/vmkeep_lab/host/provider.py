@@ -158,7 +158,9 @@ class Host:
             if clean:
                 world.media.close()
             else:
-                touched = [disk for vm in world.state.vms for disk in vm.file_disks if world.media.is_open(disk)]
+                touched = [
+                    disk for vm in world.state.vms for disk in vm.file_disks if world.media.is_open(disk)
+                ]
                 world.media.crash()
                 for disk in touched:
                     world.media.make_coarse(disk)

@@ -63,7 +63,9 @@ def _read(kind: Any, data: Any, where: str) -> Any:
     if kind is float:
         _expect(isinstance(data, int | float) and not isinstance(data, bool), where, "a number", data)
         return float(data)
-    _expect(type(data) is kind, where, {int: "a whole number", str: "a text", bool: "true or false"}[kind], data)
+    _expect(
+        type(data) is kind, where, {int: "a whole number", str: "a text", bool: "true or false"}[kind], data
+    )
     return data
 
 

@@ -28,7 +28,8 @@ class Layer:
 class Disk:
     """A drive's medium. ``leaf`` is the file that the VM writes; ``layers`` are all files of the tree.
 
-    ``writes`` counts what the guest has done to it. A passthrough disk has a ``leaf`` (the host's physical disk) and no files.
+    ``writes`` counts what the guest has done to it. A passthrough disk has a ``leaf`` (the host's physical
+    disk) and no files.
     """
 
     controller: int

@@ -51,7 +51,10 @@ class Attempt:
 
 @dataclass
 class World:
-    """One host at work. Whoever changes ``state`` holds the host's lock and calls ``save`` before giving it back."""
+    """One host at work.
+
+    Whoever changes ``state`` holds the host's lock, and sets ``changed`` so that it is written down.
+    """
 
     folder: Path
     state: HostState
@@ -67,7 +70,9 @@ class World:
     free_bytes: int | None = None  # what the drives claim; None: what is really free
     changed: bool = False
 
-    def log(self, code: int, key: str, vm: Vm | None, where: tuple[str, str] = VMMS_ADMIN, **more: object) -> None:
+    def log(
+        self, number: int, key: str, vm: Vm | None, where: tuple[str, str] = VMMS_ADMIN, /, **more: object
+    ) -> None:
         """Write an event about a VM."""
         channel, source = where
         filling: dict[str, object] = {"name": vm.name, "vm_id": vm.id} if vm else {}
@@ -76,7 +81,7 @@ class World:
                 number=len(self.state.events) + 1,
                 channel=channel,
                 source=source,
-                code=code,
+                code=number,
                 time=self.clock.now(),
                 text=self.texts.say(key, **filling, **more),
                 vm_id=vm.id if vm else "",
@@ -97,7 +102,7 @@ class World:
         return any(each.begins <= now for (vm_id, _), each in self.attempts.items() if vm_id == vm.id)
 
     def is_busy(self, vm: Vm) -> bool:
-        """Tell whether an operation has the VM, so that the next one is refused with 32775 (section 2.2, GW)."""
+        """Tell whether an operation has the VM: the next is refused with 32775 (section 2.2, GW)."""
         return len(self.status_of(vm)) > 1
 
     def testify(self, vm: Vm, disk: Disk, path: str, about: str, kind: str) -> None:

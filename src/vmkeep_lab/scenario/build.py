@@ -46,7 +46,9 @@ def raise_host(scenario: Scenario, folder: Path, handles: Handles | None = None)
         if not known.is_complete:
             raise OtherScenario(f"the host in {folder} was never finished: delete the folder")
         if known.scenario != scenario.name:
-            raise OtherScenario(f"{folder} holds a host of scenario {known.scenario!r}, not {scenario.name!r}")
+            raise OtherScenario(
+                f"{folder} holds a host of scenario {known.scenario!r}, not {scenario.name!r}"
+            )
         return _with_faults(Host(folder, known, scenario.behaviour, handles), scenario)
     host = Host(folder, _state_of(scenario), scenario.behaviour, handles)
     with host.lock:
@@ -60,7 +62,9 @@ def raise_host(scenario: Scenario, folder: Path, handles: Handles | None = None)
 def _with_faults(host: Host, scenario: Scenario) -> Host:
     for fault in scenario.fault:
         named = next((vm.id for vm in host.world.state.vms if vm.name == fault.vm), fault.vm)
-        host.world.faults.add(type(fault)(fault.at, fault.times, named, fault.code, fault.hresult, fault.reason))
+        host.world.faults.add(
+            type(fault)(fault.at, fault.times, named, fault.code, fault.hresult, fault.reason)
+        )
     return host
 
 

@@ -69,7 +69,9 @@ class GuestPart:
 
 @dataclass
 class VmPart:
-    """``[[vm]]``: a VM, or ``count`` of them with ``{n}`` in the name; ``state``: running, off, saved, paused.
+    """``[[vm]]``: a VM, or ``count`` of them with ``{n}`` in the name.
+
+    ``state``: running, off, saved, paused.
 
     ``setting``: production, production-only, standard or disabled. ``stranger_reference_points``: how many
     baselines another product holds.
@@ -162,12 +164,12 @@ def _check(scenario: Scenario) -> None:
             raise Misfit(f"{where} is {vm.count} VMs: they have no history")
         if vm.generation == 1 and len(vm.disk) > 4:
             raise Misfit(f"{where} has more disks than IDE has places")
-        for place, disk in enumerate(vm.disk):
-            _choose(f"{where}.disk[{place}].kind", disk.kind, DISK_KINDS)
-            if not 0 < disk.size_mib or not 0 <= disk.used_mib <= disk.size_mib:
-                raise Misfit(f"{where}.disk[{place}] must be larger than what is used of it")
-        for place, checkpoint in enumerate(vm.checkpoint):
-            _choose(f"{where}.checkpoint[{place}].owner", checkpoint.owner, OWNERS)
+        for index, disk in enumerate(vm.disk):
+            _choose(f"{where}.disk[{index}].kind", disk.kind, DISK_KINDS)
+            if not disk.size_mib > 0 or not 0 <= disk.used_mib <= disk.size_mib:
+                raise Misfit(f"{where}.disk[{index}] must be larger than what is used of it")
+        for index, checkpoint in enumerate(vm.checkpoint):
+            _choose(f"{where}.checkpoint[{index}].owner", checkpoint.owner, OWNERS)
 
 
 def _choose(where: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -22,9 +22,7 @@ def allocations(world: World) -> Iterator[Instance]:
             yield from allocations_of(world, vm, owner, checkpoint)
 
 
-def allocations_of(
-    world: World, vm: Vm, owner: str, checkpoint: Checkpoint | None
-) -> Iterator[Instance]:
+def allocations_of(world: World, vm: Vm, owner: str, checkpoint: Checkpoint | None) -> Iterator[Instance]:
     """Yield the controllers and drives among one owner's settings."""
     numbers = {0, 1} if vm.generation == 1 else {each.controller for each in vm.disks} | {0}
     for number in sorted(numbers):

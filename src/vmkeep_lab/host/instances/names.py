@@ -39,7 +39,7 @@ def reference_point(vm: Vm, point: ReferencePoint) -> Ref:
 
 
 def controller_id(vm: Vm, number: int, owner: str) -> str:
-    """Return the InstanceID of a controller among the settings of ``owner`` (a VM's or a checkpoint's GUID)."""
+    """Return the InstanceID of a controller among the settings of ``owner``, a VM or a checkpoint."""
     if vm.generation == 1:
         return rf"Microsoft:{owner}\{IDE_CONTROLLER}\{number}"
     return rf"Microsoft:{owner}\{numbered_id(f'{vm.id}/controller/{number}')}\{number}"

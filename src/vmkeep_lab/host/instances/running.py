@@ -16,12 +16,16 @@ _STATUS: Final = {JobState.COMPLETED: "OK", JobState.EXCEPTION: "Error", JobStat
 
 def jobs(world: World) -> Iterator[Instance]:
     """Yield the jobs of the VM services."""
-    yield from (job_instance(world, each) for each in world.jobs.all() if each.class_name == "Msvm_ConcreteJob")
+    yield from (
+        job_instance(world, each) for each in world.jobs.all() if each.class_name == "Msvm_ConcreteJob"
+    )
 
 
 def storage_jobs(world: World) -> Iterator[Instance]:
     """Yield the jobs of the image service (section 2.1, GW)."""
-    yield from (job_instance(world, each) for each in world.jobs.all() if each.class_name == "Msvm_StorageJob")
+    yield from (
+        job_instance(world, each) for each in world.jobs.all() if each.class_name == "Msvm_StorageJob"
+    )
 
 
 def job_instance(world: World, job: Job) -> Instance:
@@ -77,7 +81,7 @@ def failure_text(world: World, job: Job) -> str:
 
 
 def affected(world: World) -> Iterator[Instance]:
-    """Yield what jobs affect: the VM from the start, what was made only once it is made (fact 2, recorded)."""
+    """Yield what jobs affect: the VM from the start, what was made once it is made (fact 2, recorded)."""
     for job in world.jobs.all():
         vm = world.state.vm(job.vm_id)
         if vm:

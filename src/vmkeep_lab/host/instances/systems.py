@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from vmkeep_lab.cim import Instance
+from vmkeep_lab.cim import CimValue, Instance
 from vmkeep_lab.host.codes import Power, Status
 from vmkeep_lab.host.instances import names
 from vmkeep_lab.host.state import Vm
@@ -25,7 +25,7 @@ def all_systems(world: World) -> Iterator[Instance]:
 
 
 def _host(world: World) -> Instance:
-    values = {
+    values: dict[str, CimValue] = {
         "Caption": world.texts.say("host_caption"),
         "CreationClassName": "Msvm_ComputerSystem",
         "Description": world.texts.say("host_description"),
@@ -41,7 +41,7 @@ def _host(world: World) -> Instance:
         "Status": "OK",
         "StatusDescriptions": ["OK"],
     }
-    return Instance("Msvm_ComputerSystem", dict(values))
+    return Instance("Msvm_ComputerSystem", values)
 
 
 def _vm(world: World, vm: Vm) -> Instance:
@@ -49,7 +49,7 @@ def _vm(world: World, vm: Vm) -> Instance:
     runs = vm.power is Power.RUNNING
     started = vm.state_changed or world.state.booted
     uptime = int((world.clock.now() - started).total_seconds() * 1000) if runs else 0
-    values = {
+    values: dict[str, CimValue] = {
         "Caption": world.texts.say("vm_caption"),
         "CreationClassName": "Msvm_ComputerSystem",
         "Description": "Microsoft Virtual Machine",  # not translated on the recorded Japanese host
@@ -79,7 +79,7 @@ def _vm(world: World, vm: Vm) -> Instance:
     }
     if runs:
         values["ProcessID"] = 4000 + 4 * world.state.vms.index(vm)
-    return Instance("Msvm_ComputerSystem", dict(values))
+    return Instance("Msvm_ComputerSystem", values)
 
 
 def summaries(world: World) -> Iterator[Instance]:
@@ -91,7 +91,7 @@ def summary(world: World, vm: Vm) -> Instance:
     """Return a VM's summary (property names W)."""
     status = world.status_of(vm)
     runs = vm.power is Power.RUNNING
-    values = {
+    values: dict[str, CimValue] = {
         "ApplicationHealth": 0,
         "CreationTime": vm.created,
         "ElementName": vm.name,
@@ -114,4 +114,4 @@ def summary(world: World, vm: Vm) -> Instance:
     }
     if runs:
         values["GuestOperatingSystem"] = vm.guest.name
-    return Instance("Msvm_SummaryInformation", dict(values))
+    return Instance("Msvm_SummaryInformation", values)

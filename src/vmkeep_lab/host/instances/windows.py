@@ -20,7 +20,11 @@ def operating_system(world: World) -> Iterator[Instance]:
     """Yield the operating system; build, kind and language tell hosts apart (section 1.4)."""
     state = world.state
     is_server = state.edition == "server"
-    name = f"Microsoft Windows Server {RELEASES[state.build]} Standard" if is_server else "Microsoft Windows 11 Pro"
+    name = (
+        f"Microsoft Windows Server {RELEASES[state.build]} Standard"
+        if is_server
+        else "Microsoft Windows 11 Pro"
+    )
     values: dict[str, CimValue] = {
         "BuildNumber": str(state.build),
         "Caption": name,

@@ -1,4 +1,4 @@
-"""``Msvm_VirtualSystemSnapshotService``: checkpoints are made, destroyed, applied, converted (section 2.1)."""
+"""``Msvm_VirtualSystemSnapshotService``: checkpoints made, destroyed, applied, converted (section 2.1)."""
 
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -31,7 +31,11 @@ from vmkeep_lab.host.services.targets import (
 from vmkeep_lab.host.state import Checkpoint, Vm
 from vmkeep_lab.host.world import World
 
-_REPLICATING: Final = (2, 9, 10)  # ReplicationState while changes are on their way: initial copy, resynchronising
+_REPLICATING: Final = (
+    2,
+    9,
+    10,
+)  # ReplicationState while changes are on their way: initial copy, resynchronising
 
 
 def create(world: World, _: Ref, arguments: Arguments) -> Answer:
@@ -94,7 +98,9 @@ def _check_possible(world: World, vm: Vm, ignores: bool) -> None:
     if any(each.kind == "shared" for each in vm.disks):
         raise OperationFailed(Returned.NOT_SUPPORTED, 0x80070032, "unspecified")  # section 1.3
     if any(each.kind == "passthrough" for each in vm.disks) and not ignores:
-        raise OperationFailed(Returned.NOT_SUPPORTED, 0x80070032, "unspecified")  # section 2.1, the flag's sense
+        raise OperationFailed(
+            Returned.NOT_SUPPORTED, 0x80070032, "unspecified"
+        )  # section 2.1, the flag's sense
     waiting = [world.places.real(each) for merge in vm.merges for each in (merge.child, merge.parent)]
     if waiting and world.handles.holders(waiting):
         # After a merge failed on an open handle the next checkpoint fails too (fact 10).
@@ -143,9 +149,7 @@ def _start_destroying(world: World, vm: Vm, doomed: list[Checkpoint]) -> Answer:
                 checkpoints.remove(world, vm, each)
         return []
 
-    return start(
-        world, vm, JobType.DESTROY, world.behaviour.destroy_s, work, Status.DELETING_CHECKPOINT
-    )
+    return start(world, vm, JobType.DESTROY, world.behaviour.destroy_s, work, Status.DELETING_CHECKPOINT)
 
 
 def apply(world: World, _: Ref, arguments: Arguments) -> Answer:

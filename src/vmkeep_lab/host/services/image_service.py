@@ -25,7 +25,7 @@ def changes(world: World, _: Ref, arguments: Arguments) -> Answer:
     found = _layer_of(world, text(arguments, "Path"))
     if found is None:
         return answer(Returned.FILE_NOT_FOUND)
-    vm, disk, _layer = found
+    vm, disk = found[:2]
     offset, length = number(arguments, "ByteOffset"), number(arguments, "ByteLength")
     if offset + length > disk.size or arguments.get("TargetSnapshotId"):
         return answer(Returned.INVALID_PARAMETER)
@@ -80,7 +80,7 @@ def setting_data(world: World, _: Ref, arguments: Arguments) -> Answer:
     found = _layer_of(world, text(arguments, "Path"))
     if found is None:
         return answer(Returned.FILE_NOT_FOUND)
-    _, disk, layer = found
+    disk, layer = found[1:]
     values: dict[str, CimValue] = {
         "BlockSize": 0 if disk.fixed and not layer.below else 2 << 20,
         "ElementName": layer.path.rpartition("\\")[2],

@@ -48,7 +48,7 @@ def shut_down(world: World, target: Ref, _: Arguments) -> Answer:
 
 
 def turn(world: World, vm: Vm, power: Power) -> None:
-    """Give a VM another state; merges are interrupted and begin again (failures.md 4.3, merge_interrupted)."""
+    """Give a VM another state; its merges are interrupted and begin again (failures.md 4.3)."""
     vm.power = power
     vm.state_changed = vm.changed = world.clock.now()
     if power is not Power.RUNNING:

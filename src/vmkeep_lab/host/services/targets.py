@@ -75,7 +75,7 @@ def start(
     work: Callable[[], Iterable[Ref]],
     busy: Status | None = None,
 ) -> Answer:
-    """Start a job and return what the method answers; the element it makes is never in the answer (fact 2)."""
+    """Start a job and return what the method answers; what it makes is never in the answer (fact 2)."""
     job = world.jobs.start(
         Job(
             id=world.state.new_id(),

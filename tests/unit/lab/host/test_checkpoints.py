@@ -4,36 +4,20 @@ import hashlib
 from pathlib import Path
 
 import pytest
-import pyvhdi
 
 from tests.lab_hosts import SMALL, LabHost, id_of
+from tests.unit.lab.disks.naive_vhdx import read_chain
 from vmkeep_lab.cim import Instance, Ref
 
 pytestmark = pytest.mark.quick
 
 
-def read_by_libvhdi(files: list[Path]) -> bytes:
-    """The bytes of a chain, child first, as another reader of the format sees them."""
-    opened = []
-    for path in files:
-        file = pyvhdi.file()
-        file.open(str(path))
-        opened.append(file)
-    for child, parent in zip(opened, opened[1:], strict=False):
-        child.set_parent(parent)
-    size = opened[0].get_media_size()
-    data: bytes = opened[0].read_buffer_at_offset(size, 0)
-    for file in opened:
-        file.close()
-    return data
-
-
-def strangers(lab: LabHost) -> list[tuple[object, object]]:
+def strangers(lab: LabHost) -> list[tuple[str, str]]:
     """What other products and users have on the host."""
     settings = lab.all("Msvm_VirtualSystemSettingData")
     points = lab.all("Msvm_VirtualSystemReferencePoint")
-    shown = [(each.values["InstanceID"], each.values["ElementName"]) for each in settings]
-    return shown + [(each.values["InstanceID"], None) for each in points]
+    shown = [(str(each.values["InstanceID"]), str(each.values["ElementName"])) for each in settings]
+    return shown + [(str(each.values["InstanceID"]), "a reference point") for each in points]
 
 
 def test_frozen_files_hold_the_truth_while_the_guest_writes_on(lab: LabHost) -> None:
@@ -45,7 +29,7 @@ def test_frozen_files_hold_the_truth_while_the_guest_writes_on(lab: LabHost) -> 
     truth = {each["disk"]: each for each in lab.truth(id_of(made))}
     assert set(truth) == {"system", "data"}
     for path in frozen:
-        data = read_by_libvhdi([lab.real(path)])
+        data = read_chain([lab.real(path)]).contents()
         expected = truth[lab.real(path).stem]
         assert (len(data), hashlib.sha256(data).hexdigest()) == (expected["size"], expected["sha256"])
     assert all(leaf.endswith(".avhdx") for leaf in lab.leaves("one"))
@@ -58,7 +42,7 @@ def test_a_user_s_chain_shows_avhdx_leaves(lab: LabHost) -> None:
     disk = lab.host.world.state.vms[1].disks[0]
     assert [each.path for each in disk.layers].index(leaf) == 2
     files = [lab.real(each.path) for each in disk.layers[2::-1]]
-    digest = hashlib.sha256(read_by_libvhdi(files)).hexdigest()
+    digest = hashlib.sha256(read_chain(files).contents()).hexdigest()
     assert [each["sha256"] for each in lab.truth(id_of(made))] == [digest]
 
 
@@ -67,7 +51,7 @@ def test_the_whole_round_leaves_the_disks_as_they_were(lab: LabHost) -> None:
     leaves = lab.leaves("one")
     made = lab.checkpoint("one")
     lab.write("one", 10)
-    now = [vm for vm in lab.host.world.state.vms if vm.name == "one"][0]
+    now = next(vm for vm in lab.host.world.state.vms if vm.name == "one")
     held = [lab.host.world.media.sha256(disk, disk.leaf) for disk in now.disks]
     point = lab.convert(made)
     lab.settle()
@@ -120,8 +104,9 @@ def test_going_back_to_a_checkpoint_gives_back_its_bytes(lab: LabHost) -> None:
     assert lab.host.world.media.sha256(vm.disks[0], vm.disks[0].leaf) == expected["sha256"]
     # The other branch is still there, and is let go of in any order.
     second = Ref.to("Msvm_VirtualSystemSettingData", InstanceID=f"Microsoft:{vm.checkpoints[1].id}")
-    assert lab.host.world.media.sha256(vm.disks[0], vm.checkpoints[1].disks["0:0"].path) == (
-        lab.truth(vm.checkpoints[1].id)[0]["sha256"]
+    assert (
+        lab.host.world.media.sha256(vm.disks[0], vm.checkpoints[1].disks["0:0"].path)
+        == (lab.truth(vm.checkpoints[1].id)[0]["sha256"])
     )
     lab.destroy(second)
     lab.destroy(ref)
@@ -138,9 +123,7 @@ def test_a_running_vm_cannot_go_back(lab: LabHost) -> None:
 
 def test_only_recovery_checkpoints_become_reference_points(lab: LabHost) -> None:
     made = lab.checkpoint("one", kind=2)
-    answer = lab.call(
-        "Msvm_VirtualSystemSnapshotService", "ConvertToReferencePoint", AffectedSnapshot=made
-    )
+    answer = lab.call("Msvm_VirtualSystemSnapshotService", "ConvertToReferencePoint", AffectedSnapshot=made)
     assert answer == {"ReturnValue": 6}
 
 

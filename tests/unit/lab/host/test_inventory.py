@@ -1,4 +1,4 @@
-"""What the host shows: the members that exist, references that lead somewhere, the shape that was recorded."""
+"""What the host shows: members that exist, references that lead somewhere, the shape that was recorded."""
 
 from pathlib import Path
 
@@ -78,7 +78,9 @@ def test_host_and_vms_are_told_apart_as_on_a_real_host(lab: LabHost) -> None:
 def test_ids_have_the_recorded_form(lab: LabHost) -> None:
     vm_id = lab.vm_id("chained")
     settings = lab.all("Msvm_VirtualSystemSettingData", VirtualSystemIdentifier=vm_id)
-    own = [each for each in settings if each.values["VirtualSystemType"] == "Microsoft:Hyper-V:System:Realized"]
+    own = [
+        each for each in settings if each.values["VirtualSystemType"] == "Microsoft:Hyper-V:System:Realized"
+    ]
     assert [each.values["InstanceID"] for each in own] == [f"Microsoft:{vm_id}"]
     assert len(settings) == 3
     media = [str(each.values["InstanceID"]) for each in lab.all("Msvm_StorageAllocationSettingData")]
@@ -95,7 +97,9 @@ def test_media_name_their_drive_and_the_drive_its_controller(lab: LabHost) -> No
         drive = lab.one("Msvm_ResourceAllocationSettingData", InstanceID=drive_ref.key("InstanceID"))
         assert drive.values["ResourceSubType"] == "Microsoft:Hyper-V:Synthetic Disk Drive"
         controller_ref = Ref.from_path(str(drive.values["Parent"]))
-        controller = lab.one("Msvm_ResourceAllocationSettingData", InstanceID=controller_ref.key("InstanceID"))
+        controller = lab.one(
+            "Msvm_ResourceAllocationSettingData", InstanceID=controller_ref.key("InstanceID")
+        )
         assert controller.values["ResourceSubType"] == "Microsoft:Hyper-V:Synthetic SCSI Controller"
 
 

@@ -19,7 +19,7 @@ def test_paths_are_compared_without_case(tmp_path: Path) -> None:
     assert first == tmp_path / "files" / "C" / "VMs" / "Web" / "a.vhdx"
 
 
-@pytest.mark.parametrize("path", [r"C:\VMs\..\..\x", "relative", r"\\server\share\x", "C:/VMs", "C:\\a/b", ""])
+@pytest.mark.parametrize("path", [r"C:\VMs\..\..\x", "relative", r"\\server\share\x", "C:/VMs", ""])
 def test_what_leads_elsewhere_is_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(WmiError):
         Places(tmp_path).real(path)

@@ -41,9 +41,8 @@ def test_identical_disks_are_found_whatever_their_format(restored: tuple[Path, P
     assert isinstance(found, list)
     assert [each["format"] for each in found] == ["raw", "vhdx"]
     for each in found:
-        assert [(line["vm"], line["disk"], line["checkpoint"]) for line in each["equals"]] == [
-            ("one", "system", checkpoint)
-        ]
+        assert {(line["vm"], line["disk"]) for line in each["equals"]} == {("one", "system")}
+        assert checkpoint in [line["checkpoint"] for line in each["equals"]]
 
 
 @pytest.mark.parametrize("change", ["flip", "shorter", "longer"])
