@@ -42,10 +42,14 @@ def resolve(layers: Sequence[Layer], offset: int, length: int) -> Iterator[Exten
 
 def locator_of(linkage: UUID, parent: Path, child: Path, host_path: str, volume_path: str) -> ParentLocator:
     """Return how a child names its parent; ``host_path`` is the parent's as the host knows it."""
+    volume = volume_path or _volume_path(host_path)
+    return ParentLocator(linkage, relative_path(parent, child), host_path, volume)
+
+
+def relative_path(parent: Path, child: Path) -> str:
+    """Return where a parent lies as seen from its child's folder, in the host's way of writing."""
     relative = os.path.relpath(parent, child.parent).replace("/", "\\")
-    if not relative.startswith(".."):
-        relative = f".\\{relative}"
-    return ParentLocator(linkage, relative, host_path, volume_path or _volume_path(host_path))
+    return relative if relative.startswith("..") else f".\\{relative}"
 
 
 def _volume_path(host_path: str) -> str:

@@ -29,9 +29,10 @@ def fill(disk: VirtualDisk, seed: object, used_bytes: int) -> list[tuple[int, in
         length = min(left, chooser.randint(1, _LARGEST_EXTENT // _UNIT) * _UNIT)
         free = disk.size - offset - left
         offset += min(free, int(2 * chooser.random() * free * length / left)) // _UNIT * _UNIT
-        pieces = []
-        for number in range(length // _UNIT):
-            pieces.append(repeated if chooser.random() < 0.1 else guest_bytes(chooser, _UNIT, number))
+        pieces = [
+            repeated if chooser.random() < 0.1 else guest_bytes(chooser, _UNIT, number)
+            for number in range(length // _UNIT)
+        ]
         disk.write(offset, b"".join(pieces))
         extents.append((offset, length))
         offset += length

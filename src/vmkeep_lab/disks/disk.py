@@ -3,18 +3,19 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import Final, Literal
 from uuid import UUID
 
-from vmkeep_lab.disks.chain import Extent, check_parent, locator_of, open_chain, resolve
+from vmkeep_lab.disks.chain import Extent, check_parent, locator_of, open_chain, relative_path, resolve
 from vmkeep_lab.disks.errors import BadRequest, LayerInUse, NoSuchLayer
 from vmkeep_lab.disks.layer import Layer
 from vmkeep_lab.disks.merge import Merge
 from vmkeep_lab.disks.metadata import Metadata
 from vmkeep_lab.disks.tracker import ChangeTracker
-from vmkeep_lab.disks.vhdx import MIB
+from vmkeep_lab.disks.vhdx import MIB, NO_GUID
 from vmkeep_lab.disks.vhdx_file import derived_guid
 
 _PIECE: Final = 4 * MIB
@@ -216,11 +217,7 @@ class VirtualDisk:
                 raise BadRequest("the base has no parent")
             if self.children(parent) != [child.path]:
                 raise LayerInUse(f"{parent.name} has other children")
-
-            def finish(is_complete: bool) -> None:
-                self._end_merge(child, self._layers[parent], is_complete)
-
-            self._merge = Merge(child, self._layers[parent], self.lock, finish)
+            self._merge = Merge(child, self._layers[parent], self.lock, self._end_merge)
             if child.path != self._leaf:
                 child.file.end()
             return self._merge
@@ -297,7 +294,9 @@ class VirtualDisk:
         if self._merge is not None:
             raise LayerInUse(f"{self._merge.child.path.name} is being merged")
 
-    def _add_child(self, parent: Path, child: Path, host_path: str, volume_path: str, block_size: int) -> Path:
+    def _add_child(
+        self, parent: Path, child: Path, host_path: str, volume_path: str, block_size: int
+    ) -> Path:
         child = Path(os.path.abspath(child))
         below = self._layers[parent]
         old = below.metadata
@@ -323,16 +322,17 @@ class VirtualDisk:
         del self._parents[path]
         path.unlink()
 
-    def _end_merge(self, child: Layer, parent: Layer, is_complete: bool) -> None:
+    def _end_merge(self, merge: Merge, is_complete: bool) -> None:
         self._merge = None
+        child, parent = merge.child, merge.parent
         if not is_complete:
             parent.file.end()
             return
-        locator = child.locator
-        for path in self.children(child.path) if locator else ():
+        for path in self.children(child.path):
             above = self._layers[path]
-            paths = (locator.absolute_win32_path, locator.volume_path)
-            above.set_locator(locator_of(parent.data_write_guid, parent.path, path, *paths))
+            relative = relative_path(parent.path, path)
+            linkage = parent.data_write_guid
+            above.set_locator(replace(merge.names, linkage=linkage, linkage2=NO_GUID, relative_path=relative))
             check_parent(above, parent)
             self._parents[path] = parent.path
             if path != self._leaf:

@@ -21,11 +21,14 @@ class Merge:
     no use any more from the first step on.
     """
 
-    def __init__(self, child: Layer, parent: Layer, lock: RLock, finish: Callable[[bool], None]) -> None:
+    def __init__(
+        self, child: Layer, parent: Layer, lock: RLock, finish: Callable[["Merge", bool], None]
+    ) -> None:
         if child.locator is None or child.size != parent.size:
             raise BadRequest("only a layer of its parent's size can be merged")
         self.child = child
         self.parent = parent
+        self.names = child.locator
         self._lock = lock
         self._finish = finish
         self._is_over = False
@@ -55,7 +58,7 @@ class Merge:
             if self._pending:
                 return False
             self._is_over = True
-            self._finish(True)
+            self._finish(self, True)
             return True
 
     def fail(self) -> None:
@@ -63,7 +66,7 @@ class Merge:
         with self._lock:
             if not self._is_over:
                 self._is_over = True
-                self._finish(False)
+                self._finish(self, False)
 
     def note(self, offset: int, length: int) -> None:
         """Take notice that the child was written, so that this moves again."""

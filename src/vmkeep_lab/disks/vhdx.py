@@ -106,8 +106,8 @@ class Header:
             return None
         if version != 1 or (log_version != 0 and any(log)):
             raise DiskCorrupt(f"header of version {version}, log version {log_version}")
-        guids = (UUID(bytes_le=guid) for guid in (file_write, data_write, log))
-        return cls(sequence, *guids, log_offset=offset, log_length=length)
+        guids = [UUID(bytes_le=guid) for guid in (file_write, data_write, log)]
+        return cls(sequence, guids[0], guids[1], guids[2], offset, length)
 
 
 def current_header(copies: "list[Header | None]") -> tuple[int, Header]:

@@ -1,4 +1,4 @@
-"""A disk and all its layers against byte arrays, and its files against a reader written from the specification."""
+"""A disk and its layers against byte arrays, and its files against a reader made from the specification."""
 
 import itertools
 import shutil
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.quick
 
 
 class DiskAndModel(RuleBasedStateMachine):
-    """Random writes, checkpoints, merges, reverts, restarts and kills; each layer has its bytes in ``model``."""
+    """Writes, checkpoints, merges, reverts, restarts and kills; ``model`` has the bytes of each layer."""
 
     @initialize(
         kind=st.sampled_from(["dynamic", "fixed"]),

@@ -5,6 +5,7 @@ memory, the log replayed there, one sector after the other. It refuses what
 the specification forbids a writer, so reading with it is also an audit.
 """
 
+import itertools
 import struct
 import uuid
 from pathlib import Path
@@ -33,15 +34,15 @@ def checksum(raw: bytes) -> int:
     return int(google_crc32c.value(raw[:4] + bytes(4) + raw[8:]))
 
 
-def u16(raw: bytes, at: int) -> int:
+def u16(raw: bytes | bytearray, at: int) -> int:
     return int.from_bytes(raw[at : at + 2], "little")
 
 
-def u32(raw: bytes, at: int) -> int:
+def u32(raw: bytes | bytearray, at: int) -> int:
     return int.from_bytes(raw[at : at + 4], "little")
 
 
-def u64(raw: bytes, at: int) -> int:
+def u64(raw: bytes | bytearray, at: int) -> int:
     return int.from_bytes(raw[at : at + 8], "little")
 
 
@@ -170,7 +171,7 @@ class NaiveVhdx:
             spans.append((place, place + size))
             items[name] = region[place : place + size]
         spans.sort()
-        assert all(left[1] <= right[0] for left, right in zip(spans, spans[1:], strict=False))
+        assert all(left[1] <= right[0] for left, right in itertools.pairwise(spans))
         return items
 
     def _understand_items(self) -> None:
@@ -231,7 +232,7 @@ class NaiveVhdx:
                 spans.append((place, length))
                 assert place + length <= len(self.raw)
         spans.sort()
-        for (offset, length), (following, _) in zip(spans, spans[1:], strict=False):
+        for (offset, length), (following, _) in itertools.pairwise(spans):
             assert offset + length <= following, "two structures in one place"
 
     def contents(self) -> bytes:

@@ -1,5 +1,6 @@
 """The guest that writes and the content it starts from: repeatable, and of the kinds promised."""
 
+import itertools
 import zlib
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_a_guest_does_all_that_is_awkward(tmp_path: Path, seed: int) -> None:
     assert any(action.offset % 4096 or action.length % 4096 for action in actions)
     assert all(action.offset % 512 == action.length % 512 == 0 < action.length for action in actions)
     records = [action.offset for action in actions[3::7]]
-    assert all(later - earlier == 64 * KIB for earlier, later in zip(records, records[1:], strict=False))
+    assert all(later - earlier == 64 * KIB for earlier, later in itertools.pairwise(records))
     scattered = {action.length for action in actions if action.kind == "write"}
     assert min(scattered) <= 4096
     assert 48 * KIB < max(scattered) <= 64 * KIB
@@ -67,7 +68,7 @@ def test_fill_is_a_mixture_of_the_size_asked_for(tmp_path: Path, seed: int) -> N
     assert fill(again, seed, 30 * MIB) == extents
     assert disk.sha256() == again.sha256()
     assert sum(length for _, length in extents) == 30 * MIB
-    assert all(a + n <= b for (a, n), (b, _) in zip(extents, extents[1:], strict=False))
+    assert all(a + n <= b for (a, n), (b, _) in itertools.pairwise(extents))
     content = b"".join(disk.read(offset, length) for offset, length in extents)
     units = [content[at : at + 64 * KIB] for at in range(0, len(content), 64 * KIB)]
     assert len(zlib.compress(content, 1)) < 0.75 * len(content)

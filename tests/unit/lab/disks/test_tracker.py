@@ -43,7 +43,10 @@ def test_a_window_cuts_ranges_and_an_answer_may_end_early(table: Path) -> None:
         [(6 * KIB, 2 * KIB), (12 * KIB, 2 * KIB)],
         8 * KIB,
     )
-    assert tracker.changes(mark, 0, MIB, most_ranges=2) == ([(4 * KIB, 4 * KIB), (12 * KIB, 4 * KIB)], 16 * KIB)
+    assert tracker.changes(mark, 0, MIB, most_ranges=2) == (
+        [(4 * KIB, 4 * KIB), (12 * KIB, 4 * KIB)],
+        16 * KIB,
+    )
     assert tracker.changes(mark, 16 * KIB, MIB, most_ranges=2) == ([(20 * KIB, 4 * KIB)], MIB)
     assert tracker.changes(mark, 0, 0) == ([], 0)
     with pytest.raises(BadRequest):

@@ -5,6 +5,7 @@ sectors without parents, and logs on a copy; libvhdi for 4 KiB sectors and,
 in requests of whole 4 KiB, for chains without ZERO or UNMAPPED over data.
 """
 
+import itertools
 import random
 import shutil
 import subprocess
@@ -140,15 +141,13 @@ def test_libvhdi_reads_chains(tmp_path: Path, seed: int) -> None:
                 offset = block * MIB + chooser.randrange(MIB // 4096) * 4096
                 disk.write(offset, chooser.randbytes(4096))
         if number < 2:
-            disk.checkpoint(
-                tmp_path / f"{number}.avhdx", host_path=f"C:\\{disk.leaf.name}", block_size=MIB
-            )
+            disk.checkpoint(tmp_path / f"{number}.avhdx", host_path=f"C:\\{disk.leaf.name}", block_size=MIB)
     expected = disk.read(0, size)
     disk.close()
     files = [pyvhdi.file() for _ in disk.files]
     for file, path in zip(files, disk.files, strict=True):
         file.open(str(path))
-    for child, parent in zip(files, files[1:], strict=False):
+    for child, parent in itertools.pairwise(files):
         child.set_parent(parent)
     seen = b"".join(files[0].read_buffer_at_offset(4096, offset) for offset in range(0, size, 4096))
     assert seen == expected
