@@ -23,7 +23,7 @@ class Returned(IntEnum):
     FILE_NOT_FOUND = 32779
 
 
-CIM_NOT_SUPPORTED: Final = 1  # the snapshot and reference point services' own family (section 2.2, D)
+CIM_NOT_SUPPORTED: Final = 1  # the checkpoint and reference point services' own family (section 2.2, D)
 CIM_INVALID_PARAMETER: Final = 4
 CIM_INVALID_TYPE: Final = 6
 
