@@ -2,10 +2,10 @@
 
     python tools/make_lab_schema.py CONTRACT_DIR
 
-reads wmi-server2019.json and wmi-server23h2.json there and writes src/vmkeep_lab/schema/*.json, in which "cut"
-names what was left out. The contract comes from generated Go code (microsoft/wmi, MIT), read by a pattern that
-loses two things, which are put back here from the same code: the first method of a class that has properties
-(it stands under the name of a property's setter), and parameters marked as optional.
+reads wmi-server2019.json and wmi-server23h2.json there and writes src/vmkeep_lab/schema/*.json, in which
+"cut" names what was left out. The contract comes from generated Go code (microsoft/wmi, MIT), read by a
+pattern that loses two things, which are put back here from the same code: the first method of a class that
+has properties (it stands under the name of a property's setter), and parameters marked as optional.
 """
 
 import json
@@ -22,8 +22,8 @@ KEPT: Final[Mapping[str, str]] = {
     "root/virtualization/v2": r"(?:Msvm|CIM)_(?!.*(?:Indication|ClassCreation|ClassDeletion|ClassModification"
     r"|Metric|WiFi|3d|3D)).+",
     "root/cimv2": r"(?:CIM|Win32)_.+",
-    "root/mscluster": r"MSCluster_(?:Cluster|ClusterService|ClusterSharedVolume|ClusterSharedVolumeTo(?:Node|Resource)"
-    r"|ClusterTo(?:ClusterSharedVolume|Node|Resource|ResourceGroup)|Node|NodeToActive(?:Group|Resource)|Property"
+    "root/mscluster": r"MSCluster_(?:Cluster|ClusterService|ClusterSharedVolume"
+    r"|ClusterSharedVolumeTo(?:Node|Resource)|ClusterTo(?:ClusterSharedVolume|Node|Resource|ResourceGroup)|Node|NodeToActive(?:Group|Resource)|Property"
     r"|Resource|ResourceGroup|ResourceGroupToResource|ResourceType)",
 }
 
@@ -74,7 +74,7 @@ _CLASS: Final = re.compile(r"(?:v2\.)?((?:Msvm|CIM|Win32|MSCluster)_\w+)")
 
 
 def typed(text: str) -> str:
-    """Return the schema's name of a type: ``uint64[]``, ``reference:CIM_Job``, ``enum:ConcreteJob_JobState``."""
+    """Return the schema's name of a type: ``uint64[]``, ``reference:CIM_Job``, ``enum:Job_JobState``."""
     item = text.removeprefix("[]")
     found = _CLASS.fullmatch(item)
     name = SCALARS.get(item) or (f"reference:{found[1]}" if found else f"enum:{item}")
@@ -120,12 +120,15 @@ def written(facts: Mapping[str, Any]) -> str:
     rows = [f'"host": {json.dumps(facts["host"])}', f'"source": {json.dumps(facts["source"])}']
     for space, classes in facts["namespaces"].items():
         lines = ",\n".join(
-            f"  {json.dumps(name)}: {json.dumps(each, separators=(',', ':'))}" for name, each in classes.items()
+            f"  {json.dumps(name)}: {json.dumps(each, separators=(',', ':'))}"
+            for name, each in classes.items()
         )
         rows.append(f"{json.dumps(space)}: {{\n{lines}\n}}")
     head, spaces = rows[:2], rows[2:]
     cut_rows = json.dumps(facts["cut"])
-    return "{" + ",\n".join(head) + ',\n"namespaces": {\n' + ",\n".join(spaces) + f'}},\n"cut": {cut_rows}\n}}\n'
+    return (
+        "{" + ",\n".join(head) + ',\n"namespaces": {\n' + ",\n".join(spaces) + f'}},\n"cut": {cut_rows}\n}}\n'
+    )
 
 
 def main(folder: Path) -> None:

@@ -21,11 +21,11 @@ WBEM_E_INVALID_METHOD: Final = 0x8004102E
 WBEM_E_INVALID_METHOD_PARAMETERS: Final = 0x8004102F
 WBEM_E_INVALID_OBJECT_PATH: Final = 0x8004103A
 
+_PAIR: Final = r"""\w+=(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,"']+)"""
 _PATH: Final = re.compile(
-    r"""(?P<place>[^:"]*:)?(?P<class>\w+)(?:\.(?P<keys>\w+=(?:"(?:[^"\\]|\\.)*"|[^,"]+)"""
-    r"""(?:,\w+=(?:"(?:[^"\\]|\\.)*"|[^,"]+))*))?"""
+    rf"""(?P<place>[^:"']+:)?(?P<class>\w+)(?:\.(?P<keys>{_PAIR}(?:,{_PAIR})*))?""", re.DOTALL
 )
-_KEY: Final = re.compile(r"""(\w+)=("(?:[^"\\]|\\.)*"|[^,"]+)""")
+_KEY: Final = re.compile(r"""(\w+)=("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,"']+)""", re.DOTALL)
 _HOST: Final = ("\\\\", "//")
 
 
@@ -92,7 +92,7 @@ class Instance:
     namespace: str = V2
 
 
-CimScalar = Union[str, int, bool, datetime, timedelta, Ref, Instance]
+CimScalar = str | int | bool | datetime | timedelta | Ref | Instance
 CimValue = Union[CimScalar, "list[CimScalar]", None]
 Arguments = Mapping[str, CimValue]
 
@@ -117,4 +117,4 @@ class CommandResult:
 
 def _unquoted(text: str) -> str:
     """Return the text of a key's value in an object path."""
-    return re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
+    return re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL) if text[0] in "\"'" else text

@@ -1,8 +1,8 @@
 """What the contract cannot know of a class: its keys, its times, exact widths, embedded instances.
 
-The contract was read from generated code, where every time is a string, every enumeration an int, and keys are
-not marked. Sources: the class pages of Microsoft's documentation (learn.microsoft.com/windows/win32/hyperv_v2
-and .../cimwin32prov), the DMTF's CIM schema 2.x for the CIM_ classes, the recordings. Rows marked [B] are
+The contract was read from generated code, where every time is a string, every enumeration an int, and no
+key is marked. Sources: Microsoft's class pages (learn.microsoft.com/windows/win32/hyperv_v2 and
+.../cimwin32prov), the DMTF's CIM schema 2.x for the CIM_ classes, the recordings. Rows marked [B] are
 believed and stand in docs/believed.md.
 """
 
@@ -45,7 +45,6 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "MSCluster_LogicalElement": ("Name",),
     "MSCluster_Cluster": ("Name",),
     "MSCluster_Node": ("Name",),
-    "MSCluster_ClusterService": ("Name",),  # [B]
 }
 
 # Classes with one instance, which Get finds without selectors.
@@ -165,9 +164,7 @@ _PARAMETERS: Final[Mapping[tuple[str, str, str], str]] = {
         "string:Msvm_VirtualHardDiskSettingData"
     ),
     ("Msvm_ImageManagementService", "GetVirtualHardDiskState", "State"): "string:Msvm_VirtualHardDiskState",
-    ("Msvm_ImageManagementService", "GetVHDSetInformation", "Information"): (
-        "string:Msvm_VHDSetInformation"
-    ),
+    ("Msvm_ImageManagementService", "GetVHDSetInformation", "Information"): ("string:Msvm_VHDSetInformation"),
     ("Msvm_ImageManagementService", "SetVHDSnapshotInformation", "Information"): (
         "string:Msvm_VHDSnapshotInformation"
     ),

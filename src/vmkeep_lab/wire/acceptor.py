@@ -1,11 +1,12 @@
 """Accept Negotiate and NTLM ([MS-NLMP], [MS-SPNG]) with a host name and users of our own.
 
-pyspnego's own acceptor takes its users from a file that the environment names, compares domains to the letter,
-and gives this machine's name. The class below replaces those two steps and leaves the rest to it.
+pyspnego's own acceptor takes its users from a file that the environment names, compares domains to the
+letter, and gives this machine's name. The class below replaces those two steps and leaves the rest to it.
 """
 
 import hmac
 import os
+import struct
 from collections.abc import Mapping
 from typing import Final
 
@@ -24,6 +25,7 @@ from spnego._ntlm_raw.messages import (
     NTClientChallengeV2,
     TargetInfo,
 )
+from spnego.channel_bindings import GssChannelBindings
 from spnego.exceptions import InvalidTokenError, NegotiateOptions, SpnegoError
 
 MAX_TOKEN: Final = 16_384
@@ -67,7 +69,10 @@ class _NtlmAcceptor(NTLMProxy):
         self._temp_challenge = challenge
         return challenge.pack()
 
-    def _step_accept_authenticate(self, token: bytes) -> None:
+    def _step_accept_authenticate(
+        self, token: bytes, channel_bindings: GssChannelBindings | None = None
+    ) -> None:
+        # Channel bindings are relaxed: used if present, not missed (CbtHardeningLevel).
         negotiate, challenge = self._temp_negotiate, self._temp_challenge
         assert negotiate is not None
         assert challenge is not None
@@ -124,7 +129,7 @@ class Acceptor:
             return None
         try:
             return self._context.step(token) or b""
-        except (SpnegoError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError):
+        except (SpnegoError, ValueError, LookupError, struct.error):
             # pyspnego reads tokens without looking whether they end too early.
             return None
 
@@ -132,7 +137,7 @@ class Acceptor:
         """Return what was sealed, or None where the signature is not this connection's."""
         try:
             return self._context.unwrap_winrm(header, data)
-        except (SpnegoError, ValueError, AttributeError):
+        except (SpnegoError, ValueError):
             return None
 
     def seal(self, data: bytes) -> tuple[bytes, bytes]:

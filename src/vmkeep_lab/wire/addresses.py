@@ -107,7 +107,9 @@ class Addresses:
         for each in element:
             if each.tag != tag(WSMAN, "Selector") or "Name" not in each.attrib:
                 raise SoapFault(SCHEMA_VALIDATION, "a SelectorSet holds Selectors with names")
-            nested = each.find(f"{tag(ADDRESSING, 'EndpointReference')}/{tag(ADDRESSING, 'ReferenceParameters')}")
+            nested = each.find(
+                f"{tag(ADDRESSING, 'EndpointReference')}/{tag(ADDRESSING, 'ReferenceParameters')}"
+            )
             rows.append((each.attrib["Name"], each.text or "" if nested is None else self._read(nested)))
         if len(rows) > _MAX_SELECTORS:
             raise SoapFault(2150858826, "too many selectors")

@@ -31,7 +31,7 @@ def write_instance(schema: Schema, instance: Instance) -> str:
 
 
 def named_values(kind: CimClass, instance: Instance) -> dict[str, CimValue]:
-    """Return an instance's values by the names of the class; ValueError where it has one that is not there."""
+    """Return an instance's values by the names of the class; ValueError for one that is not there."""
     values: dict[str, CimValue] = {}
     for given, value in instance.values.items():
         name = kind.property_name(given)
@@ -73,7 +73,8 @@ def _scalar(schema: Schema, kind: CimType, value: CimValue) -> str:
 
 def _reference(ref: Ref) -> str:
     pairs = "".join(
-        f"<KEYBINDING NAME={attribute(name)}><KEYVALUE VALUETYPE=\"string\">{text(value)}</KEYVALUE></KEYBINDING>"
+        f'<KEYBINDING NAME={attribute(name)}><KEYVALUE VALUETYPE="string">{text(value)}</KEYVALUE>'
+        "</KEYBINDING>"
         for name, value in ref.keys
     )
     return f"<INSTANCENAME CLASSNAME={attribute(ref.class_name)}>{pairs}</INSTANCENAME>"
@@ -144,9 +145,7 @@ def _read(schema: Schema, namespace: str, kind: CimType, element: Element) -> Ci
 
 
 def _read_reference(named: Element, namespace: str) -> Ref:
-    keys = [
-        (binding.get("NAME", ""), "".join(binding.itertext())) for binding in named.iter("KEYBINDING")
-    ]
+    keys = [(binding.get("NAME", ""), "".join(binding.itertext())) for binding in named.iter("KEYBINDING")]
     return Ref(named.get("CLASSNAME", ""), tuple(sorted(keys)), namespace)
 
 

@@ -114,7 +114,9 @@ class Enumerations:
         if context.waiting is None:
             return _reply("Pull", f"<n:Items>{items}</n:Items><n:EndOfSequence/>")
         fresh = self._keep(context)
-        return _reply("Pull", f"<n:EnumerationContext>{fresh}</n:EnumerationContext><n:Items>{items}</n:Items>")
+        return _reply(
+            "Pull", f"<n:EnumerationContext>{fresh}</n:EnumerationContext><n:Items>{items}</n:Items>"
+        )
 
     def _release(self, request: Request, owner: str) -> Reply:
         self._claim(_context_name(_body(request, "Release")), owner)
@@ -160,9 +162,7 @@ class Enumerations:
             context.waiting = next(context.items, None)
         return "".join(taken)
 
-    def _items(
-        self, found: list[Instance], write: Callable[[Instance], str], mode: Mode
-    ) -> Iterator[str]:
+    def _items(self, found: list[Instance], write: Callable[[Instance], str], mode: Mode) -> Iterator[str]:
         for each in found:
             if mode == "Object":
                 yield write(each)
@@ -241,7 +241,13 @@ class Enumerations:
         for name, value in selectors:
             spelled = target.kind.property_name(name)
             # No duplicates, arrays, times, references or quotes ([MS-WSMV] 3.1.4.1.13).
-            if spelled is None or spelled in seen or not isinstance(value, str) or '"' in value or "'" in value:
+            if (
+                spelled is None
+                or spelled in seen
+                or not isinstance(value, str)
+                or '"' in value
+                or "'" in value
+            ):
                 raise SoapFault(CANNOT_PROCESS_FILTER, f"The selector {name[:80]} cannot be filtered by.")
             kind = target.kind.properties[spelled]
             if kind.is_array or kind.name in {"datetime", "reference", "object"}:
@@ -265,7 +271,9 @@ def _body(request: Request, name: str) -> Element:
 
 
 def _reply(name: str, inside: str) -> Reply:
-    return Reply(f"{ENUMERATION}/{name}Response", f"<n:{name}Response>{inside}</n:{name}Response>", "enumeration")
+    return Reply(
+        f"{ENUMERATION}/{name}Response", f"<n:{name}Response>{inside}</n:{name}Response>", "enumeration"
+    )
 
 
 def _context_name(body: Element) -> str:

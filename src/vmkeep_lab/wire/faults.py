@@ -1,14 +1,12 @@
 """SOAP faults: the table of codes as data, and the envelope's inside.
 
-Code, fault and detail of each row: Microsoft's own Unix server (microsoft/omi), whose table quotes DSP0226, and
-recorded faults of Windows hosts; see [MS-WSMV] 2.2.4.43 for WSManFault.
+Code, fault and detail of each row: Microsoft's own Unix server (microsoft/omi), whose table quotes DSP0226,
+and recorded faults of Windows hosts; see [MS-WSMV] 2.2.4.43 for WSManFault.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
-from vmkeep_lab.wire.markup import attribute as quoteattr
-from vmkeep_lab.wire.markup import text as escape
 
 from vmkeep_lab.cim import (
     WBEM_E_ACCESS_DENIED,
@@ -21,6 +19,8 @@ from vmkeep_lab.cim import (
     WBEM_E_PROVIDER_NOT_CAPABLE,
     WmiError,
 )
+from vmkeep_lab.wire.markup import attribute as quoteattr
+from vmkeep_lab.wire.markup import text as escape
 from vmkeep_lab.wire.names import (
     ADDRESSING,
     BINDING,
@@ -107,7 +107,10 @@ def _rows() -> Iterator[tuple[int, Row]]:
         (DESTINATION_UNREACHABLE, ""),
     )
     yield from sender(
-        "a:ActionNotSupported", (2150858753, ""), (ACTION_NOT_SUPPORTED, ""), (ACTION_MISMATCH, "ActionMismatch")
+        "a:ActionNotSupported",
+        (2150858753, ""),
+        (ACTION_NOT_SUPPORTED, ""),
+        (ACTION_MISMATCH, "ActionMismatch"),
     )
     yield from sender(
         "a:InvalidMessageInformationHeader",

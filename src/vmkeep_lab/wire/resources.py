@@ -39,7 +39,9 @@ class Resources:
             raise SoapFault(FRAGMENT_ACCESS, "Fragments are not served.")
         kind = self._kind(request)
         if request.action == CREATE:
-            made = self._provider.create(self._values.read_properties(kind, request.resource_uri, request.body))
+            made = self._provider.create(
+                self._values.read_properties(kind, request.resource_uri, request.body)
+            )
             address = self._values.addresses.endpoint(made)
             inside = address.removeprefix("<a:EndpointReference>").removesuffix("</a:EndpointReference>")
             return Reply(f"{CREATE}Response", f"<x:ResourceCreated>{inside}</x:ResourceCreated>", "transfer")

@@ -113,10 +113,10 @@ class Service:
             return self._fault(fault, header, request)
         except WmiError as error:
             return self._fault(WmiFault(error, Provenance("root/cimv2")), header, request)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a mistake of the model must not end the connection of a client
             _LOG.exception("the lab's model made a mistake")
-            fault = SoapFault(INTERNAL_ERROR, "The lab's model made a mistake: see its log.")
-            return self._fault(fault, header, request)
+            mistake = SoapFault(INTERNAL_ERROR, "The lab's model made a mistake: see its log.")
+            return self._fault(mistake, header, request)
 
     def _disturbed(self, request: Request, user: str, client: str) -> Answer:
         """Answer a request, unless a rule says that something goes wrong."""

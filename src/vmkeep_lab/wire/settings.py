@@ -1,4 +1,4 @@
-"""What an administrator can configure with ``winrm set``, with the values of a fresh 2012 R2 and later host."""
+"""What ``winrm set`` can change, with the values of a fresh host since 2012 R2."""
 
 from dataclasses import dataclass
 

@@ -38,7 +38,7 @@ from vmkeep_lab.wire.settings import Settings
 from vmkeep_lab.wire.soap import Reply, Request
 
 # An odd number, so that characters of more than one byte are cut between two replies, as on a real host.
-BLOCK_BYTES: Final = 32_767
+BLOCK_BYTES: Final = 32_765
 _PROVIDER: Final = "Shell cmd plugin"
 _INTERRUPTED: Final = -1073741510  # STATUS_CONTROL_C_EXIT as a signed number
 
@@ -107,7 +107,10 @@ class Shells:
         now = clock.monotonic()
         with self._lock:
             self._forget_idle(now)
-            if sum(each.owner == owner for each in self._shells.values()) >= self._settings.max_shells_per_user:
+            if (
+                sum(each.owner == owner for each in self._shells.values())
+                >= self._settings.max_shells_per_user
+            ):
                 raise SoapFault(MAX_SHELLS, "The user has reached the maximum of concurrent shells.")
             shell = _Shell(str(uuid.uuid4()).upper(), owner, client, now, now)
             self._shells[shell.name.lower()] = shell

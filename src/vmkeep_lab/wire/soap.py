@@ -40,7 +40,10 @@ MIN_ENVELOPE: Final = 8192
 _MAX_MESSAGE_ID: Final = 2048
 
 _KNOWN: Final = frozenset(
-    [tag(ADDRESSING, name) for name in ("To", "Action", "ReplyTo", "MessageID", "From", "FaultTo", "RelatesTo")]
+    [
+        tag(ADDRESSING, name)
+        for name in ("To", "Action", "ReplyTo", "MessageID", "From", "FaultTo", "RelatesTo")
+    ]
     + [
         tag(WSMAN, name)
         for name in (
@@ -55,7 +58,10 @@ _KNOWN: Final = frozenset(
             "FragmentTransfer",
         )
     ]
-    + [tag(MICROSOFT, name) for name in ("DataLocale", "SessionId", "ActivityId", "OperationID", "SequenceId")]
+    + [
+        tag(MICROSOFT, name)
+        for name in ("DataLocale", "SessionId", "ActivityId", "OperationID", "SequenceId")
+    ]
     + [tag(SHELL, "CompressionType")]
 )
 # Languages that are only a wish; as a demand they are refused.
@@ -66,7 +72,14 @@ _DECLARED: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "enumeration": (("s", SOAP), ("a", ADDRESSING), ("n", ENUMERATION), ("w", WSMAN)),
     "transfer": (("s", SOAP), ("a", ADDRESSING), ("x", TRANSFER), ("w", WSMAN)),
     "invoke": (("s", SOAP), ("a", ADDRESSING), ("w", WSMAN)),
-    "shell": (("s", SOAP), ("a", ADDRESSING), ("x", TRANSFER), ("w", WSMAN), ("rsp", SHELL), ("p", MICROSOFT)),
+    "shell": (
+        ("s", SOAP),
+        ("a", ADDRESSING),
+        ("x", TRANSFER),
+        ("w", WSMAN),
+        ("rsp", SHELL),
+        ("p", MICROSOFT),
+    ),
     "fault": (
         ("s", SOAP),
         ("a", ADDRESSING),
@@ -238,9 +251,7 @@ def envelope(reply: Reply, locale: str, message_id: str, request: Request | None
         rows.append(f"<a:RelatesTo>{text(message_id)}</a:RelatesTo>")
     if reply.not_understood:
         space, _, name = reply.not_understood.removeprefix("{").rpartition("}")
-        rows.append(
-            f"<s:NotUnderstood qname={attribute('q:' + name)} xmlns:q={attribute(space)}/>"
-        )
+        rows.append(f"<s:NotUnderstood qname={attribute('q:' + name)} xmlns:q={attribute(space)}/>")
     return (
         f"<s:Envelope xml:lang={attribute(locale)} {declared}><s:Header>{''.join(rows)}</s:Header>"
         f"<s:Body>{reply.body}</s:Body></s:Envelope>"

@@ -4,9 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Final
 
-_ISO: Final = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?"
-)
+_ISO: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?")
 _DURATION: Final = re.compile(
     r"P(?:(\d{1,9})Y)?(?:(\d{1,9})M)?(?:(\d{1,9})D)?(?:T(?:(\d{1,9})H)?(?:(\d{1,9})M)?(?:(\d{1,9})(?:\.(\d{1,9}))?S)?)?"
 )
@@ -61,7 +59,8 @@ def read_iso(text: str) -> datetime | timedelta:
     if found[8] and found[8] != "Z":
         sign = -1 if found[8][0] == "-" else 1
         zone = timezone(sign * timedelta(hours=int(found[8][1:3]), minutes=int(found[8][4:])))
-    return datetime(*(int(found[part]) for part in range(1, 7)), micro, zone)
+    year, month, day, hour, minute, second = (int(found[part]) for part in range(1, 7))
+    return datetime(year, month, day, hour, minute, second, micro, zone)
 
 
 def cim_time(value: datetime | timedelta) -> str:

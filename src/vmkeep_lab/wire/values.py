@@ -195,4 +195,4 @@ def _read_time(element: Element) -> datetime | timedelta:
     if inside is not element and inside.tag not in {tag(CIM_COMMON, "Datetime"), tag(CIM_COMMON, "Interval")}:
         raise ValueError("not a time")
     source = (inside.text or "").strip()
-    return times.read_cim(source) if ":" in source[-5:] and source[:8].isdigit() else times.read_iso(source)
+    return times.read_iso(source) if source.startswith("P") or "T" in source else times.read_cim(source)

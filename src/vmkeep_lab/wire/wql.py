@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, Literal, NoReturn, Union
+from typing import Final, Literal, NoReturn
 
 from vmkeep_lab.cim import WBEM_E_INVALID_QUERY, CimValue, Instance, WmiError
 from vmkeep_lab.schema import CimClass, CimType
@@ -23,18 +23,19 @@ _TOKEN: Final = re.compile(
     re.DOTALL,
 )
 _ABOUT: Final = re.compile(
-    r"\s*(?P<what>ASSOCIATORS|REFERENCES)\s+OF\s*\{(?P<path>(?:[^{}\"]|\"(?:[^\"\\]|\\.)*\")*)\}\s*"
+    r"\s*(?P<what>ASSOCIATORS|REFERENCES)\s+OF\s*"
+    r"\{(?P<path>(?:[^{}\"']|\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')*)\}\s*"
     r"(?:WHERE\s+(?P<where>.*))?",
     re.IGNORECASE | re.DOTALL,
 )
 _ABOUT_TERM: Final = re.compile(r"\s*(?:(\w+)\s*=\s*(\w+)|(\w+))")
 
-Literals = Union[str, int, float, bool, None]
+Literals = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """``property sign literal``; the sign is ``=``, ``<>``, ``<``, ``>``, ``<=``, ``>=``, ``LIKE``, ``ISA``."""
+    """``property sign literal``; the sign is ``= <> < > <= >= LIKE ISA``."""
 
     name: str
     sign: str
@@ -57,7 +58,7 @@ class Both:
     right: "Condition"
 
 
-Condition = Union[Comparison, Not, Both]
+Condition = Comparison | Not | Both
 
 
 @dataclass(frozen=True)
@@ -302,6 +303,8 @@ def _compares(name: str, sign: str, literal: Literals, kind: CimClass, instance:
 
 def _comparable(value: CimValue, literal: Literals, typed: CimType) -> tuple[object, object]:
     """Return both sides as values that Python compares; WmiError where they cannot be compared."""
+    if not isinstance(value, bool | int | datetime | timedelta | str):
+        _refuse(f"a {typed.name} does not compare")
     if isinstance(value, bool):
         wanted = literal if isinstance(literal, bool) else _boolean(literal)
         return value, wanted
@@ -320,9 +323,7 @@ def _comparable(value: CimValue, literal: Literals, typed: CimType) -> tuple[obj
         if isinstance(value, datetime) != isinstance(moment, datetime):
             _refuse("a time and an interval do not compare")
         return value, moment
-    if isinstance(value, str):
-        return value.lower(), str(literal).lower()
-    _refuse(f"a {typed.name} does not compare")
+    return value.lower(), str(literal).lower()
 
 
 def _boolean(literal: Literals) -> bool:
@@ -361,7 +362,9 @@ def _pattern(like: str) -> re.Pattern[str]:
         elif sign == "_":
             parts.append(".")
         elif end > 0:
-            inside = re.escape(like[place + 1 : end]).replace(r"\-", "-").replace(r"\^", "^").replace("=", "-")
+            inside = (
+                re.escape(like[place + 1 : end]).replace(r"\-", "-").replace(r"\^", "^").replace("=", "-")
+            )
             parts.append(f"[{inside}]")
             place = end
         else:
