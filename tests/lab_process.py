@@ -104,7 +104,7 @@ class ForeignClient:
         )
 
     def close(self) -> None:
-        self._wsman.close()  # type: ignore[no-untyped-call]
+        self._wsman.close()
 
     def query(self, wql: str) -> list[dict[str, Any]]:
         """Enumerate by WQL, page by page."""
@@ -186,7 +186,7 @@ def embedded(name: str, class_name: str, **properties: tuple[str, object]) -> st
 def _selectors(keys: dict[str, str]) -> SelectorSet:
     chosen = SelectorSet()
     for name, value in keys.items():
-        chosen.add_option(name, value)  # type: ignore[no-untyped-call]
+        chosen.add_option(name, value)
     return chosen
 
 

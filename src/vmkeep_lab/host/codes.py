@@ -59,7 +59,6 @@ class JobState(IntEnum):
     STARTING = 3
     RUNNING = 4
     COMPLETED = 7
-    KILLED = 9
     EXCEPTION = 10
 
 

@@ -50,6 +50,7 @@ class Control:
             "handles": self._handles,
             "merge": self._merge,
             "rename": self._rename,
+            "delete": self._delete,
             "free": self._free,
             "lose-tracking": self._lose_tracking,
             "scribble": self._scribble,
@@ -162,6 +163,14 @@ class Control:
         """Rename a VM, as an administrator does in the middle of a run."""
         vm = self._vm(request)
         vm.name = str(request["to"])
+        self._host.world.changed = True
+        return {}
+
+    def _delete(self, request: Request) -> dict[str, Any]:
+        """Delete a VM, as an administrator does in the middle of a run; its files stay."""
+        vm = self._vm(request)
+        merges.stop(self._host.world, vm)
+        self._host.world.state.vms.remove(vm)
         self._host.world.changed = True
         return {}
 

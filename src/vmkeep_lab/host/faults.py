@@ -25,7 +25,7 @@ class At(StrEnum):
     CHANGES_INFLATED = "changes-inflated"  # everything changed, it says
     CHANGES_STUCK = "changes-stuck"  # ProcessedByteLength 0
     CHANGES_JOB = "changes-job"  # 4096 and a storage job, without the ranges (section 5.4)
-    HOST_ERROR = "host-error"  # any method: the provider fails
+    HOST_ERROR = "host-error"  # anything at all is refused with the fault's hresult, a WMI error
 
 
 @dataclass

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from vmkeep_lab.cim import Ref
+from vmkeep_lab.disks import DiskError
 from vmkeep_lab.host.codes import JobState, JobType, Returned, Status
 from vmkeep_lab.host.hostclock import HostClock
 
@@ -103,6 +104,8 @@ class Jobs:
             job.made = list(job.work())
         except OperationFailed as failure:
             job.failure = failure
+        except DiskError as error:
+            job.failure = OperationFailed(int(Returned.FAILED), error.code, "unspecified")
         job.ended = self._clock.monotonic()
 
     def all(self) -> list[Job]:
@@ -116,11 +119,6 @@ class Jobs:
     def find(self, job_id: str) -> Job | None:
         """Return a job by id, in any case, or None once it is forgotten."""
         return next((each for each in self._jobs.values() if each.id.lower() == job_id.lower()), None)
-
-    def kill(self, job: Job) -> None:
-        """End a job without its work."""
-        job.ended = self._clock.monotonic()
-        job.failure = OperationFailed(int(Returned.FAILED), 0x800704C7, "unspecified")
 
     def forget(self) -> None:
         """Drop all of them: what a restart of the management service does."""

@@ -1,5 +1,6 @@
 """Merge what removed checkpoints left, in the background, and retry what failed."""
 
+from vmkeep_lab.disks import DiskError
 from vmkeep_lab.host import codes, layers
 from vmkeep_lab.host.faults import At
 from vmkeep_lab.host.state import Disk, Merge, Vm
@@ -65,20 +66,28 @@ def advance(world: World) -> None:
 
 def _attempt(world: World, vm: Vm, merge: Merge) -> None:
     disk = vm.disk(merge.slot)
-    fault = world.faults.take(At.MERGE, vm.id)
     files = [world.places.real(merge.child), world.places.real(merge.parent)]
-    if fault or world.handles.holders(files):
-        # Any handle that is still open makes the merge fail, again and again (fact 10; failures.md 3.4).
-        hresult, reason = (
-            (fault.hresult, fault.reason) if fault else (codes.SHARING_VIOLATION, "sharing_violation")
-        )
-        merge.attempts += 1
-        text = world.texts.say(reason)
-        world.log(codes.EVENT_MERGE_FAILED, "merge_failed", vm, reason=text, code=f"0x{hresult:08X}")
-        begin(world, vm, merge, world.behaviour.merge_retry_s)
+    if fault := world.faults.take(At.MERGE, vm.id):
+        _fail(world, vm, merge, fault.hresult, fault.reason)
         return
-    world.media.merge(disk, merge.child)
+    if world.handles.holders(files):
+        # Any handle that is still open makes the merge fail, again and again (fact 10; failures.md 3.4).
+        _fail(world, vm, merge, codes.SHARING_VIOLATION, "sharing_violation")
+        return
+    try:
+        world.media.merge(disk, merge.child)
+    except DiskError as error:
+        _fail(world, vm, merge, error.code, "unspecified")
+        return
     vm.merges.remove(merge)
     layers.merged(vm, disk, merge)
     world.log(codes.EVENT_MERGE_DONE, "merge_done", vm)
     settle(world, vm)
+
+
+def _fail(world: World, vm: Vm, merge: Merge, hresult: int, reason: str) -> None:
+    """Log a merge that failed, and plan the next try."""
+    merge.attempts += 1
+    text = world.texts.say(reason)
+    world.log(codes.EVENT_MERGE_FAILED, "merge_failed", vm, reason=text, code=f"0x{hresult:08X}")
+    begin(world, vm, merge, world.behaviour.merge_retry_s)

@@ -6,7 +6,6 @@ from threading import Event, RLock, Thread
 from typing import Final
 
 from vmkeep_lab.cim import (
-    WBEM_E_FAILED,
     WBEM_E_PROVIDER_NOT_CAPABLE,
     Arguments,
     CimValue,
@@ -67,7 +66,6 @@ class Host:
             self._finish_what_was_killed()
             for vm in state.vms:
                 merges.resume(self.world, vm)
-            self.world.state.shut_down_cleanly = False
             self._save()
 
     # --- what the wire asks ---------------------------------------------------------------
@@ -87,6 +85,7 @@ class Host:
         found: list[Instance] = []
         with self.lock:
             self._advance()
+            self._strike()
             for each in self._schema.find(namespace, class_name).descendants:
                 build = BUILDERS.get((each.namespace, each.name))
                 if build:
@@ -99,9 +98,7 @@ class Host:
         spelled = found.method(method).name
         with self.lock:
             self._advance()
-            fault = self.world.faults.take(At.HOST_ERROR)
-            if fault:
-                raise WmiError(WBEM_E_FAILED, "the provider failed")
+            self._strike()
             run = services.METHODS.get((found.name, spelled))
             result = run(self.world, target, arguments) if run else services.unsupported(found.name)
             self._advance()
@@ -125,6 +122,11 @@ class Host:
             self._advance()
             return commands.run(self.world, command, arguments)
 
+    def _strike(self) -> None:
+        """Fail as a whole where a fault says so: a host that shuts down, a right that is missing."""
+        if fault := self.world.faults.take(At.HOST_ERROR):
+            raise WmiError(fault.hresult, "the provider failed")
+
     # --- time -----------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -141,7 +143,6 @@ class Host:
             self._ticking = None
         with self.lock:
             self.world.media.close()
-            self.world.state.shut_down_cleanly = True
             self._save()
 
     def restart(self, clean: bool = True) -> None:

@@ -200,7 +200,6 @@ class HostState:
     events: list[Event] = field(default_factory=list)
     issued_ids: int = 0
     is_complete: bool = False
-    shut_down_cleanly: bool = True
 
     def vm(self, vm_id: str) -> Vm | None:
         """Return a VM by id, in any case, or None."""
@@ -233,5 +232,5 @@ def load(folder: Path) -> HostState | None:
 def save(folder: Path, state: HostState) -> None:
     """Write the host so that a lab killed at any moment finds the old one or the new one."""
     unfinished = folder / f"{STATE_FILE}.new"
-    unfinished.write_text(json.dumps(plain(state), ensure_ascii=True, indent=1), "utf-8")
+    unfinished.write_text(json.dumps(plain(state)), "utf-8")
     os.replace(unfinished, folder / STATE_FILE)

@@ -17,6 +17,7 @@ from vmkeep_lab.host.texts import Texts
 
 VMMS_ADMIN: Final = ("Microsoft-Windows-Hyper-V-VMMS-Admin", "Microsoft-Windows-Hyper-V-VMMS")
 APPLICATION: Final = ("Application", "VSS")
+_MOST_EVENTS: Final = 10_000
 
 
 @dataclass
@@ -78,7 +79,7 @@ class World:
         filling: dict[str, object] = {"name": vm.name, "vm_id": vm.id} if vm else {}
         self.state.events.append(
             Event(
-                number=len(self.state.events) + 1,
+                number=self.state.events[-1].number + 1 if self.state.events else 1,
                 channel=channel,
                 source=source,
                 code=number,
@@ -87,6 +88,7 @@ class World:
                 vm_id=vm.id if vm else "",
             )
         )
+        del self.state.events[:-_MOST_EVENTS]
         self.changed = True
 
     def status_of(self, vm: Vm) -> list[Status]:

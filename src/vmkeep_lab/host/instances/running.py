@@ -11,7 +11,7 @@ from vmkeep_lab.host.instances import names
 from vmkeep_lab.host.jobs import Job
 from vmkeep_lab.host.world import World
 
-_STATUS: Final = {JobState.COMPLETED: "OK", JobState.EXCEPTION: "Error", JobState.KILLED: "Error"}
+_STATUS: Final = {JobState.COMPLETED: "OK", JobState.EXCEPTION: "Error"}
 
 
 def jobs(world: World) -> Iterator[Instance]:

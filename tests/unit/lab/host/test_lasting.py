@@ -21,7 +21,7 @@ def remembered(lab: LabHost) -> dict[str, object]:
     """All that a host remembers, but for the things that a start changes."""
     state = plain(lab.host.world.state)
     assert isinstance(state, dict)
-    changing = ("shut_down_cleanly", "events", "issued_ids", "booted")
+    changing = ("events", "issued_ids", "booted")
     return {key: each for key, each in state.items() if key not in changing}
 
 
