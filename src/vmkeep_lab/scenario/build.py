@@ -134,6 +134,8 @@ def _disk(vm_id: str, folder: str, vm: VmPart, place: int, part: DiskPart) -> Di
     path = rf"{folder}\Virtual Hard Disks\{name}.vhdx"
     if part.kind == "passthrough":
         path = rf'\\HOST\root\virtualization\v2:Msvm_DiskDrive.DeviceID="Microsoft:{vm_id}\\{place}"'
+    if part.kind == "dvd":
+        path = rf"C:\ISO\{name}.iso"
     return Disk(
         controller=controller,
         location=location,

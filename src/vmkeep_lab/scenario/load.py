@@ -33,7 +33,10 @@ class HostPart:
 
 @dataclass
 class DiskPart:
-    """``[[vm.disk]]``: one disk; ``size_mib`` as the guest sees it, ``used_mib`` of it filled."""
+    """``[[vm.disk]]``: one disk; ``size_mib`` as the guest sees it, ``used_mib`` of it filled.
+
+    ``kind``: vhdx, passthrough, shared, or dvd (an image in the drive, which no checkpoint holds).
+    """
 
     size_mib: int
     name: str = "disk"
@@ -117,7 +120,7 @@ _CHOICES: Final = {
 VM_STATES: Final = ("running", "off", "saved", "paused")
 SETTINGS: Final = ("disabled", "production", "production-only", "standard")
 VSS_STATES: Final = ("ok", "degraded", "no-contact", "lost", "disabled")
-DISK_KINDS: Final = ("vhdx", "passthrough", "shared")
+DISK_KINDS: Final = ("vhdx", "passthrough", "shared", "dvd")
 OWNERS: Final = ("user", "stranger")
 
 

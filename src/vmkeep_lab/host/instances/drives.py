@@ -12,7 +12,9 @@ _IDE: Final = (5, "Microsoft:Hyper-V:Emulated IDE Controller")
 _SCSI: Final = (6, "Microsoft:Hyper-V:Synthetic SCSI Controller")
 _DRIVE: Final = (17, "Microsoft:Hyper-V:Synthetic Disk Drive")
 _PHYSICAL: Final = (17, "Microsoft:Hyper-V:Physical Disk Drive")
+_DVD_DRIVE: Final = (16, "Microsoft:Hyper-V:Synthetic DVD Drive")
 _HARD_DISK: Final = (31, "Microsoft:Hyper-V:Virtual Hard Disk")
+_DVD: Final = (31, "Microsoft:Hyper-V:Virtual CD/DVD Disk")
 
 
 def allocations(world: World) -> Iterator[Instance]:
@@ -42,7 +44,7 @@ def allocations_of(world: World, vm: Vm, owner: str, checkpoint: Checkpoint | No
 
 
 def _drive(world: World, vm: Vm, owner: str, disk: Disk) -> Instance:
-    kind, subtype = _PHYSICAL if disk.kind == "passthrough" else _DRIVE
+    kind, subtype = {"passthrough": _PHYSICAL, "dvd": _DVD_DRIVE}.get(disk.kind, _DRIVE)
     controller = names.allocation(names.controller_id(vm, disk.controller, owner))
     values: dict[str, CimValue] = {
         "AddressOnParent": str(disk.location),
@@ -69,8 +71,8 @@ def media_of(world: World, vm: Vm, owner: str, checkpoint: Checkpoint | None) ->
     for disk in disks_of(vm, checkpoint):
         if disk.kind == "passthrough":
             continue
-        kind, subtype = _HARD_DISK
-        path = checkpoint.disks[disk.slot].path if checkpoint else disk.leaf
+        kind, subtype = _DVD if disk.kind == "dvd" else _HARD_DISK
+        path = checkpoint.disks[disk.slot].path if checkpoint and disk.is_file else disk.leaf
         drive = names.allocation(names.drive_id(vm, disk, owner))
         yield Instance(
             "Msvm_StorageAllocationSettingData",
@@ -90,10 +92,10 @@ def media_of(world: World, vm: Vm, owner: str, checkpoint: Checkpoint | None) ->
 
 
 def disks_of(vm: Vm, checkpoint: Checkpoint | None) -> list[Disk]:
-    """Return the disks that a VM or a checkpoint has."""
+    """Return the disks that a VM or a checkpoint has; a DVD or a passthrough disk belongs to both."""
     if checkpoint is None:
         return vm.disks
-    return [each for each in vm.disks if each.slot in checkpoint.disks]
+    return [each for each in vm.disks if each.slot in checkpoint.disks or not each.is_file]
 
 
 def memories(world: World) -> Iterator[Instance]:

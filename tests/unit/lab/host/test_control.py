@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.lab_hosts import JOB_STARTED, LabHost
+from vmkeep_lab.cim import WmiError
 from vmkeep_lab.host.control import ControlServer
 
 pytestmark = pytest.mark.quick
@@ -119,6 +120,16 @@ def test_a_guest_is_mended_and_broken(lab: LabHost, door: Door) -> None:
     status = lab.one("Msvm_VssComponent", SystemName=lab.vm_id("one")).values["OperationalStatus"]
     assert status == [13]
     assert lab.job(lab.begin_checkpoint("one", level=1)).values["ErrorCode"] == 32768
+
+
+def test_a_host_that_shuts_down_and_a_vm_that_is_deleted(lab: LabHost, door: Door) -> None:
+    door.ask("fail", at="host-error", hresult=0x80041033)
+    with pytest.raises(WmiError) as caught:
+        lab.all("Msvm_ComputerSystem")
+    assert caught.value.code == 0x80041033
+    assert len(lab.all("Msvm_ComputerSystem")) == 4
+    door.ask("delete", vm="one")
+    assert len(lab.all("Msvm_ComputerSystem")) == 3
 
 
 def test_time_is_pushed_and_vms_are_turned_off(lab: LabHost, door: Door) -> None:

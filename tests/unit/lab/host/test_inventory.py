@@ -103,6 +103,25 @@ def test_media_name_their_drive_and_the_drive_its_controller(lab: LabHost) -> No
         assert controller.values["ResourceSubType"] == "Microsoft:Hyper-V:Synthetic SCSI Controller"
 
 
+def test_a_dvd_is_shown_and_never_frozen(tmp_path: Path) -> None:
+    dvd = '[[vm.disk]]\nname = "setup"\nsize_mib = 600\nkind = "dvd"\n\n[[vm]]\nname = "chained"'
+    lab = LabHost.small(tmp_path, SMALL.replace('[[vm]]\nname = "chained"', dvd))
+    made = lab.checkpoint("one")
+    assert r"C:\ISO\setup.iso" in lab.paths(made)
+    medium = lab.one(
+        "Msvm_StorageAllocationSettingData",
+        ResourceSubType="Microsoft:Hyper-V:Virtual CD/DVD Disk",
+        InstanceID=next(
+            str(each.values["InstanceID"])
+            for each in lab.all("Msvm_StorageAllocationSettingData")
+            if each.values["HostResource"] == [r"C:\ISO\setup.iso"]
+        ),
+    )
+    assert medium.values["ResourceType"] == 31
+    assert len(lab.truth(id_of(made))) == 2
+    lab.host.stop()
+
+
 def test_the_tree_of_user_checkpoints(lab: LabHost) -> None:
     vm_id = lab.vm_id("chained")
     user = lab.all(

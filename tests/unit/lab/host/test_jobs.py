@@ -1,8 +1,10 @@
 """Jobs: what they give away, when, and for how long."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.lab_hosts import INVALID_STATE, JOB_STARTED, LabHost, id_of
+from tests.lab_hosts import INVALID_STATE, JOB_STARTED, SMALL, LabHost, id_of
 from vmkeep_lab.cim import Instance, Ref
 
 pytestmark = pytest.mark.quick
@@ -87,6 +89,15 @@ def test_a_failed_job_tells_the_code_and_the_hresult_in_the_text(lab: LabHost) -
     assert isinstance(error, Instance)
     assert error.values["Message"] == job.values["ErrorDescription"]
     assert lab.all("Msvm_AffectedJobElement", AffectingElement=ref, ElementEffects=[5]) == []
+
+
+def test_the_text_of_a_failure_is_in_the_language_of_the_host(tmp_path: Path) -> None:
+    small = SMALL.replace('name = "HV"', 'name = "HV"\nlocale = "de-DE"')
+    german = LabHost.small(tmp_path, small.replace('name = "one"', 'name = "one"\nsetting = "disabled"'))
+    job = german.job(german.begin_checkpoint("one"))
+    assert "Prüfpunkte wurden deaktiviert. (0x80070032)" in str(job.values["ErrorDescription"])
+    assert job.values["Caption"] == "Erstellen eines Prüfpunkts"
+    german.host.stop()
 
 
 def test_a_checkpoint_can_be_renamed_and_a_success_that_did_nothing_shows(lab: LabHost) -> None:
