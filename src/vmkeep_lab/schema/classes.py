@@ -24,7 +24,7 @@ INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
 
 @dataclass(frozen=True)
 class CimType:
-    """A CIM type.
+    """Tell how a value looks.
 
     ``name`` is string, boolean, datetime (a time or an interval, the value tells), one of the integers,
     reference, or object (an instance as nested elements). ``of`` is the class: of what a reference leads to,

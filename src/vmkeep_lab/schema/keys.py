@@ -145,7 +145,6 @@ _EMBEDDED_BY_NAME: Final[Mapping[str, str]] = {
     "ResourceSettings": "CIM_ResourceAllocationSettingData",
     "SecuritySettingData": "Msvm_SecuritySettingData",
     "ServiceSettingData": "CIM_SettingData",
-    "SnapshotInformation": "Msvm_VHDSnapshotInformation",
     "SnapshotSettings": "CIM_SettingData",
     "SystemSettings": "Msvm_VirtualSystemSettingData",
     "ComponentSettings": "Msvm_SystemComponentSettingData",
@@ -165,9 +164,6 @@ _PARAMETERS: Final[Mapping[tuple[str, str, str], str]] = {
     ),
     ("Msvm_ImageManagementService", "GetVirtualHardDiskState", "State"): "string:Msvm_VirtualHardDiskState",
     ("Msvm_ImageManagementService", "GetVHDSetInformation", "Information"): ("string:Msvm_VHDSetInformation"),
-    ("Msvm_ImageManagementService", "SetVHDSnapshotInformation", "Information"): (
-        "string:Msvm_VHDSnapshotInformation"
-    ),
     ("Msvm_ReplicationService", "ModifyServiceSettings", "SettingData"): (
         "string:Msvm_ReplicationServiceSettingData"
     ),

@@ -72,7 +72,7 @@ class _NtlmAcceptor(NTLMProxy):
     def _step_accept_authenticate(
         self, token: bytes, channel_bindings: GssChannelBindings | None = None
     ) -> None:
-        # Channel bindings are relaxed: used if present, not missed (CbtHardeningLevel).
+        # Channel bindings are not looked at, as where they are configured as relaxed.
         negotiate, challenge = self._temp_negotiate, self._temp_challenge
         assert negotiate is not None
         assert challenge is not None

@@ -5,7 +5,13 @@ from xml.etree.ElementTree import Element
 
 from vmkeep_lab.cim import CIMV2, Ref, WmiError
 from vmkeep_lab.schema import CimClass, Schema
-from vmkeep_lab.wire.faults import INVALID_PARAMETER, RESOURCE_NOT_FOUND, SCHEMA_VALIDATION, SoapFault
+from vmkeep_lab.wire.faults import (
+    INVALID_PARAMETER,
+    RESOURCE_NOT_FOUND,
+    SCHEMA_VALIDATION,
+    SELECTOR_LIMIT,
+    SoapFault,
+)
 from vmkeep_lab.wire.markup import attribute, text
 from vmkeep_lab.wire.names import ADDRESSING, ANONYMOUS, DMTF_CLASS, WMI, WSMAN, tag
 
@@ -112,7 +118,7 @@ class Addresses:
             )
             rows.append((each.attrib["Name"], each.text or "" if nested is None else self._read(nested)))
         if len(rows) > _MAX_SELECTORS:
-            raise SoapFault(2150858826, "too many selectors")
+            raise SoapFault(SELECTOR_LIMIT, "too many selectors")
         return tuple(rows)
 
     def reference(self, kind: CimClass, selectors: Selectors) -> Ref:

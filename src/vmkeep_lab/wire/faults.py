@@ -4,7 +4,7 @@ Code, fault and detail of each row: Microsoft's own Unix server (microsoft/omi),
 and recorded faults of Windows hosts; see [MS-WSMV] 2.2.4.43 for WSManFault.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,29 +37,23 @@ from vmkeep_lab.wire.names import (
 
 ACCESS_DENIED: Final = 5
 INVALID_PARAMETER: Final = 87
-NOT_SUPPORTED: Final = 50
 RESOURCE_NOT_FOUND: Final = 2150858752
 ACTION_NOT_SUPPORTED: Final = 2150858771
 INVALID_MESSAGE_INFORMATION_HEADER: Final = 2150858767
 MUST_UNDERSTAND: Final = 2150858768
 HEADER_REQUIRED: Final = 2150858769
 DESTINATION_UNREACHABLE: Final = 2150858770
-INVALID_REPRESENTATION: Final = 2150858773
-FILTERING_NOT_SUPPORTED: Final = 2150858776
 FILTER_DIALECT: Final = 2150858777
 CANNOT_PROCESS_FILTER: Final = 2150858778
 INVALID_ENUMERATION_CONTEXT: Final = 2150858779
 OPERATION_TIMED_OUT: Final = 2150858793
 ACTION_MISMATCH: Final = 2150858801
-ALREADY_EXISTS: Final = 2150858803
 QUOTA_LIMIT: Final = 2150858815
 SCHEMA_VALIDATION: Final = 2150858817
-INVALID_XML: Final = 2150858819
 MAX_ENVELOPE_SIZE_EXCEEDED: Final = 2150858824
+SELECTOR_LIMIT: Final = 2150858826
 UNREPORTABLE_SUCCESS: Final = 2150858829
 INTERNAL_ERROR: Final = 1359
-INVALID_VALUES: Final = 2150858838
-INVALID_NAMESPACE: Final = 2150858840
 ADDRESSING_MODE: Final = 2150858861
 FRAGMENT_ACCESS: Final = 2150858870
 ENUMERATION_MODE: Final = 2150858871
@@ -67,11 +61,11 @@ LOCALE: Final = 2150858886
 MINIMUM_ENVELOPE: Final = 2150858878
 INSUFFICIENT_SELECTORS: Final = 2150858842
 UNEXPECTED_SELECTORS: Final = 2150858843
+AMBIGUOUS_SELECTORS: Final = 2150858846
 DUPLICATE_SELECTORS: Final = 2150858847
 INVALID_TIMEOUT_HEADER: Final = 2150858881
 URI_WITHOUT_KEYS: Final = 2150859002
 WQL_URI: Final = 2150859003
-BAD_COMMAND_HANDLE: Final = 2150859085
 NO_COMMAND: Final = 2150859141
 MAX_OPERATIONS: Final = 2150859174
 MAX_SHELLS: Final = 2150859173
@@ -96,102 +90,122 @@ class Row:
     detail: str = ""
 
 
-def _rows() -> Iterator[tuple[int, Row]]:
-    def sender(subcode: str, *pairs: tuple[int, str]) -> Iterator[tuple[int, Row]]:
-        return ((code, Row("Sender", subcode, detail)) for code, detail in pairs)
-
-    yield from sender(
+# Fault, and the codes that become it with their details.
+_TABLE: Final[tuple[tuple[str, str, tuple[tuple[int, str], ...]], ...]] = (
+    (
+        "Sender",
         "a:DestinationUnreachable",
-        (RESOURCE_NOT_FOUND, "InvalidResourceURI"),
-        (2150858811, "InvalidResourceURI"),
-        (DESTINATION_UNREACHABLE, ""),
-    )
-    yield from sender(
+        (
+            (RESOURCE_NOT_FOUND, "InvalidResourceURI"),
+            (2150858811, "InvalidResourceURI"),
+            (DESTINATION_UNREACHABLE, ""),
+        ),
+    ),
+    (
+        "Sender",
         "a:ActionNotSupported",
-        (2150858753, ""),
-        (ACTION_NOT_SUPPORTED, ""),
-        (ACTION_MISMATCH, "ActionMismatch"),
-    )
-    yield from sender(
+        ((2150858753, ""), (ACTION_NOT_SUPPORTED, ""), (ACTION_MISMATCH, "ActionMismatch")),
+    ),
+    (
+        "Sender",
         "a:InvalidMessageInformationHeader",
-        (INVALID_MESSAGE_INFORMATION_HEADER, ""),
-        (INVALID_TIMEOUT_HEADER, "InvalidTimeout"),
-    )
-    yield MUST_UNDERSTAND, Row("MustUnderstand", "")
-    yield from sender("a:MessageInformationHeaderRequired", (HEADER_REQUIRED, ""))
-    yield 2150858772, Row("Receiver", "a:EndpointUnavailable")
-    yield from sender(
+        ((INVALID_MESSAGE_INFORMATION_HEADER, ""), (INVALID_TIMEOUT_HEADER, "InvalidTimeout")),
+    ),
+    ("MustUnderstand", "", ((MUST_UNDERSTAND, ""),)),
+    ("Sender", "a:MessageInformationHeaderRequired", ((HEADER_REQUIRED, ""),)),
+    ("Receiver", "a:EndpointUnavailable", ((2150858772, ""),)),
+    (
+        "Sender",
         "x:InvalidRepresentation",
-        (INVALID_REPRESENTATION, ""),
-        (INVALID_VALUES, "InvalidValues"),
-        (2150858839, "MissingValues"),
-        (INVALID_NAMESPACE, "InvalidNamespace"),
-        (2150858841, "InvalidFragment"),
-    )
-    yield from sender("n:FilteringNotSupported", (FILTERING_NOT_SUPPORTED, ""))
-    yield from sender("n:FilterDialectRequestedUnavailable", (FILTER_DIALECT, ""))
-    yield from sender("n:CannotProcessFilter", (CANNOT_PROCESS_FILTER, ""))
-    yield INVALID_ENUMERATION_CONTEXT, Row("Receiver", "n:InvalidEnumerationContext")
-    yield 2150858780, Row("Receiver", "n:TimedOut")
-    yield OPERATION_TIMED_OUT, Row("Receiver", "w:TimedOut")
-    yield from sender("w:Concurrency", (2150858802, ""))
-    yield from sender("w:AlreadyExists", (ALREADY_EXISTS, ""))
-    yield from sender(
+        (
+            (2150858773, ""),
+            (2150858838, "InvalidValues"),
+            (2150858839, "MissingValues"),
+            (2150858840, "InvalidNamespace"),
+            (2150858841, "InvalidFragment"),
+        ),
+    ),
+    ("Sender", "n:FilteringNotSupported", ((2150858776, ""),)),
+    ("Sender", "n:FilterDialectRequestedUnavailable", ((FILTER_DIALECT, ""),)),
+    ("Sender", "n:CannotProcessFilter", ((CANNOT_PROCESS_FILTER, ""),)),
+    ("Receiver", "n:InvalidEnumerationContext", ((INVALID_ENUMERATION_CONTEXT, ""),)),
+    ("Receiver", "n:TimedOut", ((2150858780, ""),)),
+    ("Receiver", "w:TimedOut", ((OPERATION_TIMED_OUT, ""),)),
+    ("Sender", "w:Concurrency", ((2150858802, ""),)),
+    ("Sender", "w:AlreadyExists", ((2150858803, ""),)),
+    (
+        "Sender",
         "w:EncodingLimit",
-        (2150858805, ""),
-        (2150858823, "MaxEnvelopeSize"),
-        (MAX_ENVELOPE_SIZE_EXCEEDED, "MaxEnvelopeSizeExceeded"),
-        (2150858825, "ServiceEnvelopeLimit"),
-        (2150858826, "SelectorLimit"),
-        (2150858827, "OptionLimit"),
-        (2150858828, "CharacterSet"),
-        (UNREPORTABLE_SUCCESS, "UnreportableSuccess"),
-        (2150858830, "Whitespace"),
-        (MINIMUM_ENVELOPE, "MinimumEnvelopeLimit"),
-    )
-    yield from sender(
+        (
+            (2150858805, ""),
+            (2150858823, "MaxEnvelopeSize"),
+            (MAX_ENVELOPE_SIZE_EXCEEDED, "MaxEnvelopeSizeExceeded"),
+            (2150858825, "ServiceEnvelopeLimit"),
+            (SELECTOR_LIMIT, "SelectorLimit"),
+            (2150858827, "OptionLimit"),
+            (2150858828, "CharacterSet"),
+            (UNREPORTABLE_SUCCESS, "UnreportableSuccess"),
+            (2150858830, "Whitespace"),
+            (MINIMUM_ENVELOPE, "MinimumEnvelopeLimit"),
+        ),
+    ),
+    (
+        "Sender",
         "w:InvalidOptions",
-        (2150858809, ""),
-        (2150858833, "NotSupported"),
-        (2150858834, "InvalidName"),
-        (2150858835, "InvalidValue"),
-    )
-    yield from sender(
+        (
+            (2150858809, ""),
+            (2150858833, "NotSupported"),
+            (2150858834, "InvalidName"),
+            (2150858835, "InvalidValue"),
+        ),
+    ),
+    (
+        "Sender",
         "w:InvalidParameter",
-        (INVALID_PARAMETER, "InvalidValue"),
-        (2150858810, ""),
-        (2150858836, "TypeMismatch"),
-        (2150858837, "InvalidName"),
-    )
-    yield from sender(
+        (
+            (INVALID_PARAMETER, "InvalidValue"),
+            (2150858810, ""),
+            (2150858836, "TypeMismatch"),
+            (2150858837, "InvalidName"),
+        ),
+    ),
+    (
+        "Sender",
         "w:InvalidSelectors",
-        (2150858813, ""),
-        (INSUFFICIENT_SELECTORS, "InsufficientSelectors"),
-        (UNEXPECTED_SELECTORS, "UnexpectedSelectors"),
-        (2150858844, "TypeMismatch"),
-        (2150858845, "InvalidValue"),
-        (2150858846, "AmbiguousSelectors"),
-        (DUPLICATE_SELECTORS, "DuplicateSelectors"),
-        (URI_WITHOUT_KEYS, "InsufficientSelectors"),
-    )
-    yield from sender("w:QuotaLimit", (QUOTA_LIMIT, ""), (MAX_SHELLS, ""))
-    yield from sender("w:SchemaValidationError", (SCHEMA_VALIDATION, ""))
-    yield from sender(
+        (
+            (2150858813, ""),
+            (INSUFFICIENT_SELECTORS, "InsufficientSelectors"),
+            (UNEXPECTED_SELECTORS, "UnexpectedSelectors"),
+            (2150858844, "TypeMismatch"),
+            (2150858845, "InvalidValue"),
+            (AMBIGUOUS_SELECTORS, "AmbiguousSelectors"),
+            (DUPLICATE_SELECTORS, "DuplicateSelectors"),
+            (URI_WITHOUT_KEYS, "InsufficientSelectors"),
+        ),
+    ),
+    ("Sender", "w:QuotaLimit", ((QUOTA_LIMIT, ""), (MAX_SHELLS, ""))),
+    ("Sender", "w:SchemaValidationError", ((SCHEMA_VALIDATION, ""),)),
+    (
+        "Sender",
         "w:UnsupportedFeature",
-        (2150858818, ""),
-        (2150858854, "OperationTimeout"),
-        (ADDRESSING_MODE, "AddressingMode"),
-        (2150858862, "MaxEnvelopeSize"),
-        (FRAGMENT_ACCESS, "FragmentLevelAccess"),
-        (ENUMERATION_MODE, "EnumerationMode"),
-        (LOCALE, "Locale"),
-        (2150858887, "OptionSet"),
-    )
-    yield from sender("w:InternalError", (INVALID_XML, "Invalid"))
-    yield from sender("w:AccessDenied", (ACCESS_DENIED, ""))
+        (
+            (2150858818, ""),
+            (2150858854, "OperationTimeout"),
+            (ADDRESSING_MODE, "AddressingMode"),
+            (2150858862, "MaxEnvelopeSize"),
+            (FRAGMENT_ACCESS, "FragmentLevelAccess"),
+            (ENUMERATION_MODE, "EnumerationMode"),
+            (LOCALE, "Locale"),
+            (2150858887, "OptionSet"),
+        ),
+    ),
+    ("Sender", "w:InternalError", ((2150858819, "Invalid"),)),
+    ("Sender", "w:AccessDenied", ((ACCESS_DENIED, ""),)),
+)
 
-
-ROWS: Final[Mapping[int, Row]] = dict(_rows())
+ROWS: Final[Mapping[int, Row]] = {
+    code: Row(blame, subcode, detail) for blame, subcode, rows in _TABLE for code, detail in rows
+}
 _OTHER: Final = Row("Receiver", "w:InternalError")
 
 # Refusals of WMI that reach the client as a code of the service (recorded: 752 of 2012 R2, 778 of 2008 R2,

@@ -7,10 +7,8 @@ from vmkeep_lab.cim import WBEM_E_INVALID_QUERY, WBEM_E_NOT_FOUND, Instance, Ref
 from vmkeep_lab.schema import CimClass, Schema
 from vmkeep_lab.wire import wql
 from vmkeep_lab.wire.addresses import Addresses
-from vmkeep_lab.wire.faults import SoapFault
+from vmkeep_lab.wire.faults import AMBIGUOUS_SELECTORS, SoapFault
 from vmkeep_lab.wire.provider import FindsInstances, Provider
-
-_AMBIGUOUS = 2150858846
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,9 @@ class Queries:
         if not found:
             raise WmiError(WBEM_E_NOT_FOUND, "Not found")
         if len(found) > 1:
-            raise SoapFault(_AMBIGUOUS, "The selectors are ambiguous: more than one instance matches.")
+            raise SoapFault(
+                AMBIGUOUS_SELECTORS, "The selectors are ambiguous: more than one instance matches."
+            )
         return found[0]
 
     def _folded_keys(self, instance: Instance, ref: Ref) -> Iterator[tuple[str, str]]:

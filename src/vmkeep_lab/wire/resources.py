@@ -10,6 +10,7 @@ from vmkeep_lab.wire.faults import (
     DUPLICATE_SELECTORS,
     FRAGMENT_ACCESS,
     INSUFFICIENT_SELECTORS,
+    INTERNAL_ERROR,
     UNEXPECTED_SELECTORS,
     URI_WITHOUT_KEYS,
     Provenance,
@@ -80,7 +81,9 @@ class Resources:
         for name, value in request.selectors:
             if name.lower() == "__cimnamespace" and str(value).lower() != target.namespace:
                 # Accepted only if equal to the URI's ([MS-WSMV] n. 45).
-                raise SoapFault(1359, "The namespace of the selectors is not that of the resource URI.")
+                raise SoapFault(
+                    INTERNAL_ERROR, "The namespace of the selectors is not that of the resource URI."
+                )
         return target
 
     def _whole_reference(self, kind: CimClass, request: Request) -> Ref:

@@ -51,7 +51,7 @@ class Not:
 
 @dataclass(frozen=True)
 class Both:
-    """AND, OR."""
+    """Two conditions joined."""
 
     word: Literal["AND", "OR"]
     left: "Condition"

@@ -44,8 +44,9 @@ SEEDS = (
         CALL,
         f'<q:CreateSnapshot_INPUT xmlns:q="{CALL}"><q:AffectedSystem><a:ReferenceParameters>'
         f"<w:ResourceURI>{SYSTEM}</w:ResourceURI></a:ReferenceParameters></q:AffectedSystem>"
-        '<q:SnapshotSettings>&lt;INSTANCE CLASSNAME="Msvm_VirtualSystemSnapshotSettingData"&gt;&lt;PROPERTY NAME="ConsistencyLevel" '
-        'TYPE="uint8"&gt;&lt;VALUE&gt;1&lt;/VALUE&gt;&lt;/PROPERTY&gt;&lt;/INSTANCE&gt;</q:SnapshotSettings>'
+        '<q:SnapshotSettings>&lt;INSTANCE CLASSNAME="Msvm_VirtualSystemSnapshotSettingData"&gt;'
+        '&lt;PROPERTY NAME="ConsistencyLevel" TYPE="uint8"&gt;&lt;VALUE&gt;1&lt;/VALUE&gt;'
+        "&lt;/PROPERTY&gt;&lt;/INSTANCE&gt;</q:SnapshotSettings>"
         "<q:SnapshotType>2</q:SnapshotType></q:CreateSnapshot_INPUT>",
         selectors(CreationClassName=SERVICE) + "<w:OperationTimeout>PT20S</w:OperationTimeout>",
     ),
