@@ -5,6 +5,7 @@ everything a host remembers, ``chains`` and ``media`` its disk files, ``checkpoi
 and ``jobs`` what happens to them over time, ``faults`` what a test makes go wrong. It knows nothing of
 WS-Management and nothing of who calls.
 
-Comments name their source: facts and sections without a document are those of ``hyperv-backup-api.md``, reports
-and the design are the project's. What is only believed is marked [B] and stands in ``docs/believed.md``.
+Comments name their source: facts and sections without a document are those of ``hyperv-backup-api.md``,
+reports and the design are the project's. What is only believed is marked [B] and stands in
+``docs/believed.md``.
 """
