@@ -1,5 +1,6 @@
 """CIM values as the lab's rooms exchange them: instances, references, and the host's refusals."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,6 +19,14 @@ WBEM_E_INVALID_QUERY: Final = 0x80041017
 WBEM_E_PROVIDER_NOT_CAPABLE: Final = 0x80041024
 WBEM_E_INVALID_METHOD: Final = 0x8004102E
 WBEM_E_INVALID_METHOD_PARAMETERS: Final = 0x8004102F
+WBEM_E_INVALID_OBJECT_PATH: Final = 0x8004103A
+
+_PAIR: Final = r"""\w+=(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,"']+)"""
+_PATH: Final = re.compile(
+    rf"""(?P<place>[^:"']+:)?(?P<class>\w+)(?:\.(?P<keys>{_PAIR}(?:,{_PAIR})*))?""", re.DOTALL
+)
+_KEY: Final = re.compile(r"""(\w+)=("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,"']+)""", re.DOTALL)
+_HOST: Final = ("\\\\", "//")
 
 
 @dataclass(frozen=True)
@@ -32,9 +41,42 @@ class Ref:
     def to(cls, class_name: str, namespace: str = V2, **keys: str) -> "Ref":
         return cls(class_name, tuple(sorted(keys.items())), namespace)
 
+    @classmethod
+    def from_path(cls, path: str, namespace: str = V2) -> "Ref":
+        """Read a WMI object path; ``namespace`` stands where the path names none.
+
+        ``\\\\HOST\\root\\virtualization\\v2:Class.Key="text",Other=5`` and its shorter forms; the host is
+        ignored. WmiError where the text is none.
+        """
+        found = _PATH.fullmatch(path.strip())
+        if not found:
+            raise WmiError(WBEM_E_INVALID_OBJECT_PATH, f"not an object path: {path!r}")
+        place, class_name, keys = found.group("place", "class", "keys")
+        if place:
+            namespace = place.removesuffix(":").replace("\\", "/")
+            namespace = "/".join(namespace.lstrip("/").split("/")[1:]) if place[:2] in _HOST else namespace
+        pairs = [(name, _unquoted(text)) for name, text in _KEY.findall(keys or "")]
+        return cls(class_name, tuple(sorted(pairs)), namespace)
+
     def key(self, name: str) -> str:
         """Return one key's value; KeyError where it has none of that name."""
         return dict(self.keys)[name]
+
+    def path(self) -> str:
+        """Return the WMI object path, with the namespace and without a host."""
+        pairs = (
+            f'{name}="{text}"'
+            for name, text in ((n, t.replace("\\", "\\\\").replace('"', '\\"')) for n, t in self.keys)
+        )
+        return f"{self.namespace}:{self.class_name}.{','.join(pairs)}"
+
+    def folded(self) -> "Ref":
+        """Return it in lower case: equal for references that a host takes for the same.
+
+        Names and values of selectors are compared without case ([MS-WSMV] 3.1.4.1.2).
+        """
+        keys = sorted((name.lower(), text.lower()) for name, text in self.keys)
+        return Ref(self.class_name.lower(), tuple(keys), self.namespace.lower())
 
 
 @dataclass
@@ -50,7 +92,7 @@ class Instance:
     namespace: str = V2
 
 
-CimScalar = Union[str, int, bool, datetime, timedelta, Ref, Instance]
+CimScalar = str | int | bool | datetime | timedelta | Ref | Instance
 CimValue = Union[CimScalar, "list[CimScalar]", None]
 Arguments = Mapping[str, CimValue]
 
@@ -62,3 +104,17 @@ class WmiError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a command on the host printed, as bytes of code page 65001, and its exit code."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+    exit_code: int = 0
+
+
+def _unquoted(text: str) -> str:
+    """Return the text of a key's value in an object path."""
+    return re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL) if text[0] in "\"'" else text

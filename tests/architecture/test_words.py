@@ -63,8 +63,11 @@ REFUSED_IN_DOCUMENTS: Final = (
 QUOTATIONS: Final = (
     r"Msvm_\w+",  # WMI classes: Msvm_VirtualSystemSnapshotService
     r"(?:Create|Destroy|Apply|Convert|Resulting)Snapshot(?:Tree)?|Snapshot(?:Type|Settings)",  # their members
+    r"(?:Affected|Copy|Imported|IsAutomatic|Target|User)Snapshots?\w*|AutomaticSnapshotsEnabled",
+    r"Snapshot(?:DataRoot|Folder|Information|SettingData|VirtualSystem)|(?<=\")Snapshot(?=\")",
+    r"Microsoft:Hyper-V:Snapshot:\w+",  # what kind of system some settings are of
     r"(?<=[\"'/\\])[Ss]napshots(?=[\"'/\\])",  # the folder of an exported VM that holds its checkpoints
-    r"VSS_\w+|IVss\w+|SnapshotSet(?:ID)?",  # names of the VSS interface
+    r"VSS_\w+|IVss\w+|SnapshotSet(?:ID)?|PrepareForSnapshot",  # names of the VSS interface
     r"child-vm-snapshot|child VM snapshot|CHILD_VM_SNAPSHOT",  # the older host VSS writer's own word
     r"Azure Blob(?: Storage)?",  # the product's name
     r"\bsessions/",  # a prefix of format 1

@@ -1,0 +1,9 @@
+"""Compare restored disks with the lab's truth; knows nothing of whoever restored them.
+
+``judge`` hashes files (raw, or a whole VHDX chain read by the lab's own reader) and says which lines of
+``truth.jsonl`` each of them equals.
+"""
+
+from vmkeep_lab.judge.judge import Verdict, judge, read_truth
+
+__all__ = ["Verdict", "judge", "read_truth"]
