@@ -59,15 +59,14 @@ def test_broken_tokens_are_refused(
     if which:
         token = one.step(other.step(token) or b"") or b""
     broken = bytearray(token[: len(token) - cut])
-    for place, value in changes:
+    for place, value in changes if broken else []:
         broken[int(place * (len(broken) - 1))] = value
     answer = other.step(bytes(broken))
-    if bytes(broken) != token and other.user:
-        # Some bytes, such as the version, are not covered by the proof of a client without a MIC.
-        assert which
-        assert answer is not None
-    if not which:
-        assert other.user == ""
+    # The first token alone makes nobody known; a changed second one changes nobody into somebody else.
+    assert other.user in ({"", "administrator"} if which else {""})
+    assert answer is not None or not other.user
+    if cut and which and protocol == "ntlm":
+        assert not other.user
 
 
 @settings(max_examples=200, deadline=None)
