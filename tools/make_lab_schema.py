@@ -22,7 +22,7 @@ KEPT: Final[Mapping[str, str]] = {
     "root/virtualization/v2": r"(?:Msvm|CIM)_(?!.*(?:Indication|ClassCreation|ClassDeletion|ClassModification"
     r"|Metric|WiFi|3d|3D)).+",
     "root/cimv2": r"(?:CIM|Win32)_.+",
-    "root/mscluster": r"MSCluster_(?:Cluster|ClusterService|ClusterSharedVolume"
+    "root/mscluster": r"MSCluster_(?:Cluster|ClusterSharedVolume"
     r"|ClusterSharedVolumeTo(?:Node|Resource)|ClusterTo(?:ClusterSharedVolume|Node|Resource|ResourceGroup)|Node|NodeToActive(?:Group|Resource)|Property"
     r"|Resource|ResourceGroup|ResourceGroupToResource|ResourceType)",
 }
@@ -38,16 +38,22 @@ FIRST_METHODS: Final[Mapping[str, str]] = {
     "CIM_OperatingSystem": "Reboot",
     "CIM_Service": "StartService",
     "CIM_TPM": "RequestTPMStateChange",
+    "CIM_USBDevice": "GetDescriptor",
     "CIM_UnitaryComputerSystem": "SetPowerState",
     "Msvm_CollectionReferencePointExportJob": "GetErrorEx",
     "Msvm_ComputerSystem": "RequestReplicationStateChange",
     "Msvm_ConcreteJob": "GetErrorEx",
     "Msvm_CopyFileToGuestJob": "GetErrorEx",
+    "Msvm_Keyboard": "PressKey",
     "Msvm_MigrationJob": "GetErrorEx",
     "Msvm_MountedStorageImage": "DetachVirtualHardDisk",
+    "Msvm_Ps2Mouse": "GetButtonState",
     "Msvm_StorageJob": "GetErrorEx",
+    "Msvm_SyntheticMouse": "GetButtonState",
     "Msvm_VirtualSystemMigrationService": "CheckVirtualSystemIsMigratable",
     "Msvm_VirtualSystemReferencePointExportJob": "GetErrorEx",
+    "Win32_BaseService": "PauseService",
+    "Win32_ComputerSystem": "Rename",
     "Win32_LogicalDisk": "Chkdsk",
     "Win32_OperatingSystem": "Win32Shutdown",
     "Win32_Process": "Create",
@@ -57,9 +63,13 @@ FIRST_METHODS: Final[Mapping[str, str]] = {
     "Win32_Volume": "Chkdsk",
 }
 
+# Classes whose methods the contract tells wrongly beyond repair, and nobody needs.
+WITHOUT_METHODS: Final = frozenset({"MSCluster_ResourceGroup", "Win32_Share"})
+
 # Parameters marked as optional, lost: they come last in the generated code.
 OPTIONAL: Final[Mapping[tuple[str, str], tuple[str, str, str]]] = {
     ("CIM_EnabledLogicalElement", "RequestStateChange"): ("in", "TimeoutPeriod", "datetime"),
+    ("CIM_TPM", "RequestTPMStateChange"): ("in", "TimeoutPeriod", "datetime"),
     ("Msvm_ComputerSystem", "RequestReplicationStateChange"): ("in", "TimeoutPeriod", "datetime"),
     ("Msvm_ComputerSystem", "RequestReplicationStateChangeEx"): ("in", "TimeoutPeriod", "datetime"),
 }
@@ -83,13 +93,11 @@ def typed(text: str) -> str:
 
 def methods(name: str, facts: Mapping[str, Any], lost: list[str]) -> Iterator[tuple[str, list[list[str]]]]:
     """Yield a class's methods with their parameters; name in ``lost`` what cannot be put back."""
+    if name in WITHOUT_METHODS:
+        lost.append(f"{name}: its methods")
+        return
     for spelled, parameters in sorted(facts["methods"].items()):
-        method = spelled
-        if spelled.startswith("SetProperty"):
-            if name not in FIRST_METHODS:
-                lost.append(f"{name}: its first method")
-                continue
-            method = FIRST_METHODS[name]
+        method = FIRST_METHODS[name] if spelled.startswith("SetProperty") else spelled
         rows = [[each["direction"], each["name"], typed(each["type"])] for each in parameters]
         if (name, method) in OPTIONAL:
             rows.append(list(OPTIONAL[name, method]))

@@ -13,7 +13,7 @@ _SYSTEM: Final = ("CreationClassName", "Name")
 _SERVICE: Final = ("CreationClassName", "Name", "SystemCreationClassName", "SystemName")
 _DEVICE: Final = ("CreationClassName", "DeviceID", "SystemCreationClassName", "SystemName")
 
-# Inherited, unless a class below has a row of its own. An association without a row: all its references.
+# Inherited, unless a class below has a row of its own. An association without a row: all its references [B].
 KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "CIM_System": _SYSTEM,
     "CIM_Service": _SERVICE,
@@ -24,12 +24,11 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "CIM_Capabilities": ("InstanceID",),
     "CIM_ResourcePool": ("InstanceID",),
     "CIM_Collection": ("InstanceID",),
-    "CIM_View": ("InstanceID",),  # [B]
-    "Msvm_SummaryInformationBase": ("Name",),  # [B]
+    "CIM_View": ("InstanceID",),
     "Msvm_VirtualSystemReferencePoint": ("InstanceID", "VirtualSystemIdentifier"),
     "Msvm_ReplicationRelationship": ("InstanceID",),
-    "Msvm_ReplicationProvider": ("InstanceID",),  # [B]
-    "Msvm_MountedStorageImage": ("Name",),  # [B]
+    "Msvm_ReplicationProvider": ("InstanceID", "Name"),
+    "Msvm_MountedStorageImage": ("Lun", "PathId", "PortNumber", "TargetId"),
     "Msvm_LogicalDisk": _DEVICE,
     "Win32_ComputerSystem": ("Name",),
     "Win32_OperatingSystem": ("Name",),
@@ -96,7 +95,7 @@ _TIMES: Final[Mapping[str, tuple[str, ...]]] = {
     "Msvm_ReplicationSettingData": ("AutoResynchronizeIntervalEnd", "AutoResynchronizeIntervalStart"),
     "Msvm_ReplicationStatistics": ("EndStatisticTime", "LastTestFailoverTime", "StartStatisticTime"),
     "Msvm_SummaryInformationBase": ("CreationTime",),
-    "Msvm_VHDSnapshotInformation": ("CreationTime",),  # [B]
+    "Msvm_VHDSnapshotInformation": ("CreationTime",),
     "Msvm_VirtualHardDiskSettingData": ("ParentTimestamp",),
     "Msvm_VirtualHardDiskState": ("Timestamp",),
     "Msvm_VirtualSystemCollection": ("LastApplyTime",),
@@ -116,9 +115,9 @@ _PROPERTIES: Final[Mapping[tuple[str, str], str]] = {
     ("MSCluster_ResourceGroup", "PrivateProperties"): "object:MSCluster_Property",
 }
 
-# Enumerations of the contract that are not uint16. Microsoft's pages say uint8 for the reference point's
-# settings; for the checkpoint's own it is the type by analogy [B].
+# Enumerations of the contract that are not uint16; that all others are is believed [B].
 ENUMERATIONS: Final[Mapping[str, str]] = {
+    "Error_CIMStatusCode": "uint32",
     "Job_RunDay": "sint8",
     "Job_RunDayOfWeek": "sint8",
     "Job_RunMonth": "uint8",
@@ -184,10 +183,10 @@ _PARAMETERS: Final[Mapping[tuple[str, str, str], str]] = {
     ),
     # Returned as objects, not as references.
     ("Msvm_VirtualSystemManagementService", "GetDefinitionFileSummaryInformation", "SummaryInformation"): (
-        "object:Msvm_SummaryInformationBase[]"  # [B]
+        "object:Msvm_SummaryInformationBase[]"
     ),
     ("Msvm_VirtualSystemManagementService", "GetSummaryInformation", "SummaryInformation"): (
-        "object:Msvm_SummaryInformationBase[]"  # [B]
+        "object:Msvm_SummaryInformationBase[]"
     ),
     ("Msvm_VssService", "QueryGuestClusterInformation", "GuestClusterInformation"): (
         "object:Msvm_GuestClusterInformation"  # [B]

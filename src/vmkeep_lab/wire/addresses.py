@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-from vmkeep_lab.cim import CIMV2, Ref, WmiError
+from vmkeep_lab.cim import Ref, WmiError
 from vmkeep_lab.schema import CimClass, Schema
 from vmkeep_lab.wire.faults import (
     INVALID_PARAMETER,
@@ -13,7 +13,7 @@ from vmkeep_lab.wire.faults import (
     SoapFault,
 )
 from vmkeep_lab.wire.markup import attribute, text
-from vmkeep_lab.wire.names import ADDRESSING, ANONYMOUS, DMTF_CLASS, WMI, WSMAN, tag
+from vmkeep_lab.wire.names import ADDRESSING, ANONYMOUS, WMI, WSMAN, tag
 
 Selectors = tuple[tuple[str, "str | Ref"], ...]
 
@@ -36,16 +36,12 @@ class Addresses:
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
 
-    def target(self, uri: str, selectors: Selectors = ()) -> Target:
+    def target(self, uri: str) -> Target:
         """Return what a resource URI names; SoapFault where there is no such thing."""
         path = uri.partition("?")[0].rstrip("/")
         lower = path.lower()
         if lower.startswith(WMI):
             namespace, _, name = path[len(WMI) :].rpartition("/")
-        elif lower.startswith(DMTF_CLASS):
-            name = path[len(DMTF_CLASS) :]
-            places = [text for key, text in selectors if key.lower() == _NAMESPACE_SELECTOR]
-            namespace = str(places[0]) if places else CIMV2
         else:
             raise SoapFault(RESOURCE_NOT_FOUND, "The resource URI was not found in the catalog.")
         namespace = namespace.lower()
@@ -100,7 +96,7 @@ class Addresses:
     def _read(self, parameters: Element) -> Ref:
         uri = (parameters.findtext(tag(WSMAN, "ResourceURI")) or "").strip()
         selectors = self.read_selectors(parameters.find(tag(WSMAN, "SelectorSet")))
-        target = self.target(uri, selectors)
+        target = self.target(uri)
         if target.kind is None:
             raise SoapFault(INVALID_PARAMETER, f"{uri[:200]} names no class")
         return self.reference(target.kind, selectors)

@@ -82,7 +82,7 @@ class Enumerations:
     def _enumerate(self, request: Request, owner: str) -> Reply:
         body = _body(request, "Enumerate")
         mode = _mode(body)
-        target = self._values.addresses.target(request.resource_uri, request.selectors)
+        target = self._values.addresses.target(request.resource_uri)
         found, write = self._found(request, target, body)
         context = _Context(owner, request.fingerprint, self._items(found, write, mode))
         context.waiting = next(context.items, None)

@@ -43,6 +43,7 @@ INVALID_MESSAGE_INFORMATION_HEADER: Final = 2150858767
 MUST_UNDERSTAND: Final = 2150858768
 HEADER_REQUIRED: Final = 2150858769
 DESTINATION_UNREACHABLE: Final = 2150858770
+FILTERING_NOT_SUPPORTED: Final = 2150858776
 FILTER_DIALECT: Final = 2150858777
 CANNOT_PROCESS_FILTER: Final = 2150858778
 INVALID_ENUMERATION_CONTEXT: Final = 2150858779
@@ -68,6 +69,7 @@ URI_WITHOUT_KEYS: Final = 2150859002
 WQL_URI: Final = 2150859003
 NO_COMMAND: Final = 2150859141
 MAX_OPERATIONS: Final = 2150859174
+MAX_SHELL_USERS: Final = 2150859179
 MAX_SHELLS: Final = 2150859173
 PROVIDER_NOT_CAPABLE: Final = 2150859010
 PULL_DIFFERS: Final = 2150859181
@@ -125,7 +127,7 @@ _TABLE: Final[tuple[tuple[str, str, tuple[tuple[int, str], ...]], ...]] = (
             (2150858841, "InvalidFragment"),
         ),
     ),
-    ("Sender", "n:FilteringNotSupported", ((2150858776, ""),)),
+    ("Sender", "n:FilteringNotSupported", ((FILTERING_NOT_SUPPORTED, ""),)),
     ("Sender", "n:FilterDialectRequestedUnavailable", ((FILTER_DIALECT, ""),)),
     ("Sender", "n:CannotProcessFilter", ((CANNOT_PROCESS_FILTER, ""),)),
     ("Receiver", "n:InvalidEnumerationContext", ((INVALID_ENUMERATION_CONTEXT, ""),)),

@@ -75,10 +75,7 @@ def read_body(stream: BinaryIO, request: HttpRequest, most: int) -> bytes:
         raise BadRequest(400)
     if len(length) > 12 or int(length) > most:
         raise BadRequest(413)
-    body = stream.read(int(length))
-    if len(body) != int(length):
-        raise BadRequest(400)
-    return body
+    return _exactly(stream, int(length))
 
 
 def _read_chunks(stream: BinaryIO, most: int) -> bytes:
@@ -93,15 +90,23 @@ def _read_chunks(stream: BinaryIO, most: int) -> bytes:
         size += length
         if length < 0 or size > most:
             raise BadRequest(413)
-        data = stream.read(length)
-        if len(data) != length:
-            raise BadRequest(400)
-        parts.append(data)
+        parts.append(_exactly(stream, length))
         if _line(stream) != "":
             raise BadRequest(400)
         if length == 0:
             return b"".join(parts)
     raise BadRequest(400)
+
+
+def _exactly(stream: BinaryIO, size: int) -> bytes:
+    try:
+        data = stream.read(size)
+    except TimeoutError as error:
+        # The body did not arrive within MaxPacketRetrievalTimeSeconds ([MS-WSMV] 3.1.5.2).
+        raise BadRequest(500) from error
+    if len(data) != size:
+        raise BadRequest(400)
+    return data
 
 
 def _line(stream: BinaryIO) -> str | None:

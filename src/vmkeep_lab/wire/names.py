@@ -35,7 +35,6 @@ SEND: Final = f"{SHELL}/Send"
 SIGNAL: Final = f"{SHELL}/Signal"
 
 WMI: Final = "http://schemas.microsoft.com/wbem/wsman/1/wmi/"
-DMTF_CLASS: Final = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/"
 CMD_SHELL: Final = f"{SHELL}/cmd"
 
 WQL: Final = "http://schemas.microsoft.com/wbem/wsman/1/WQL"

@@ -10,9 +10,10 @@ from vmkeep_lab.schema import Schema
 class Provider(Protocol):
     """A host's management objects.
 
-    The wire calls from several threads at once. Class, property, key and parameter names arrive as the schema
-    spells them, values as the client sent them. A refusal is a WmiError, which becomes a SOAP fault; any
-    other exception becomes an internal error of the host.
+    The wire calls from several threads at once, and reads the instances it was given some time later: they
+    must not change any more. Class, property, key and parameter names arrive as the schema spells them,
+    values as the client sent them. A refusal is a WmiError, which becomes a SOAP fault; any other exception
+    becomes an internal error of the host.
     """
 
     @property

@@ -77,7 +77,7 @@ class Resources:
         return target.kind
 
     def _target(self, request: Request) -> Target:
-        target = self._values.addresses.target(request.resource_uri, request.selectors)
+        target = self._values.addresses.target(request.resource_uri)
         for name, value in request.selectors:
             if name.lower() == "__cimnamespace" and str(value).lower() != target.namespace:
                 # Accepted only if equal to the URI's ([MS-WSMV] n. 45).

@@ -54,7 +54,7 @@ class Server:
             self._listeners.append(_Listener((address, https_port), self._door(True), context))
 
     def _door(self, is_tls: bool) -> Door:
-        return Door(self._service, self._settings, self._users, self._host_name, is_tls)
+        return Door(self._service, self._settings, self._host_name, is_tls, self._users)
 
     @property
     def http_port(self) -> int:

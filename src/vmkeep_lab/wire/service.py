@@ -10,6 +10,7 @@ from typing import Final
 from xml.etree.ElementTree import Element
 
 from vmkeep_lab.cim import WmiError
+from vmkeep_lab.wire.configuration import configuration
 from vmkeep_lab.wire.disturbances import Disturbance, Disturbances, Effect
 from vmkeep_lab.wire.enumerations import Enumerations
 from vmkeep_lab.wire.faults import (
@@ -26,6 +27,7 @@ from vmkeep_lab.wire.faults import (
 from vmkeep_lab.wire.markup import text
 from vmkeep_lab.wire.names import (
     COMMAND,
+    CONFIG,
     CREATE,
     DELETE,
     ENUMERATE,
@@ -38,6 +40,7 @@ from vmkeep_lab.wire.names import (
     SHELL,
     SIGNAL,
     SOAP,
+    WMI,
     WSMAN,
     tag,
 )
@@ -112,7 +115,9 @@ class Service:
         except SoapFault as fault:
             return self._fault(fault, header, request)
         except WmiError as error:
-            return self._fault(WmiFault(error, Provenance("root/cimv2")), header, request)
+            uri = request.resource_uri if request else ""
+            provenance = Provenance(uri.removeprefix(WMI).rpartition("/")[0])
+            return self._fault(WmiFault(error, provenance), header, request)
         except Exception:  # noqa: BLE001 - a mistake of the model must not end the connection of a client
             _LOG.exception("the lab's model made a mistake")
             mistake = SoapFault(INTERNAL_ERROR, "The lab's model made a mistake: see its log.")
@@ -148,13 +153,15 @@ class Service:
         return data
 
     def _dispatch(self, request: Request, user: str, client: str) -> Reply:
-        if request.action in _ENUMERATIONS:
-            return self._enumerations.answer(request, user)
         is_shell = request.resource_uri.lower().startswith(SHELL)
         if request.action in _SHELL_ACTIONS or (is_shell and request.action in {CREATE, DELETE}):
             return self._shells.answer(request, user, client)
         if is_shell:
             raise SoapFault(ACTION_NOT_SUPPORTED, "The action is not supported by the service.")
+        if request.resource_uri.lower() == CONFIG:
+            return configuration(request, self._settings)
+        if request.action in _ENUMERATIONS:
+            return self._enumerations.answer(request, user)
         if request.action in TRANSFERS:
             return self._resources.transfer(request)
         return self._resources.invoke(request)

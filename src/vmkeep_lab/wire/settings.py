@@ -16,7 +16,6 @@ class Settings:
     max_packet_retrieval_time_s: float = 120.0
     max_shells_per_user: int = 30
     max_concurrent_users: int = 10
-    max_processes_per_shell: int = 25
     shell_idle_timeout_ms: int = 7_200_000
     # How long http.sys keeps an idle connection: its documented default.
     idle_connection_s: float = 120.0

@@ -12,6 +12,7 @@ from vmkeep_lab.cim import CommandResult
 from vmkeep_lab.wire.faults import (
     ACTION_NOT_SUPPORTED,
     INVALID_PARAMETER,
+    MAX_SHELL_USERS,
     MAX_SHELLS,
     NO_COMMAND,
     OPERATION_TIMED_OUT,
@@ -112,6 +113,9 @@ class Shells:
                 >= self._settings.max_shells_per_user
             ):
                 raise SoapFault(MAX_SHELLS, "The user has reached the maximum of concurrent shells.")
+            owners = {each.owner for each in self._shells.values()} | {owner}
+            if len(owners) > self._settings.max_concurrent_users:
+                raise SoapFault(MAX_SHELL_USERS, "Too many users have shells.")
             shell = _Shell(str(uuid.uuid4()).upper(), owner, client, now, now)
             self._shells[shell.name.lower()] = shell
         idle = self._settings.shell_idle_timeout_ms / 1000

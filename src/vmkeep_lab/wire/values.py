@@ -30,10 +30,10 @@ class Values:
 
     # --- writing ---------------------------------------------------------------------
 
-    def instance(self, instance: Instance, uri: str = "") -> str:
+    def instance(self, instance: Instance) -> str:
         """Return an instance as an element; ValueError where it is not what the schema says."""
         kind = self._schema.find(instance.namespace, instance.class_name)
-        uri = uri or f"{WMI}{kind.namespace}/{kind.name}"
+        uri = f"{WMI}{kind.namespace}/{kind.name}"
         return (
             f'<p:{kind.name} xmlns:xsi="{XSI}" xmlns:p="{uri}" xmlns:cim="{CIM_COMMON}" '
             f'xsi:type="p:{kind.name}_Type">{"".join(self._properties(kind, instance, "p:"))}</p:{kind.name}>'

@@ -11,7 +11,10 @@ import pytest
 
 from tests.toy_host import ToyHost
 from vmkeep_lab.wire.certificate import make_certificate
+from vmkeep_lab.wire.connection import Door
+from vmkeep_lab.wire.disturbances import Disturbances
 from vmkeep_lab.wire.server import Server
+from vmkeep_lab.wire.service import Service
 from vmkeep_lab.wire.settings import Settings
 
 pytestmark = pytest.mark.quick
@@ -169,6 +172,22 @@ def test_a_connection_is_closed_when_asked_when_idle_and_when_too_many() -> None
             with peer(server.http_port) as two:
                 assert two.is_closed()
             assert one.is_closed()
+
+
+def test_a_body_that_does_not_arrive_in_time_is_a_bare_500() -> None:
+    settings = Settings(max_packet_retrieval_time_s=0.2)
+    with (
+        Server(ToyHost(), USERS, host_name="HV01", settings=settings) as server,
+        peer(server.http_port) as one,
+    ):
+        one.send(*post(length=10), body=b"half")
+        assert one.reply()[0] == "HTTP/1.1 500 "
+        assert one.is_closed()
+
+
+def test_passwords_do_not_show() -> None:
+    service = Service(ToyHost(), "HV01", Settings(), Disturbances())
+    assert USERS["Administrator"] not in repr(Door(service, Settings(), "HV01", False, USERS))
 
 
 def test_stopping_closes_connections_and_ends_threads() -> None:

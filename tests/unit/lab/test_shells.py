@@ -133,6 +133,13 @@ def test_shells_are_counted_and_odd_ones_refused() -> None:
     assert bench.fault(envelope(GET, f"{SHELL}/cmd", ""))[0] == "a:ActionNotSupported"
 
 
+def test_the_users_of_shells_are_counted() -> None:
+    bench = Bench(settings=Settings(max_concurrent_users=1))
+    ShellBench(bench)
+    data = envelope(CREATE, f"{SHELL}/cmd", f'<rsp:Shell xmlns:rsp="{SHELL}"/>')
+    assert fault_of(bench.ask(data, 500, user="other"))[2] == "2150859179"
+
+
 def test_an_interrupted_command_is_done(bench: Bench) -> None:
     bench.host.may_end.clear()
     shell = ShellBench(bench)
