@@ -165,7 +165,8 @@ class VirtualDisk:
         """Freeze the leaf, left clean, and go on in a new differencing file above it.
 
         ``host_path`` is where the host knows the present leaf, for the parent
-        locator. Hyper-V gives differencing files blocks of 2 MiB whatever the
+        locator. Give each new file a name of its own, as Hyper-V does: the
+        first GUIDs come from it. Hyper-V gives differencing files blocks of 2 MiB whatever the
         parent has (docs/believed.md).
         """
         with self.lock:

@@ -197,4 +197,4 @@ class DiskAndModel(RuleBasedStateMachine):
 
 
 TestDiskAndModel = DiskAndModel.TestCase
-TestDiskAndModel.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestDiskAndModel.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)

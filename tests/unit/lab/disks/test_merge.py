@@ -1,6 +1,8 @@
 """Merges: in steps, with a guest that goes on, failed, killed, and what each leaves behind."""
 
+import hashlib
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -133,4 +135,30 @@ def test_a_parent_of_two_children_is_not_merged_into(tmp_path: Path, seed: int) 
     disk.discard(tmp_path / "a.avhdx")
     disk.merge(tmp_path / "c.avhdx")
     assert disk.files == [tmp_path / "d.vhdx"]
+    disk.close()
+
+
+def test_a_frozen_layer_is_hashed_beside_a_guest_that_writes_and_a_merge(tmp_path: Path, seed: int) -> None:
+    disk = chain_of_three(tmp_path, seed)
+    frozen = tmp_path / "a.avhdx"
+    expected = hashlib.sha256(disk.read(0, SIZE, at=frozen)).hexdigest()
+    stop = threading.Event()
+
+    def work() -> None:
+        chooser = random.Random(seed)
+        while not stop.is_set():
+            scatter(disk, chooser)
+
+    guest = threading.Thread(target=work)
+    guest.start()
+    try:
+        merge = disk.start_merge(frozen)
+        for _ in range(4):
+            assert disk.sha256(at=frozen) == expected
+            if merge.step(blocks=1):
+                break
+    finally:
+        stop.set()
+        guest.join()
+    assert disk.sha256() == hashlib.sha256(read_chain(disk.files).contents()).hexdigest()
     disk.close()
