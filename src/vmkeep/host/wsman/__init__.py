@@ -7,9 +7,9 @@ Recorder (a scrubbed trace). The wire is [MS-WSMV]; what a reply means for a VM
 is decided in `host.hyperv`.
 """
 
+from vmkeep.host.wsman.cimtypes import Argument
 from vmkeep.host.wsman.client import Client, Identity
-from vmkeep.host.wsman.declared import Argument, EmbeddedClass, Method
-from vmkeep.host.wsman.embedded import EmbeddedInstance
+from vmkeep.host.wsman.declared import Method
 from vmkeep.host.wsman.endpoint import Endpoint
 from vmkeep.host.wsman.errors import (
     ActionHappened,
@@ -36,6 +36,7 @@ from vmkeep.host.wsman.errors import (
     ValueRefused,
 )
 from vmkeep.host.wsman.instance import Instance, Result
+from vmkeep.host.wsman.properties import EmbeddedClass, EmbeddedInstance, Properties
 from vmkeep.host.wsman.query import quoted
 from vmkeep.host.wsman.recorder import Recorder
 from vmkeep.host.wsman.refs import Ref
@@ -70,6 +71,7 @@ __all__ = [
     "LoginRefused",
     "Method",
     "OutcomeUnknown",
+    "Properties",
     "Recorder",
     "Ref",
     "Result",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 from xml.etree.ElementTree import Element
 
@@ -15,19 +16,24 @@ MAX_ENVELOPE: Final = 500 * 1024  # what Windows allows since 2012; it silently 
 _DECLARATIONS: Final = " ".join(f'xmlns:{prefix}="{uri}"' for prefix, uri in PREFIXES.items())
 
 
+class Effect(Enum):
+    """What a request does to the host, and so what is lost with its answer."""
+
+    READS = "nothing: it may be sent again"
+    TAKES = "hands out what it answers, once: a lost answer is a lost part"
+    ACTS = "something: a lost answer leaves it unknown what"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One request before it is put into an envelope; ``body`` and ``selectors`` are XML.
-
-    ``may_repeat`` says whether the same request, sent twice, does no harm.
-    """
+    """One request before it is put into an envelope; ``body`` and ``selectors`` are XML."""
 
     action: str
     resource: str
+    effect: Effect
     body: str = ""
     selectors: str = ""
     options: Mapping[str, str] | None = None
-    may_repeat: bool = False
 
     @property
     def title(self) -> str:
