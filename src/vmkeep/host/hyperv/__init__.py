@@ -42,7 +42,7 @@ from vmkeep.host.hyperv.errors import (
     VmBusy,
     VmNotFound,
 )
-from vmkeep.host.hyperv.inventory import Inventory, is_foreign, take_inventory
+from vmkeep.host.hyperv.inventory import Inventory, is_foreign, take_inventory, with_guests
 from vmkeep.host.hyperv.jobs import HyperV, Outcome, Waiting
 from vmkeep.host.hyperv.merging import MergeState, read_merge, wait_for_merge
 from vmkeep.host.hyperv.owners import Owner
@@ -110,4 +110,5 @@ __all__ = [
     "tracking_of",
     "wait_for_merge",
     "with_details",
+    "with_guests",
 ]

@@ -74,15 +74,21 @@ def walk(size: int, ask: Ask) -> Iterator[ByteRange]:
         length = min(window, size - offset)
         questions -= 1
         if questions < 0:
-            raise ChangesUnknown(f"the host inches along: at {offset} of {size} bytes, no more questions are left.")
+            raise ChangesUnknown(
+                f"the host inches along: at {offset} of {size} bytes, no more questions are left."
+            )
         answer = ask(ByteRange(offset, length))
         if answer is None:
             if length <= SMALLEST_WINDOW:
-                raise ChangesUnknown(f"the changes of the {length} bytes from {offset} on do not fit into an answer.")
+                raise ChangesUnknown(
+                    f"the changes of the {length} bytes from {offset} on do not fit into an answer."
+                )
             window = max(SMALLEST_WINDOW, _half(length))
             continue
         if not 0 < answer.processed <= length:
-            raise ChangesUnknown(f"the host looked at {answer.processed} bytes of the {length} from {offset} on.")
+            raise ChangesUnknown(
+                f"the host looked at {answer.processed} bytes of the {length} from {offset} on."
+            )
         yield from clip(answer.ranges, 0, size)
         offset += answer.processed
         if len(answer.ranges) < _QUIET:
@@ -109,9 +115,11 @@ def _ask(host: HyperV, path: str, rct_id: str, window: ByteRange) -> Answer | No
         return None
     except RequestRefused as error:
         # Believed (docs/believed.md): of what we send, the identifier alone can be wrong.
-        raise TrackingLost(f"the host does not know the RCT identifier of {path}.", **error.context) from error
+        lost = TrackingLost(f"the host does not know the RCT identifier of {path}.")
+        raise lost.with_facts_of(error) from error
     except (OperationFailed, NotSupported, HostFault) as error:
-        raise ChangesUnknown(f"the host cannot tell the changes of {path}: {error.message}", **error.context) from error
+        unknown = ChangesUnknown(f"the host cannot tell the changes of {path}: {error.message}")
+        raise unknown.with_facts_of(error) from error
     if done.job is not None or done.outcome is not Outcome.COMPLETED:
         # The output of a job is lost on this protocol. Believed (docs/believed.md), for it was never
         # seen: a smaller window is answered at once.

@@ -42,6 +42,7 @@ from vmkeep.host.hyperv.settings import (
 from vmkeep.host.hyperv.states import CREATING_CHECKPOINT, read_power_state, vm_ref
 from vmkeep.host.wsman import (
     ActionHappened,
+    Argument,
     EmbeddedInstance,
     HostError,
     InstanceMissing,
@@ -110,7 +111,11 @@ def create_checkpoint(
             "IgnoreNonSnapshottableDisks": wish.skip_other_disks,
         },
     )
-    arguments = {"AffectedSystem": vm_ref(vm_id), "SnapshotSettings": settings, "SnapshotType": RECOVERY}
+    arguments: dict[str, Argument] = {
+        "AffectedSystem": vm_ref(vm_id),
+        "SnapshotSettings": settings,
+        "SnapshotType": RECOVERY,
+    }
     try:
         done = perform(host, CREATE_CHECKPOINT, arguments, Kind.CREATE, f"VM {vm_id}")
     except (OutcomeUnknown, ActionHappened) as error:
@@ -171,7 +176,9 @@ def mark_checkpoint(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> 
         pass  # whether it ran is read below
     marked = _read(host, checkpoint.id)
     if marked.name != owner.name:
-        raise SettingIgnored(f"checkpoint {checkpoint.id} was to be called {owner.name!r}, and is {marked.name!r}.")
+        raise SettingIgnored(
+            f"checkpoint {checkpoint.id} was to be called {owner.name!r}, and is {marked.name!r}."
+        )
     return _with_disks_of(marked, checkpoint)
 
 
@@ -238,15 +245,15 @@ def _is_new(checkpoint: CheckpointFacts, vm_id: str, known_before: Collection[st
 def _new(host: HyperV, vm_id: str, known_before: Collection[str]) -> CheckpointFacts | None:
     """Return the recovery checkpoint that was not there before, with its disks; strangers' marks excluded."""
     found = [
-        checkpoint for checkpoint in list_recovery_checkpoints(host, vm_id) if Owner.of(checkpoint.name) is None
+        checkpoint
+        for checkpoint in list_recovery_checkpoints(host, vm_id)
+        if Owner.of(checkpoint.name) is None
     ]
     new = the_only_new(found, lambda checkpoint: checkpoint.id, known_before, "recovery checkpoints")
     return None if new is None else _read(host, new.id, with_disks=True)
 
 
-def _appeared(
-    host: HyperV, vm_id: str, known_before: Collection[str], error: Exception
-) -> CheckpointFacts:
+def _appeared(host: HyperV, vm_id: str, known_before: Collection[str], error: Exception) -> CheckpointFacts:
     """Wait for the checkpoint of a call whose end nobody heard of. Raises ``error`` if there is none."""
     return after_lost_answer(
         host,
@@ -266,4 +273,5 @@ def _refined(host: HyperV, vm_id: str, error: HyperVError) -> HyperVError:
         return error
     if not any(checkpoint_setting_of(row) == "disabled" for row in rows):
         return error
-    return CheckpointsDisabled(f"checkpoints are disabled for VM {vm_id}: {error.message}", **error.context)
+    disabled = CheckpointsDisabled(f"checkpoints are disabled for VM {vm_id}: {error.message}")
+    return disabled.with_facts_of(error)

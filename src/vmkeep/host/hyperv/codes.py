@@ -114,11 +114,11 @@ def judge(code: int, hresults: Iterable[int] = ()) -> Judgement:
     return RETURN_CODES.get(code, Judgement("an unknown code", OperationFailed))
 
 
-def refusal(subject: str, code: int, **context: object) -> HyperVError:
+def refusal(subject: str, code: int) -> HyperVError:
     """Make the error of a method that returned ``code``; ``subject`` says what was being done."""
     meaning, error = judge(code)
     return error(
-        f"{subject}: the host answers {spelled(code)}, {meaning}.", subject=subject, return_code=code, **context
+        f"{subject}: the host answers {spelled(code)}, {meaning}.", subject=subject, return_code=code
     )
 
 

@@ -57,7 +57,9 @@ def _affected(host: HyperV, job: Ref) -> Iterator[Ref]:
             yield row.ref("AffectedElement")
 
 
-def the_only_new(found: Collection[T], of: Callable[[T], str], known_before: Collection[str], what: str) -> T | None:
+def the_only_new(
+    found: Collection[T], of: Callable[[T], str], known_before: Collection[str], what: str
+) -> T | None:
     """Return the one object that was not there before; None if there is none.
 
     Raises CheckpointUnidentified for several, which are named in its context.
@@ -66,12 +68,19 @@ def the_only_new(found: Collection[T], of: Callable[[T], str], known_before: Col
     if len(new) > 1:
         ids = tuple(of(item) for item in new)
         raise CheckpointUnidentified(
-            f"{len(new)} {what} appeared while one was made, and which is ours cannot be told.", candidates=ids
+            f"{len(new)} {what} appeared while one was made, and which is ours cannot be told.",
+            candidates=ids,
         )
     return new[0] if new else None
 
 
-def after_lost_answer(host: HyperV, is_under_way: Callable[[], bool], look: Callable[[], T | None], limit_s: float, error: Exception) -> T:
+def after_lost_answer(
+    host: HyperV,
+    is_under_way: Callable[[], bool],
+    look: Callable[[], T | None],
+    limit_s: float,
+    error: Exception,
+) -> T:
     """Wait for what a call may have made whose answer was lost, and return it.
 
     Raises ``error`` again if nothing is under way and nothing has appeared for a minute.

@@ -5,6 +5,8 @@
 ``host_text``, the host's own translated sentences, for display only.
 """
 
+from typing import Self
+
 from vmkeep.errors import ExitCode, Retry, VmkeepError
 
 
@@ -12,6 +14,11 @@ class HyperVError(VmkeepError):
     """Something about the VMs of a Hyper-V host."""
 
     code = "HV000"
+
+    def with_facts_of(self, cause: VmkeepError) -> Self:
+        """Take over the numbers and texts of the error behind this one."""
+        self.context.update(cause.context)
+        return self
 
 
 # --- which VM, which object ---------------------------------------------------------
@@ -21,7 +28,9 @@ class VmNotFound(HyperVError):
     """The host has no VM of this name or id."""
 
     code = "HV001"
-    default_hint = "It may have been renamed, removed or moved to another host; `vmkeep plan` lists what is there."
+    default_hint = (
+        "It may have been renamed, removed or moved to another host; `vmkeep plan` lists what is there."
+    )
 
 
 class VmAmbiguous(HyperVError):
@@ -176,7 +185,9 @@ class JobOverdue(HyperVError):
 
     code = "HV021"
     retry = Retry.LATER
-    default_hint = "Look at the job in Hyper-V before you repeat; `vmkeep sweep` removes what it leaves behind."
+    default_hint = (
+        "Look at the job in Hyper-V before you repeat; `vmkeep sweep` removes what it leaves behind."
+    )
 
 
 class MergeUnfinished(HyperVError):
@@ -204,6 +215,4 @@ class TrackingLost(ChangesUnknown):
     """The host does not know the RCT identifier of the last restore point."""
 
     code = "HV031"
-    default_hint = (
-        "The disk was replaced, converted, moved or restored, or its .rct file is gone; the next run reads all of it."
-    )
+    default_hint = "The disk was replaced, converted, moved or restored, or its .rct file is gone; the next run reads all of it."

@@ -26,7 +26,9 @@ def exchange_items(component: Instance) -> dict[str, str]:
         return {}
 
 
-def guest_facts(pairs: Mapping[str, str], component: ComponentState | None, state: VmState | None) -> GuestFacts:
+def guest_facts(
+    pairs: Mapping[str, str], component: ComponentState | None, state: VmState | None
+) -> GuestFacts:
     """Say what is known about a guest. Only a running one with a living component has writers that answer."""
     return GuestFacts(
         family=family_of(pairs),

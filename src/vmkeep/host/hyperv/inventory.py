@@ -1,14 +1,15 @@
 """List a host's VMs with all that is cheap to know, in a number of requests that does not grow with the VMs.
 
 Whole classes are read, with the properties that are needed, and joined here.
-What costs a request for each disk (its VirtualDiskId and size) is asked for only
-where :func:`disks.with_details` is called.
+What costs much is asked for only about the VMs that are chosen: a disk's
+VirtualDiskId and size (:func:`disks.with_details`, a request each), and what a
+guest tells of itself (:func:`with_guests`, ten kilobytes each).
 """
 
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -31,13 +32,14 @@ from vmkeep.host.hyperv.settings import (
     parent_of,
 )
 from vmkeep.host.hyperv.states import component_state, operation_of, power_state_of, replication_facts
-from vmkeep.host.wsman import HostError, HostFault, Instance, Ref, RightMissing, UnknownToHost
+from vmkeep.host.wsman import HostError, HostFault, Instance, Ref, RightMissing, UnknownToHost, quoted
 from vmkeep.model.facts import CheckpointFacts, ComponentState, DiskFacts, Edition, HostFacts, VmFacts
 from vmkeep.model.plan import VmRef
 
 _log: Final = logging.getLogger(__name__)
 
 _GUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_GUESTS_AT_ONCE: Final = 32  # about as many as fill an envelope
 _EDITIONS: Final[Mapping[int, Edition]] = {1: "client", 2: "server", 3: "server"}  # Win32 ProductType
 
 
@@ -71,7 +73,6 @@ def take_inventory(host: HyperV, *, repository: str | None = None) -> Inventory:
     systems = [system for system in lists.rows(classes.COMPUTER_SYSTEM) if is_vm(system)]
     settings = lists.rows(classes.SETTINGS)
     disks = disks_of(lists.rows(classes.MEDIUM, DISKS_ONLY), lists.rows(classes.DRIVE, PASSTHROUGH_ONLY))
-    kvp = _by_system(lists.maybe(classes.KVP_COMPONENT))
     joined = _Joined(
         repository=repository,
         realised={_vm_id(row): row for row in settings if is_realised(row)},
@@ -79,7 +80,6 @@ def take_inventory(host: HyperV, *, repository: str | None = None) -> Inventory:
         disks=disks,
         backup=_by_system(lists.maybe(classes.BACKUP_COMPONENT)),
         heartbeat=_by_system(lists.maybe(classes.HEARTBEAT_COMPONENT)),
-        pairs={vm_id: exchange_items(row) for vm_id, row in kvp.items()},
         replication=_replication_states(lists.maybe(classes.REPLICATION)),
         applied=_last_applied(lists.maybe(classes.LAST_APPLIED)),
         free=_free_bytes(lists.maybe(classes.VOLUME)),
@@ -87,6 +87,20 @@ def take_inventory(host: HyperV, *, repository: str | None = None) -> Inventory:
     vms = sorted((_vm_facts(system, joined) for system in systems), key=lambda vm: (vm.vm.name, vm.vm.id))
     facts = _host_facts(lists)
     return Inventory(facts, tuple(vms), {name: str(error) for name, error in lists.unanswered.items()})
+
+
+def with_guests(host: HyperV, vms: Sequence[VmFacts]) -> tuple[VmFacts, ...]:
+    """Return the VMs with what their guests tell of themselves; unchanged where the host will not say."""
+    lists = _Lists(host)
+    pairs: dict[str, dict[str, str]] = {}
+    for start in range(0, len(vms), _GUESTS_AT_ONCE):
+        batch = vms[start : start + _GUESTS_AT_ONCE]
+        where = " OR ".join(f"SystemName = {quoted(vm.vm.id)}" for vm in batch)
+        rows = _by_system(lists.maybe(classes.KVP_COMPONENT, where))
+        pairs.update({vm_id: exchange_items(row) for vm_id, row in rows.items()})
+    return tuple(
+        replace(vm, guest=guest_facts(pairs.get(vm.vm.id, {}), vm.backup_component, vm.state)) for vm in vms
+    )
 
 
 def is_vm(system: Instance) -> bool:
@@ -114,10 +128,10 @@ class _Lists:
         """Return all instances; a host that cannot list these has no Hyper-V to speak of."""
         return outlast(self._host, lambda: list(listed.all(self._host.client, where)))
 
-    def maybe(self, listed: classes.WmiClass) -> list[Instance]:
+    def maybe(self, listed: classes.WmiClass, where: str = "") -> list[Instance]:
         """Return all instances of a class that a host may lack or keep to itself: unknown then, not wrong."""
         try:
-            return self.rows(listed)
+            return self.rows(listed, where)
         except (UnknownToHost, RightMissing, HostFault) as error:
             _log.warning("the host does not list %s: %s", listed.name, error)
             self.unanswered[listed.name] = error
@@ -134,7 +148,6 @@ class _Joined:
     disks: Mapping[str, tuple[DiskFacts, ...]]
     backup: Mapping[str, Instance]
     heartbeat: Mapping[str, Instance]
-    pairs: Mapping[str, Mapping[str, str]]
     replication: Mapping[str, tuple[int, ...]]
     applied: Mapping[str, str]
     free: Mapping[str, int]
@@ -155,8 +168,10 @@ def _vm_facts(system: Instance, joined: _Joined) -> VmFacts:
         state_code=power.code,
         backup_component=component,
         heartbeat=_component(joined.heartbeat.get(vm_id)),
-        guest=guest_facts(joined.pairs.get(vm_id, {}), component, power.word),
-        replication=replication_facts(mode, (*joined.replication.get(vm_id, ()), *((state,) if state else ()))),
+        guest=guest_facts({}, component, power.word),
+        replication=replication_facts(
+            mode, (*joined.replication.get(vm_id, ()), *((state,) if state else ()))
+        ),
         disks=disks,
         checkpoints=checkpoints,
         last_applied=joined.applied.get(vm_id),
@@ -245,7 +260,10 @@ def _replication_states(rows: Iterable[Instance]) -> dict[str, tuple[int, ...]]:
     """Return the states of each VM's relationships; the VM is the first GUID of their ids (believed)."""
     found: dict[str, tuple[int, ...]] = defaultdict(tuple)
     for row in rows:
-        vm_id, state = _GUID.search(row.text_or_none("InstanceID") or ""), row.integer_or_none("ReplicationState")
+        vm_id, state = (
+            _GUID.search(row.text_or_none("InstanceID") or ""),
+            row.integer_or_none("ReplicationState"),
+        )
         if vm_id and state is not None:
             found[vm_id[0].upper()] += (state,)
     return found

@@ -20,6 +20,7 @@ from vmkeep.host.wsman import (
     Argument,
     Client,
     ConnectionLost,
+    EnumerationLost,
     HostBusy,
     HostError,
     HostFault,
@@ -42,7 +43,7 @@ _COMPLETED: Final = 7
 _COMPLETED_WITH_WARNINGS: Final = 32768
 
 # What a broken network or a restarting host looks like; a wait outlives it for a while.
-SILENCE: Final = (ConnectionLost, HostTimedOut, HostUnreachable, HostBusy)
+SILENCE: Final = (ConnectionLost, EnumerationLost, HostTimedOut, HostUnreachable, HostBusy)
 # The part of it after which a method has certainly not run, and may be called again.
 NOT_RUN: Final = (HostUnreachable, HostBusy)
 LONGEST_SILENCE_S: Final = 300.0
@@ -170,7 +171,8 @@ def _looks(host: HyperV, job: Ref, what: str, limit_s: float) -> Iterator[Instan
         host.watch(Waiting(what, waited, percent))
         yield state
     raise JobOverdue(
-        f"cannot wait any longer for the host to {what}: {limit_s / 60:.0f} minutes have passed.", job=str(job)
+        f"cannot wait any longer for the host to {what}: {limit_s / 60:.0f} minutes have passed.",
+        job=str(job),
     )
 
 
@@ -190,9 +192,7 @@ def pauses(clock: Clock, limit_s: float, longest_s: float = 5.0) -> Iterator[flo
         pause_s = min(pause_s * 1.5, longest_s)
 
 
-def outlast(
-    host: HyperV, look: Callable[[], T], silence: tuple[type[HostError], ...] = SILENCE
-) -> T:
+def outlast(host: HyperV, look: Callable[[], T], silence: tuple[type[HostError], ...] = SILENCE) -> T:
     """Return what a call gives, and repeat it through a silence of up to five minutes.
 
     ``silence`` names the errors that mean it: by default those of reading calls.

@@ -7,7 +7,7 @@ wrote to before; a phase that ended without that has failed (hyperv-backup-api.m
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,7 +43,9 @@ def read_merge(host: HyperV, vm_id: str, leaves: Mapping[str, str]) -> MergeStat
     """
     phase = read_power_state(host, vm_id).phase
     now = {disk.slot: disk.path or "" for disk in read_disks(host, vm_id)}
-    unmerged = {slot: now[slot] for slot, path in leaves.items() if slot in now and not _is_same(now[slot], path)}
+    unmerged = {
+        slot: now[slot] for slot, path in leaves.items() if slot in now and not _is_same(now[slot], path)
+    }
     return MergeState(phase, unmerged)
 
 

@@ -71,11 +71,15 @@ def convert_checkpoint(
     except (OutcomeUnknown, ActionHappened) as error:
         return _appeared(host, vm_id, known_before, error)
     if done.outcome is Outcome.VANISHED:
-        gone = OperationFailed(f"the job that should convert {checkpoint.name!r} is gone, and converted nothing.")
+        gone = OperationFailed(
+            f"the job that should convert {checkpoint.name!r} is gone, and converted nothing."
+        )
         return _appeared(host, vm_id, known_before, gone)
     point = _of_call(host, done, vm_id, known_before) or _new(host, vm_id, known_before)
     if point is None:
-        raise CheckpointUnidentified(f"the host converted {checkpoint.name!r} and lists no new reference point.")
+        raise CheckpointUnidentified(
+            f"the host converted {checkpoint.name!r} and lists no new reference point."
+        )
     wait_until_gone(host, checkpoint)
     return point
 
@@ -144,7 +148,9 @@ def _rows(host: HyperV, vm_id: str) -> list[Instance]:
 
 
 def _find(host: HyperV, vm_id: str, point_id: str) -> Instance | None:
-    return next((row for row in _rows(host, vm_id) if row.text("InstanceID").lower() == point_id.lower()), None)
+    return next(
+        (row for row in _rows(host, vm_id) if row.text("InstanceID").lower() == point_id.lower()), None
+    )
 
 
 def _ref_of(row: Instance) -> Ref:
@@ -181,7 +187,9 @@ def _converted_before(
 ) -> ReferencePoint:
     point = _new(host, checkpoint.vm_id, known_before)
     if point is None:
-        raise CheckpointMissing(f"the checkpoint {checkpoint.name!r} is gone, and no reference point came of it.")
+        raise CheckpointMissing(
+            f"the checkpoint {checkpoint.name!r} is gone, and no reference point came of it."
+        )
     return point
 
 

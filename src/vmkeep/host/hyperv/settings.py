@@ -5,7 +5,13 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from vmkeep.host.wsman import Instance, Ref, ValueRefused
-from vmkeep.model.facts import CheckpointFacts, CheckpointKind, CheckpointSetting, ConfigurationFiles, DiskFacts
+from vmkeep.model.facts import (
+    CheckpointFacts,
+    CheckpointKind,
+    CheckpointSetting,
+    ConfigurationFiles,
+    DiskFacts,
+)
 
 # VirtualSystemType (hyperv-backup-api.md 1.2).
 REALISED: Final = "Microsoft:Hyper-V:System:Realized"

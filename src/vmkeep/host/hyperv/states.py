@@ -133,4 +133,6 @@ def replication_facts(mode: int | None, states: Sequence[int]) -> ReplicationFac
     word = _REPLICATION_MODES[mode] if known and mode is not None else None
     if word == "none":
         return ReplicationFacts("none", busy=False)
-    return ReplicationFacts(word, busy=any(state in _REPLICATION_BUSY for state in states) if states else None)
+    return ReplicationFacts(
+        word, busy=any(state in _REPLICATION_BUSY for state in states) if states else None
+    )
