@@ -1,6 +1,6 @@
 """Enumerate, get, invoke and run on one host."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
@@ -43,6 +43,7 @@ class Client:
     Nothing is connected before the first question, a connection the host let go
     is renewed, and ``with`` closes it. All questions raise the leaves of
     HostError; those that say nothing more than "ask again" were asked again.
+    What yields instances is a generator: ``contextlib.closing`` ends it at once.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Client:
 
     def enumerate(
         self, class_name: str, namespace: str, *, properties: Sequence[str] = (), where: str = ""
-    ) -> Iterator[Instance]:
+    ) -> Generator[Instance, None, None]:
         """Yield the instances of a class, page by page; stopping early tells the host.
 
         ``properties`` names those that are wanted (all if empty), ``where`` is the
@@ -103,9 +104,9 @@ class Client:
         """
         if properties or where:
             return self.query(query.select(class_name, properties, where), namespace)
-        return self._instances(class_uri(namespace, class_name), "", namespace, class_name)
+        return self._instances(class_uri(namespace, class_name), "", namespace, "")
 
-    def query(self, wql: str, namespace: str) -> Iterator[Instance]:
+    def query(self, wql: str, namespace: str) -> Generator[Instance, None, None]:
         """Yield what a WQL query finds, page by page; stopping early tells the host."""
         # A query needs the address of the whole namespace, else 2150859003 (wsman-wire.md section 3).
         wanted = f'<w:Filter Dialect="{WQL}">{escaped(wql)}</w:Filter>'
@@ -113,7 +114,7 @@ class Client:
 
     def associators(
         self, ref: Ref, *, result_class: str = "", assoc_class: str = ""
-    ) -> Iterator[Instance]:
+    ) -> Generator[Instance, None, None]:
         """Yield the instances associated with one, through one class of association or any."""
         return self.query(query.associators(ref, result_class, assoc_class), ref.namespace)
 
@@ -122,8 +123,10 @@ class Client:
         request = Request(action=GET, resource=ref.uri, effect=Effect.READS, selectors=selectors_xml(ref))
         body = self._exchange.ask(request).body
         if body is None:
-            raise HostNonsense(f"{self.endpoint.url} answers {request.title} with nothing.", host=self.endpoint.url)
-        return read_instance(body, ref.namespace, ref.class_name)
+            raise HostNonsense(
+                f"{self.endpoint.url} answers {request.title} with nothing.", host=self.endpoint.url
+            )
+        return read_instance(body, ref.namespace, "")
 
     def invoke(
         self,
@@ -167,7 +170,9 @@ class Client:
         """
         return run_command(self._exchange, command, arguments, limit_s)
 
-    def _instances(self, uri: str, wanted: str, namespace: str, class_asked: str) -> Iterator[Instance]:
+    def _instances(
+        self, uri: str, wanted: str, namespace: str, class_asked: str
+    ) -> Generator[Instance, None, None]:
         with closing(enumerate_items(self._exchange, uri, wanted)) as items:
             for item in items:
                 yield read_instance(item, namespace, class_asked)

@@ -97,13 +97,15 @@ class Connection:
         that it let go unnoticed shows by 401 or 400: the host could not open the
         message, so it is sent once more on a new connection (protocols.md 1.3).
         """
-        reused = self._is_alive()
-        reply = self._send_once(content, wait_s, reused)
-        if reply is None:
-            self.close()
-            reply = self._send_once(content, wait_s, False)
-        if reply is None:
-            raise HostNonsense(f"{self._endpoint.url} forgets logins at once.", host=self._endpoint.url)
+        try:
+            reply = self._send_once(content, wait_s, reused=self._is_alive())
+            if reply is None:
+                reply = self._send_once(content, wait_s, reused=False)
+            if reply is None:
+                raise HostNonsense(f"{self._endpoint.url} forgets logins at once.", host=self._endpoint.url)
+        except HostError:
+            self.close()  # nobody knows what is still to come on it
+            raise
         return reply
 
     def close(self) -> None:
@@ -120,7 +122,7 @@ class Connection:
             selector.register(self._http.sock, selectors.EVENT_READ)
             return not selector.select(0)
 
-    def _send_once(self, content: bytes, wait_s: float, reused: bool) -> HttpReply | None:
+    def _send_once(self, content: bytes, wait_s: float, *, reused: bool) -> HttpReply | None:
         """Send on the open connection or a new one; None if this login is not known any more."""
         sealing = self._endpoint.transport == "http"
         if not reused:
@@ -128,6 +130,8 @@ class Connection:
             self._open()
             early = self._log_in(b"" if sealing else content, wait_s)
             if early is not None:
+                if sealing:
+                    self.close()  # it is not logged in, and must not be taken for it
                 return early
         if not sealing:
             raw = self._exchange(content, _SOAP, wait_s)
@@ -158,7 +162,9 @@ class Connection:
         raw = first or self._exchange(b"", None, wait_s)
         if raw.status != 401:
             if raw.status == 200:
-                raise HostNonsense(f"{self._endpoint.url} does not ask who is there.", host=self._endpoint.url)
+                raise HostNonsense(
+                    f"{self._endpoint.url} does not ask who is there.", host=self._endpoint.url
+                )
             return HttpReply(raw.status, b"")
         if self._http is None or self._http.sock is None:
             self._open()  # the host ended the connection with its first "who are you?"
@@ -231,7 +237,9 @@ class Connection:
             ) from error
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise HostUnreachable(f"{endpoint.url} cannot be reached: {reason}.", host=endpoint.url) from error
+            raise HostUnreachable(
+                f"{endpoint.url} cannot be reached: {reason}.", host=endpoint.url
+            ) from error
         self._http = connection
 
     def _trust(self) -> ssl.SSLContext:
@@ -244,7 +252,9 @@ class Connection:
 
     def _not_trusted(self, error: ssl.SSLCertVerificationError) -> HostError:
         url = self._endpoint.url
-        reason = _CERTIFICATE_FAULTS.get(error.verify_code, f"verification ends with code {error.verify_code}")
+        reason = _CERTIFICATE_FAULTS.get(
+            error.verify_code, f"verification ends with code {error.verify_code}"
+        )
         kind = ClocksDisagree if error.verify_code == _NOT_YET_VALID else HostNotTrusted
         return kind(
             f"the certificate of {url} is not trusted: {reason}.", host=url, verify_code=error.verify_code
@@ -255,7 +265,7 @@ class Connection:
         return sock.getpeercert(True) if isinstance(sock, ssl.SSLSocket) else None
 
     def _exchange(self, content: bytes, kind: str | None, wait_s: float, token: str | None = None) -> _Raw:
-        """Send one HTTP request and read its reply; whatever breaks, the connection is gone.
+        """Send one HTTP request and read its reply.
 
         Without content nothing can have run, whatever happens: the host is unreachable.
         """
@@ -264,19 +274,13 @@ class Connection:
         try:
             return self._exchanged(self._http, content, kind, wait_s, token)
         except TimeoutError as error:
-            self.close()
             late = HostTimedOut if content else HostUnreachable
             raise late(f"{url} did not answer in {wait_s:.0f} s.", host=url) from error
         except (http.client.IncompleteRead, OSError) as error:  # RemoteDisconnected is one of these
-            self.close()
             broken = ConnectionLost if content else HostUnreachable
             raise broken(f"the connection to {url} broke.", host=url) from error
         except (http.client.HTTPException, ValueError) as error:
-            self.close()
             raise HostNonsense(f"{url} does not speak HTTP as it should.", host=url) from error
-        except HostError:
-            self.close()
-            raise
 
     def _exchanged(
         self,
@@ -304,7 +308,9 @@ class Connection:
             announced = response.headers.get_all("WWW-Authenticate", [])
             expected = response.length
             if (expected or 0) > _LONGEST_ANSWER:
-                raise HostNonsense(f"{self._endpoint.url} announces {expected} bytes.", host=self._endpoint.url)
+                raise HostNonsense(
+                    f"{self._endpoint.url} announces {expected} bytes.", host=self._endpoint.url
+                )
             body = bytearray()
             while expected is None or len(body) < expected:
                 remaining_s = deadline - self._clock.monotonic()
@@ -317,7 +323,9 @@ class Connection:
                     break
                 body += part
                 if len(body) > _LONGEST_ANSWER:
-                    raise HostNonsense(f"{self._endpoint.url} answers without an end.", host=self._endpoint.url)
+                    raise HostNonsense(
+                        f"{self._endpoint.url} answers without an end.", host=self._endpoint.url
+                    )
             if expected is not None and len(body) < expected:
                 raise http.client.IncompleteRead(b"", expected - len(body))
             return _Raw(
@@ -327,4 +335,3 @@ class Connection:
                 response.headers.get("Date", ""),
                 bytes(body),
             )
-

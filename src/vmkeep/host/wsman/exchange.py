@@ -85,7 +85,9 @@ class Exchange:
             message_id = f"uuid:{uuid.uuid4()}".upper().replace("UUID", "uuid")
             content = envelope(request, self.url, message_id, operation_s).encode("utf-8")
             reply = self._sent(request, content, operation_s)
-            return self._understood(request, reply, lambda text: read_answer(text, message_id, request.action))
+            return self._understood(
+                request, reply, lambda text: read_answer(text, message_id, request.action)
+            )
 
         return self._repeated(request, once)
 
@@ -168,7 +170,9 @@ class Exchange:
             return EnvelopeTooLarge(f"{message}: the request is too large.", host=self.url, status=status)
         if status == 403:
             return RightMissing(
-                f"{message}; it needs {_RIGHTS.get(request.action, _EXECUTING)}.", host=self.url, status=status
+                f"{message}; it needs {_RIGHTS.get(request.action, _EXECUTING)}.",
+                host=self.url,
+                status=status,
             )
         nonsense = HostNonsense(f"{message} and without an answer.", host=self.url, status=status)
         if status in {200, 500} and request.effect is Effect.ACTS:

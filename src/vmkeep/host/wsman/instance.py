@@ -73,7 +73,7 @@ def _read_projection(element: Element, namespace: str, class_asked: str) -> Inst
         if len(inside) == 1 and split_tag(inside[0].tag)[1].lower() == class_asked.lower():
             return read_instance(inside[0], namespace, class_asked)
         name = class_asked
-    elif uri:
+    elif uri or not class_asked:
         raise HostNonsense(f"an instance came as <{element.tag}>.")
     if not name:
         raise HostNonsense("an instance came without its class.")

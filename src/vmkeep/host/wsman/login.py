@@ -82,7 +82,9 @@ class Login:
         from spnego.exceptions import FeatureMissingError, SpnegoError
 
         endpoint = self._endpoint
-        binding = None if certificate is None else GssChannelBindings(application_data=_end_point(certificate))
+        binding = (
+            None if certificate is None else GssChannelBindings(application_data=_end_point(certificate))
+        )
         sealing = (
             spnego.NegotiateOptions.wrapping_winrm
             if endpoint.transport == "http"
@@ -161,7 +163,8 @@ class Login:
         if kind in {"InvalidTokenError", "BadMICError"}:
             return HostNonsense(f"{url} sent a login token that cannot be read.", host=url)
         return LoginImpossible(
-            f"this machine cannot log in to {url} with auth {self._endpoint.auth!r}: {str(error)!r}.", host=url
+            f"this machine cannot log in to {url} with auth {self._endpoint.auth!r}: {str(error)!r}.",
+            host=url,
         )
 
 

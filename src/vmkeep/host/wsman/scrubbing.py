@@ -24,9 +24,32 @@ from vmkeep.host.wsman.reading import parsed
 
 # Properties whose text is a name that somebody gave.
 _NAMING: Final = frozenset(
-    "ElementName Name SystemName DNSHostName HostName PSComputerName CSName Domain Workgroup UserName "
-    "RegisteredUser Organization PrimaryOwnerName PrimaryOwnerContact HostComputerSystemName Label VolumeName "
-    "Notes FullyQualifiedDomainName NetworkAddresses Owner ClientIP SharedPath FriendlyName".split()
+    {
+        "ElementName",
+        "Name",
+        "SystemName",
+        "DNSHostName",
+        "HostName",
+        "PSComputerName",
+        "CSName",
+        "Domain",
+        "Workgroup",
+        "UserName",
+        "RegisteredUser",
+        "Organization",
+        "PrimaryOwnerName",
+        "PrimaryOwnerContact",
+        "HostComputerSystemName",
+        "Label",
+        "VolumeName",
+        "Notes",
+        "FullyQualifiedDomainName",
+        "NetworkAddresses",
+        "Owner",
+        "ClientIP",
+        "SharedPath",
+        "FriendlyName",
+    }
 )
 _MAC_NAMING: Final = frozenset({"Address", "PermanentAddress", "MACAddress", "StaticMacAddress"})
 _SHORTEST_WORD: Final = 3  # shorter names are replaced where they stand alone, not inside other words
@@ -155,7 +178,9 @@ class Scrubber:
     def _place(self, kind: str, text: str) -> str:
         if kind == "name":
             # The same word may be known as a host or a user; it stays that.
-            known = next((self._places[k, text.lower()] for k in _WORDS if (k, text.lower()) in self._places), None)
+            known = next(
+                (self._places[k, text.lower()] for k in _WORDS if (k, text.lower()) in self._places), None
+            )
             if known is not None:
                 return known
         place = self._places.get((kind, text.lower()))
@@ -164,7 +189,9 @@ class Scrubber:
             place = _PLACES.get(kind, "{kind}-{n}").format(kind=kind, n=number, hex=f"{number:06X}")
             self._places[kind, text.lower()] = place
             if kind in _WORDS and len(text) >= _SHORTEST_WORD:
-                words = sorted((w for k, w in self._places if k in _WORDS and len(w) >= _SHORTEST_WORD), key=len)
+                words = sorted(
+                    (w for k, w in self._places if k in _WORDS and len(w) >= _SHORTEST_WORD), key=len
+                )
                 inside = "|".join(re.escape(word) for word in reversed(words))
                 self._words = re.compile(rf"(?<![A-Za-z0-9])(?:{inside})(?![A-Za-z0-9])", re.IGNORECASE)
         return place
@@ -201,8 +228,9 @@ class _Rewriter(ContentHandler):
             given if local in {"PROPERTY", "PROPERTY.ARRAY", "Selector"} else self._inherited(local)
         )
         kept = {
-            key: value if key.startswith("xmlns") or key.endswith(("type", "Name", "NAME")) else
-            self._scrubber.value("Name" if key == "Machine" else key, value)
+            key: value
+            if key.startswith("xmlns") or key.endswith(("type", "Name", "NAME"))
+            else self._scrubber.value("Name" if key == "Machine" else key, value)
             for key, value in attrs.items()
         }
         self._copy.startElement(name, AttributesImpl(kept))

@@ -9,7 +9,14 @@ from typing import Final
 from xml.etree.ElementTree import Element
 
 from vmkeep.host.wsman.envelope import Effect, Request
-from vmkeep.host.wsman.errors import ArgumentRefused, HostError, HostNonsense, HostTimedOut, OutcomeUnknown
+from vmkeep.host.wsman.errors import (
+    ArgumentRefused,
+    ConnectionLost,
+    HostError,
+    HostNonsense,
+    HostTimedOut,
+    OutcomeUnknown,
+)
 from vmkeep.host.wsman.exchange import Exchange
 from vmkeep.host.wsman.names import (
     CMD_SHELL,
@@ -47,9 +54,7 @@ class CommandOutput:
         return self.stdout.decode("utf-8", "backslashreplace")
 
 
-def run_command(
-    exchange: Exchange, command: str, arguments: Sequence[str], limit_s: float
-) -> CommandOutput:
+def run_command(exchange: Exchange, command: str, arguments: Sequence[str], limit_s: float) -> CommandOutput:
     """Run a program in a shell of its own, and delete the shell whatever happens.
 
     A shell of its own, because a host counts the operations of a shell up and only
@@ -71,7 +76,9 @@ def run_command(
 
 def _command_line(command: str, arguments: Sequence[str]) -> str:
     inside = "".join(f"<rsp:Arguments>{escaped(_spelled(text))}</rsp:Arguments>" for text in arguments)
-    return f"<rsp:CommandLine><rsp:Command>{escaped(_spelled(command))}</rsp:Command>{inside}</rsp:CommandLine>"
+    return (
+        f"<rsp:CommandLine><rsp:Command>{escaped(_spelled(command))}</rsp:Command>{inside}</rsp:CommandLine>"
+    )
 
 
 def _spelled(word: str) -> str:
@@ -134,13 +141,19 @@ class _Shell:
                 exit_code = self._received(self._ask(RECEIVE, Effect.TAKES, wanted))
             except HostTimedOut:
                 exit_code = None  # the host's own fault: nothing was printed meanwhile
+            except ConnectionLost as error:
+                raise OutcomeUnknown(
+                    f"a command was started on {self._exchange.url} and what it printed is lost: {error.message}",
+                    host=self._exchange.url,
+                ) from error
             if exit_code is not None:
                 self._terminate(command)
                 return CommandOutput(exit_code, *(bytes(stream) for stream in self._streams.values()))
             if clock.monotonic() >= deadline:
                 self._terminate(command)
                 raise HostTimedOut(
-                    f"a command on {self._exchange.url} was ended after {limit_s:.0f} s.", host=self._exchange.url
+                    f"a command on {self._exchange.url} was ended after {limit_s:.0f} s.",
+                    host=self._exchange.url,
                 )
 
     def delete(self) -> None:
