@@ -62,7 +62,9 @@ REFUSED_IN_DOCUMENTS: Final = (
 # before the search. In Markdown a word in double quotes is a quotation, too.
 QUOTATIONS: Final = (
     r"Msvm_\w+",  # WMI classes: Msvm_VirtualSystemSnapshotService
-    r"(?:Create|Destroy|Apply|Convert|Resulting)Snapshot(?:Tree)?|Snapshot(?:Type|Settings)",  # their members
+    # their members and values
+    r"(?:Create|Destroy|Apply|Convert|Resulting|Affected)Snapshot(?:Tree)?|Snapshot(?:Type|Settings|DataRoot)",
+    r"TargetSnapshotId|Microsoft:Hyper-V:Snapshot:",
     r"(?<=[\"'/\\])[Ss]napshots(?=[\"'/\\])",  # the folder of an exported VM that holds its checkpoints
     r"VSS_\w+|IVss\w+|SnapshotSet(?:ID)?",  # names of the VSS interface
     r"child-vm-snapshot|child VM snapshot|CHILD_VM_SNAPSHOT",  # the older host VSS writer's own word

@@ -45,8 +45,9 @@ class Epr:
     def xml(self) -> str:
         selectors = "".join(f"<w:Selector Name={quoteattr(k)}>{escape(v)}</w:Selector>" for k, v in self.keys)
         return (
-            f"<a:Address>{_ANONYMOUS}</a:Address><a:ReferenceParameters><w:ResourceURI>{_WMI}/{V2}/"
-            f"{self.class_name}</w:ResourceURI><w:SelectorSet>{selectors}</w:SelectorSet></a:ReferenceParameters>"
+            f"<a:Address>{_ANONYMOUS}</a:Address><a:ReferenceParameters>"
+            f"<w:ResourceURI>{_WMI}/{V2}/{self.class_name}</w:ResourceURI>"
+            f"<w:SelectorSet>{selectors}</w:SelectorSet></a:ReferenceParameters>"
         )
 
 
@@ -68,12 +69,16 @@ Step = Reply | Callable[[Called], Reply]
 def embedded(class_name: str, properties: Mapping[str, str | int | None]) -> str:
     """Spell an embedded instance the way a host does: null is a PROPERTY without a VALUE."""
     body = "".join(
-        f"<PROPERTY NAME={quoteattr(name)} TYPE={quoteattr('string' if isinstance(value, str) else 'uint64')}>"
+        f"<PROPERTY NAME={quoteattr(name)} TYPE={quoteattr(_cim_type(value))}>"
         + ("" if value is None else f"<VALUE>{escape(str(value))}</VALUE>")
         + "</PROPERTY>"
         for name, value in properties.items()
     )
     return f"<INSTANCE CLASSNAME={quoteattr(class_name)}>{body}</INSTANCE>"
+
+
+def _cim_type(value: str | int | None) -> str:
+    return "uint64" if isinstance(value, int) else "string"
 
 
 def returns(number: int, **outputs: Value) -> Callable[[Called], Reply]:
@@ -97,7 +102,7 @@ def missing() -> Reply:
 
 @dataclass
 class TableHost:
-    """The host: fill ``rows`` by class and ``methods`` by ``Class.Method``, then look at ``calls`` and ``wql``.
+    """The host: fill ``rows`` by class and ``methods`` by ``Class.Method``, then look at ``calls``.
 
     A method's steps are used up one by one; the last one stays. ``before`` runs
     before each answer, so that a test can let things happen meanwhile.
@@ -108,7 +113,6 @@ class TableHost:
     refused: dict[str, Reply] = field(default_factory=dict)
     methods: dict[str, deque[Step]] = field(default_factory=dict)
     calls: list[Called] = field(default_factory=list)
-    wql: list[str] = field(default_factory=list)
     waits: list[Waiting] = field(default_factory=list)
     before: Callable[[Question], None] = lambda question: None
     envelope_bytes: int = 500 * 1024
@@ -167,7 +171,6 @@ class TableHost:
 
     def _enumerate(self, question: Question) -> Reply:
         wql = question.root.findtext(".//w:Filter", "", NS)
-        self.wql.append(wql)
         asked = _SELECT.fullmatch(wql)
         assert asked is not None, wql
         names, class_name, where = asked.groups()
@@ -179,8 +182,8 @@ class TableHost:
         items, ended = self._page(context, _most(question))
         rest = "" if ended else context
         return Reply(
-            f"<n:EnumerateResponse><n:EnumerationContext>{rest}</n:EnumerationContext><w:Items>{items}</w:Items>"
-            f"{'<w:EndOfSequence/>' if ended else ''}</n:EnumerateResponse>"
+            f"<n:EnumerateResponse><n:EnumerationContext>{rest}</n:EnumerationContext>"
+            f"<w:Items>{items}</w:Items>{'<w:EndOfSequence/>' if ended else ''}</n:EnumerateResponse>"
         )
 
     def _pull(self, question: Question) -> Reply:
@@ -228,7 +231,7 @@ def _most(question: Question) -> int:
 
 
 def _fits(row: Row, where: str | None) -> bool:
-    """Tell whether a row fulfils conditions joined by AND, or by OR alone; WMI compares texts without case."""
+    """Tell whether a row fulfils conditions joined by AND, or by OR alone; case means nothing."""
     rest = where or ""
     if " OR " in rest and " AND " not in rest:
         return any(_fits(row, part) for part in rest.split(" OR "))

@@ -1,4 +1,4 @@
-"""Rows of a small Hyper-V host, with the values a real one has (recordings, hyperv-backup-api.md section 1)."""
+"""Rows of a small Hyper-V host, with the values of a real one (recordings, hyperv-backup-api.md 1)."""
 
 from datetime import UTC, datetime
 from typing import Final

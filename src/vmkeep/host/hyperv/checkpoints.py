@@ -194,7 +194,8 @@ def destroy_checkpoint(host: HyperV, checkpoint: CheckpointFacts) -> bool:
         return False
     if (now.name, now.kind, now.vm_id) != (checkpoint.name, "recovery", checkpoint.vm_id):
         raise NotOurs(
-            f"checkpoint {checkpoint.id} is now called {now.name!r} ({now.kind}), not {checkpoint.name!r} (recovery)."
+            f"checkpoint {checkpoint.id} is now called {now.name!r} ({now.kind}), "
+            f"not {checkpoint.name!r} (recovery)."
         )
     arguments = {"AffectedSnapshot": SETTINGS.ref(now.id)}
     try:

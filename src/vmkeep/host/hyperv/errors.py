@@ -146,8 +146,8 @@ class GuestNotQuiesced(HyperVError):
     code = "HV017"
     retry = Retry.LATER
     default_hint = (
-        "Look at the guest's event log (VSS, volsnap) or its hv_vss_daemon. After 0x800423F4 one more run may "
-        "fail although the cause is gone; restarting vmicvss inside the guest prevents that."
+        "Look at the guest's event log (VSS, volsnap) or its hv_vss_daemon. After 0x800423F4 one more run "
+        "may fail although the cause is gone; restarting vmicvss inside the guest prevents that."
     )
 
 
@@ -175,8 +175,8 @@ class ChainAtRisk(HyperVError):
 
     code = "HV020"
     default_hint = (
-        "Do not restart, migrate or merge the VM, and do not restart VMMS: it may lose what the layers hold. Save "
-        "the data from inside the guest first."
+        "Do not restart, migrate or merge the VM, and do not restart VMMS: it may lose what the layers hold. "
+        "Save the data from inside the guest first."
     )
 
 
@@ -196,8 +196,8 @@ class MergeUnfinished(HyperVError):
     code = "HV022"
     retry = Retry.LATER
     default_hint = (
-        "Close whatever has the disk files open; the host merges when it can. Events 19080 (done) and 19100 (failed) "
-        "of Microsoft-Windows-Hyper-V-VMMS-Admin tell. Never merge or delete an AVHDX file by hand."
+        "Close whatever has the disk files open; the host merges when it can. Events 19080 (done) and 19100 "
+        "(failed) of Microsoft-Windows-Hyper-V-VMMS-Admin tell. Never merge or delete an AVHDX file by hand."
     )
 
 
@@ -215,4 +215,7 @@ class TrackingLost(ChangesUnknown):
     """The host does not know the RCT identifier of the last restore point."""
 
     code = "HV031"
-    default_hint = "The disk was replaced, converted, moved or restored, or its .rct file is gone; the next run reads all of it."
+    default_hint = (
+        "The disk was replaced, converted, moved or restored, or its .rct file is gone; the next run "
+        "reads all of it."
+    )

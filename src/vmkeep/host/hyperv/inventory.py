@@ -45,7 +45,10 @@ _EDITIONS: Final[Mapping[int, Edition]] = {1: "client", 2: "server", 3: "server"
 
 @dataclass(frozen=True)
 class Inventory:
-    """One host and its VMs, sorted by name; ``unanswered`` names the classes the host would not list, and why."""
+    """One host and its VMs, sorted by name.
+
+    ``unanswered`` names the classes the host would not list, and why.
+    """
 
     host: HostFacts
     vms: tuple[VmFacts, ...]

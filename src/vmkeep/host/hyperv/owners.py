@@ -30,8 +30,8 @@ class Owner:
         return (
             f"Made by vmkeep for run {self.run} of repository {self.repository}; removed when the run ends. "
             "If no such run is under way: vmkeep sweep hyperv://HOST --repo REPOSITORY removes it, or in "
-            "PowerShell: Get-VMSnapshot -VMName NAME -SnapshotType Recovery | Where-Object Name -eq "
-            f"'{self.name}' | Remove-VMSnapshot. Never delete its AVHDX files by hand.",
+            "PowerShell: Get-VMCheckpoint -VMName NAME -SnapshotType Recovery | Where-Object Name -eq "
+            f"'{self.name}' | Remove-VMCheckpoint. Never delete its AVHDX files by hand.",
         )
 
     @classmethod

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 
 def volume_of(path: str, volumes: Iterable[str]) -> str | None:
-    r"""Return the mount point that holds a path: the longest one it begins with, ``C:\`` or ``C:\ClusterStorage\A\``."""
+    r"""Return the mount point that holds a path: the longest it begins with, ``C:\ClusterStorage\A\`` say."""
     folded = path.lower()
     found = [name for name in volumes if name and folded.startswith(name.lower())]
     return max(found, key=len, default=None)
@@ -18,7 +18,7 @@ def least_free(paths: Iterable[str], free: Mapping[str, int]) -> int | None:
 
 
 def share_a_volume(left: Iterable[str], right: Iterable[str], volumes: Iterable[str]) -> bool | None:
-    """Tell whether all paths of both lists lie on one volume; None unless all are known and both lists hold one."""
+    """Tell whether all paths of both lists lie on one volume; None unless all are known and none is empty."""
     names = list(volumes)
     ours, theirs = ({volume_of(path, names) for path in paths} for paths in (left, right))
     if not ours or not theirs or None in ours | theirs:

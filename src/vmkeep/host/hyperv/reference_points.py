@@ -1,4 +1,4 @@
-"""Turn checkpoints into reference points, the baselines of the next increment, and read their RCT identifiers.
+"""Turn checkpoints into reference points, the baselines of the next increment; read their RCT identifiers.
 
 Reference points carry no owner: who removes one must have written down that it
 made it. What may be repeated after a crash: everything; a conversion that
@@ -41,7 +41,10 @@ class ReferencePoint:
 
 @dataclass(frozen=True)
 class Tracking:
-    """The RCT identifiers of a reference point by VirtualDiskId; ``untracked`` says why for each other disk's slot."""
+    """The RCT identifiers of a reference point by VirtualDiskId.
+
+    ``untracked``: the slots of all other disks, and why they have none.
+    """
 
     rct_ids: Mapping[str, str]
     untracked: Mapping[str, str] = field(default_factory=dict)

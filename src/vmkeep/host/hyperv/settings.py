@@ -96,7 +96,7 @@ def checkpoint_setting_of(settings: Instance) -> CheckpointSetting | None:
 
 
 def configuration_of(settings: Instance) -> ConfigurationFiles | None:
-    r"""Return where the configuration files lie: ``ROOT\Snapshots\GUID.vmcx`` and its siblings of the same stem."""
+    r"""Return where the configuration files lie: ``ROOT\Snapshots\GUID.vmcx`` and all of the same stem."""
     root, file = settings.text_or_none("ConfigurationDataRoot"), settings.text_or_none("ConfigurationFile")
     if not root or not file:
         return None

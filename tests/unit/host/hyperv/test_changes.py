@@ -1,10 +1,11 @@
 """Changed ranges: windows that shrink and grow, and every answer that is not to be believed."""
 
+from collections.abc import Callable
 from typing import Final
 
 import pytest
 
-from tests.fakes.hyperv_host import ENVELOPE_TOO_LARGE, Called, Step, TableHost, returns
+from tests.fakes.hyperv_host import ENVELOPE_TOO_LARGE, Called, TableHost, returns
 from tests.fakes.hyperv_rows import job, job_ref
 from tests.fakes.wsman_host import Reply, fault
 from vmkeep.host.hyperv import ChangesUnknown, FileInUse, HostDenied, TrackingLost, VmBusy, changed_ranges
@@ -19,7 +20,7 @@ SIZE: Final = 1 << 30
 TOO_LARGE: Final = fault(ENVELOPE_TOO_LARGE, "w:EncodingLimit")
 
 
-def changes(*pairs: tuple[int, int], processed: int) -> Step:
+def changes(*pairs: tuple[int, int], processed: int) -> Callable[[Called], Reply]:
     return returns(
         0,
         ProcessedByteLength=processed,

@@ -81,7 +81,7 @@ def appear(host: TableHost, *rows: Row) -> None:
 def creates(
     host: TableHost, *, element: str | None = CHECKPOINT, effect: int = 5
 ) -> Callable[[Called], Reply]:
-    """Do what a real host does: answer with a job, without a result; name the element once the job is done."""
+    """Do what a real host does: answer with a job, without a result, and let the job name the element."""
 
     def step(called: Called) -> Reply:
         appear(host, checkpoint())
@@ -127,7 +127,8 @@ def test_what_is_asked_for_is_what_annex_a_says() -> None:
         '<INSTANCE CLASSNAME="Msvm_VirtualSystemSnapshotSettingData">'
         '<PROPERTY NAME="ConsistencyLevel" TYPE="uint8"><VALUE>1</VALUE></PROPERTY>'
         '<PROPERTY NAME="GuestBackupType" TYPE="uint8"><VALUE>2</VALUE></PROPERTY>'
-        '<PROPERTY NAME="IgnoreNonSnapshottableDisks" TYPE="boolean"><VALUE>false</VALUE></PROPERTY></INSTANCE>'
+        '<PROPERTY NAME="IgnoreNonSnapshottableDisks" TYPE="boolean"><VALUE>false</VALUE></PROPERTY>'
+        "</INSTANCE>"
     )
 
 
@@ -291,19 +292,19 @@ def test_what_a_dead_run_left_is_found() -> None:
 )
 def test_what_a_dead_run_cannot_have_left_is_not(changed: Row) -> None:
     host = a_host()
-    host.rows[SETTINGS] = [settings(), checkpoint(**changed)]
+    host.rows[SETTINGS] = [settings(), {**checkpoint(), **changed}]
     assert left_unmarked(host.hyperv(), WEB, known_before=KNOWN, since=CREATED) == ()
 
 
 # --- marking -----------------------------------------------------------------------------
 
 
-def modifies(host: TableHost, **changed: object) -> Callable[[Called], Reply]:
-    """Change name and notes of the checkpoint as asked, or as ``changed`` says."""
+def modifies(host: TableHost) -> Callable[[Called], Reply]:
+    """Change name and notes of the checkpoint as asked."""
 
     def step(called: Called) -> Reply:
         row = next(row for row in host.rows[SETTINGS] if row["InstanceID"] == f"Microsoft:{CHECKPOINT}")
-        row.update({"ElementName": OURS.name, "Notes": list(OURS.notes), **changed})  # type: ignore[arg-type]
+        row.update({"ElementName": OURS.name, "Notes": list(OURS.notes)})
         return returns(0)(called)
 
     return step

@@ -296,7 +296,7 @@ def test_five_hundred_vms_cost_twenty_requests() -> None:
     host.rows["Msvm_StorageAllocationSettingData"] = [
         medium(
             vm_id,
-            f"C:\\ClusterStorage\\Volume{disk}\\Virtual machines\\{name}\\Virtual hard disks\\disk {disk}.vhdx",
+            f"C:\\ClusterStorage\\Volume{disk}\\VMs\\{name}\\Virtual hard disks\\disk {disk}.vhdx",
             InstanceID=f"Microsoft:{vm_id}\\{SCSI}\\0\\{disk}\\L",
         )
         for vm_id, name in zip(ids, names, strict=True)

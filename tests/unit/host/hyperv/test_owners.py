@@ -40,7 +40,7 @@ def test_the_notes_say_who_made_it_and_how_it_goes_away() -> None:
     assert OURS.run in note
     assert OURS.repository in note
     assert "vmkeep sweep" in note
-    assert "Remove-VMSnapshot" in note
+    assert "Remove-VMCheckpoint" in note
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Reference points: converted from ours, found for certain, mapped to disks only where that is beyond doubt."""
+"""Reference points: converted from ours, found for certain, mapped to disks only beyond doubt."""
 
 from collections.abc import Callable
 from typing import Final
