@@ -204,12 +204,15 @@ def destroy_checkpoint(host: HyperV, checkpoint: CheckpointFacts) -> bool:
         pass  # whether it ran is read below
     except InstanceMissing:
         return False
-    wait_until_gone(host, now)
+    except HyperVError:
+        if is_there(host, now.id):
+            raise
+    _wait_until_gone(host, now)
     return True
 
 
-def wait_until_gone(host: HyperV, checkpoint: CheckpointFacts) -> None:
-    """Wait until a checkpoint that is being removed or converted is no longer listed.
+def _wait_until_gone(host: HyperV, checkpoint: CheckpointFacts) -> None:
+    """Wait until a checkpoint that is being removed is no longer listed.
 
     Raises OperationFailed if the VM is at rest and the checkpoint is still there.
     """

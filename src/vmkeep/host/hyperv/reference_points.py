@@ -8,7 +8,7 @@ happened already is recognised by what was not there before it.
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from vmkeep.host.hyperv.checkpoints import is_there, wait_until_gone
+from vmkeep.host.hyperv.checkpoints import is_there
 from vmkeep.host.hyperv.classes import (
     CONVERT_CHECKPOINT,
     DESTROY_REFERENCE_POINT,
@@ -17,7 +17,7 @@ from vmkeep.host.hyperv.classes import (
 )
 from vmkeep.host.hyperv.created import after_lost_answer, is_among, named_by_host, the_only_new
 from vmkeep.host.hyperv.disks import slot_of
-from vmkeep.host.hyperv.errors import CheckpointMissing, CheckpointUnidentified, OperationFailed
+from vmkeep.host.hyperv.errors import CheckpointMissing, CheckpointUnidentified, HyperVError, OperationFailed
 from vmkeep.host.hyperv.jobs import Done, HyperV, Kind, Outcome, outlast, perform
 from vmkeep.host.hyperv.states import read_power_state
 from vmkeep.host.wsman import ActionHappened, Instance, InstanceMissing, OutcomeUnknown, Ref, quoted
@@ -60,6 +60,7 @@ def convert_checkpoint(
 ) -> ReferencePoint:
     """Turn a checkpoint into a reference point; the checkpoint goes, and its merge begins (:mod:`merging`).
 
+    Whether it has gone the wait for that merge tells: the point's id must not be lost over it.
     ``known_before`` holds the ids of the VM's reference points before the first
     try: write them down first, then it is safe to repeat. Raises CheckpointMissing
     if the checkpoint is gone and nothing came of it, CheckpointUnidentified, and
@@ -73,6 +74,10 @@ def convert_checkpoint(
         done = perform(host, CONVERT_CHECKPOINT, arguments, Kind.CONVERT, checkpoint.name)
     except (OutcomeUnknown, ActionHappened) as error:
         return _appeared(host, vm_id, known_before, error)
+    except HyperVError:
+        if is_there(host, checkpoint.id):
+            raise
+        return _converted_before(host, checkpoint, known_before)
     if done.outcome is Outcome.VANISHED:
         gone = OperationFailed(
             f"the job that should convert {checkpoint.name!r} is gone, and converted nothing."
@@ -83,7 +88,6 @@ def convert_checkpoint(
         raise CheckpointUnidentified(
             f"the host converted {checkpoint.name!r} and lists no new reference point."
         )
-    wait_until_gone(host, checkpoint)
     return point
 
 
@@ -102,6 +106,9 @@ def destroy_reference_point(host: HyperV, vm_id: str, point_id: str) -> bool:
         pass  # whether it ran is read below
     except InstanceMissing:
         return False
+    except HyperVError:
+        if _find(host, vm_id, point_id) is not None:
+            raise
     if _find(host, vm_id, point_id) is not None:
         raise OperationFailed(f"the host removed the reference point {point_id}, and it is still there.")
     return True

@@ -28,6 +28,7 @@ from vmkeep.host.hyperv import (
     OperationFailed,
     ReferencePoint,
     ServiceLogonMissing,
+    VmBusy,
     convert_checkpoint,
     destroy_reference_point,
     list_reference_points,
@@ -99,6 +100,7 @@ def convert(host: TableHost) -> str:
         (returns(4096, Job=job_ref("gone")), None),
         (LOST, None),
         (fault(2150858829), None),
+        (returns(32775), None),
     ],
 )
 def test_the_new_point_is_found(answer: Reply, named: str | None) -> None:
@@ -136,6 +138,13 @@ def test_two_new_points_are_not_guessed_between() -> None:
         convert(host)
 
 
+def test_a_refused_conversion_leaves_the_checkpoint_and_says_why() -> None:
+    host = a_host()
+    host.on(CONVERT, returns(32775))
+    with pytest.raises(VmBusy):
+        convert(host)
+
+
 def test_a_conversion_that_never_ran_says_so() -> None:
     host = a_host()
     host.on(CONVERT, LOST)
@@ -163,7 +172,7 @@ def test_points_are_listed_for_one_vm_with_what_they_hold() -> None:
 # --- removing ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", [returns(0), LOST, returns(4096, Job=job_ref("gone"))])
+@pytest.mark.parametrize("answer", [returns(0), LOST, returns(4096, Job=job_ref("gone")), returns(32775)])
 def test_one_point_is_removed(answer: Reply) -> None:
     host = a_host()
 
