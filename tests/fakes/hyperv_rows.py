@@ -88,9 +88,12 @@ def component(vm_id: str = WEB, enabled: int = 2, status: int = 2) -> Row:
 
 def kvp(vm_id: str, **pairs: str) -> Row:
     """What a guest tells the host about itself."""
-    unused = dict.fromkeys(("Caption", "Description", "ElementName", "InstanceID"))
+    texts = dict.fromkeys(("Caption", "ElementName"), "Key-Value Pair Exchange Data Item")
+    texts["Description"] = "Microsoft Key-Value Pair Exchange Data Item"
     items = [
-        embedded("Msvm_KvpExchangeDataItem", {**unused, "Name": name, "Data": data, "Source": 2})
+        embedded(
+            "Msvm_KvpExchangeDataItem", {**texts, "InstanceID": None, "Name": name, "Data": data, "Source": 2}
+        )
         for name, data in pairs.items()
     ]
     return {"SystemName": vm_id, "GuestIntrinsicExchangeItems": items}

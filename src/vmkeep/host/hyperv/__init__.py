@@ -55,6 +55,7 @@ from vmkeep.host.hyperv.reference_points import (
     tracking_of,
 )
 from vmkeep.host.hyperv.states import PowerState, read_power_state
+from vmkeep.host.hyperv.volumes import read_free_bytes
 
 __all__ = [
     "ChainAtRisk",
@@ -104,6 +105,7 @@ __all__ = [
     "read_checkpoint",
     "read_disk_file",
     "read_disks",
+    "read_free_bytes",
     "read_merge",
     "read_power_state",
     "take_inventory",

@@ -168,6 +168,8 @@ OPERATING_SYSTEM: Final = WmiClass(
     },
 )
 VOLUME: Final = WmiClass("Win32_Volume", CIMV2, {"Name": "string", "FreeSpace": "uint64"})
+# For whoever may not list volumes; it has no mount points.
+LOGICAL_DISK: Final = WmiClass("Win32_LogicalDisk", CIMV2, {"DeviceID": "string", "FreeSpace": "uint64"})
 CLUSTER_NAME: Final = WmiClass("MSCluster_Cluster", CLUSTER, {"Name": "string"})
 
 # --- jobs ------------------------------------------------------------------------------
@@ -289,6 +291,7 @@ CLASSES: Final = (
     REPLICATION,
     OPERATING_SYSTEM,
     VOLUME,
+    LOGICAL_DISK,
     CLUSTER_NAME,
     JOB,
     STORAGE_JOB,

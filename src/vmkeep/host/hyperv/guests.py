@@ -12,8 +12,8 @@ from vmkeep.model.facts import ComponentState, GuestFacts, GuestFamily, VmState
 
 _MOST_ITEMS: Final = 256
 _LONGEST_NAME: Final = 200
-# OSPlatformId of Windows (VER_PLATFORM_WIN32_NT); Linux's daemon sends none (believed, docs/believed.md).
-_WINDOWS_PLATFORM: Final = "2"
+_WINDOWS_PLATFORM: Final = "2"  # VER_PLATFORM_WIN32_NT
+_OLD_PLATFORMS: Final = frozenset({"0", "1", "3"})  # Windows that has no VSS
 _OTHERS: Final = ("freebsd", "openbsd", "netbsd", "dragonfly")
 
 
@@ -41,14 +41,16 @@ def family_of(pairs: Mapping[str, str]) -> GuestFamily | None:
     """Tell Windows, Linux and others apart.
 
     Believed (docs/believed.md): Windows sends OSPlatformId 2 and its product name,
-    which is not translated; the daemon of Linux and the BSDs sends no platform and
-    the name of the distribution.
+    which is not translated; the daemon of Linux and the BSDs sends the name of the
+    distribution, and no platform or a number of its own.
     """
     name = pairs.get("OSName", "").strip().lower()
     platform = pairs.get("OSPlatformId", "").strip()
-    if platform == _WINDOWS_PLATFORM or (not platform and name.startswith(("windows", "microsoft windows"))):
+    if platform == _WINDOWS_PLATFORM:
         return "windows"
-    if platform or not name:
+    if name.startswith(("windows", "microsoft windows")):
+        return None if platform else "windows"
+    if not name or platform in _OLD_PLATFORMS:
         return None
     return "other" if name.startswith(_OTHERS) else "linux"
 

@@ -19,7 +19,6 @@ from vmkeep.host.hyperv.errors import VmAmbiguous, VmNotFound
 from vmkeep.host.hyperv.guests import exchange_items, guest_facts
 from vmkeep.host.hyperv.jobs import HyperV, outlast
 from vmkeep.host.hyperv.owners import Owner
-from vmkeep.host.hyperv.places import least_free, share_a_volume
 from vmkeep.host.hyperv.settings import (
     checkpoint_of,
     checkpoint_setting_of,
@@ -32,6 +31,7 @@ from vmkeep.host.hyperv.settings import (
     parent_of,
 )
 from vmkeep.host.hyperv.states import component_state, operation_of, power_state_of, replication_facts
+from vmkeep.host.hyperv.volumes import free_bytes, least_free, share_a_volume
 from vmkeep.host.wsman import HostError, HostFault, Instance, Ref, RightMissing, UnknownToHost, quoted
 from vmkeep.model.facts import CheckpointFacts, ComponentState, DiskFacts, Edition, HostFacts, VmFacts
 from vmkeep.model.plan import VmRef
@@ -85,7 +85,7 @@ def take_inventory(host: HyperV, *, repository: str | None = None) -> Inventory:
         heartbeat=_by_system(lists.maybe(classes.HEARTBEAT_COMPONENT)),
         replication=_replication_states(lists.maybe(classes.REPLICATION)),
         applied=_last_applied(lists.maybe(classes.LAST_APPLIED)),
-        free=_free_bytes(lists.maybe(classes.VOLUME)),
+        free=free_bytes(lists.maybe(classes.VOLUME), lambda: lists.maybe(classes.LOGICAL_DISK)),
     )
     vms = sorted((_vm_facts(system, joined) for system in systems), key=lambda vm: (vm.vm.name, vm.vm.id))
     facts = _host_facts(lists)
@@ -287,9 +287,3 @@ def _last_applied(rows: Iterable[Instance]) -> dict[str, str]:
 def _name_of(system: Ref) -> str:
     found = next((value for name, value in system.keys.items() if name.lower() == "name"), "")
     return found.upper() if isinstance(found, str) else ""
-
-
-def _free_bytes(rows: Iterable[Instance]) -> dict[str, int]:
-    """Return the free bytes of each mounted volume."""
-    found = {row.text_or_none("Name"): row.integer_or_none("FreeSpace") for row in rows}
-    return {name: free for name, free in found.items() if name and free is not None}

@@ -23,7 +23,15 @@ from tests.fakes.hyperv_rows import (
     vm_ref,
 )
 from tests.fakes.wsman_host import fault
-from vmkeep.host.hyperv import Inventory, Owner, VmAmbiguous, VmNotFound, take_inventory, with_guests
+from vmkeep.host.hyperv import (
+    Inventory,
+    Owner,
+    VmAmbiguous,
+    VmNotFound,
+    read_free_bytes,
+    take_inventory,
+    with_guests,
+)
 from vmkeep.host.wsman import UnknownToHost
 from vmkeep.model.facts import GuestFacts, HostFacts, ReplicationFacts
 
@@ -195,6 +203,32 @@ def test_hostile_names_are_kept_as_they_are() -> None:
     host = a_host()
     host.rows["Msvm_ComputerSystem"][1]["ElementName"] = hostile.replace("\r", "")
     assert taken(host).find(WEB).vm.name == hostile.replace("\r", "")
+
+
+def test_drives_stand_in_for_volumes() -> None:
+    host = a_host()
+    host.rows["Win32_Volume"] = []
+    host.rows["Win32_LogicalDisk"] = [
+        {"DeviceID": "C:", "FreeSpace": 11},
+        {"DeviceID": "D:", "FreeSpace": None},
+    ]
+    found = taken(host)
+    assert found.find("mail").free_bytes_for_growth == 11
+    assert found.find("web").free_bytes_for_growth is None
+
+
+@pytest.mark.parametrize(
+    ("paths", "free"),
+    [
+        (["D:\\a.vhdx"], 5_000_000_000),
+        (["d:\\a.vhdx", "C:\\ClusterStorage\\volume1\\b.vhdx"], 5_000_000_000),
+        (["C:\\ClusterStorage\\Volume10\\b.vhdx"], 10),
+        (["\\\\fs\\share\\c.vhdx", "D:\\a.vhdx"], None),
+        ([], None),
+    ],
+)
+def test_free_space_is_asked_for_while_a_run_goes_on(paths: list[str], free: int | None) -> None:
+    assert read_free_bytes(a_host().hyperv(), paths) == free
 
 
 # --- checkpoints -------------------------------------------------------------------------
