@@ -44,7 +44,7 @@ from vmkeep.host.hyperv.errors import (
 )
 from vmkeep.host.hyperv.inventory import Inventory, is_foreign, take_inventory, with_guests
 from vmkeep.host.hyperv.jobs import HyperV, Outcome, Waiting
-from vmkeep.host.hyperv.merging import MergeState, read_merge, wait_for_merge
+from vmkeep.host.hyperv.merging import MergeState, layers_of, read_merge, wait_for_merge
 from vmkeep.host.hyperv.owners import Owner
 from vmkeep.host.hyperv.reference_points import (
     ReferencePoint,
@@ -98,6 +98,7 @@ __all__ = [
     "destroy_reference_point",
     "is_foreign",
     "is_there",
+    "layers_of",
     "left_unmarked",
     "list_recovery_checkpoints",
     "list_reference_points",

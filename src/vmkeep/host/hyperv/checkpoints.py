@@ -29,6 +29,7 @@ from vmkeep.host.hyperv.errors import (
     NotOurs,
     OperationFailed,
     SettingIgnored,
+    VmBusy,
 )
 from vmkeep.host.hyperv.jobs import HyperV, Kind, Outcome, outlast, pauses, perform
 from vmkeep.host.hyperv.owners import Owner
@@ -39,7 +40,7 @@ from vmkeep.host.hyperv.settings import (
     checkpoint_setting_of,
     guid_of,
 )
-from vmkeep.host.hyperv.states import CREATING_CHECKPOINT, read_power_state, vm_ref
+from vmkeep.host.hyperv.states import CREATING_CHECKPOINT, obstacle_of, read_power_state, vm_ref
 from vmkeep.host.wsman import (
     ActionHappened,
     Argument,
@@ -269,13 +270,17 @@ def _appeared(host: HyperV, vm_id: str, known_before: Collection[str], error: Ex
 
 
 def _refined(host: HyperV, vm_id: str, error: HyperVError) -> HyperVError:
-    """Say that checkpoints are disabled where the VM's setting says so: the code alone does not."""
+    """Say more than the host's code does, where the state of the VM explains it: disabled, or busy."""
     where = f"VirtualSystemIdentifier = {quoted(vm_id)} AND VirtualSystemType = {quoted(REALISED)}"
     try:
-        rows = list(SETTINGS.all(host.client, where))
-    except HostError:  # the refusal itself says more than this question
+        settings = list(SETTINGS.all(host.client, where))
+        system = host.client.get(vm_ref(vm_id))
+    except HostError:  # the refusal itself says more than these questions
         return error
-    if not any(checkpoint_setting_of(row) == "disabled" for row in rows):
-        return error
-    disabled = CheckpointsDisabled(f"checkpoints are disabled for VM {vm_id}: {error.message}")
-    return disabled.with_facts_of(error)
+    if any(checkpoint_setting_of(row) == "disabled" for row in settings):
+        disabled = CheckpointsDisabled(f"checkpoints are disabled for VM {vm_id}: {error.message}")
+        return disabled.with_facts_of(error)
+    # A conflict comes as a plain failure, too (hyperv-backup-api.md 2.6).
+    if type(error) is OperationFailed and (obstacle := obstacle_of(system)):
+        return VmBusy(f"{obstacle} is under way: {error.message}").with_facts_of(error)
+    return error

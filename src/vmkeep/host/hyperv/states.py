@@ -118,6 +118,16 @@ def operation_of(phase: int | None) -> Operation | None:
     return None if phase is None else _OPERATIONS.get(phase, "backup")
 
 
+def obstacle_of(system: Instance) -> str | None:
+    """Say what is being done to a VM now, from its Msvm_ComputerSystem; None if nothing is."""
+    operation = operation_of(phase_of(system.integers("OperationalStatus")))
+    if operation:
+        return f"another operation ({operation})"
+    mode, state = system.integer_or_none("ReplicationMode"), system.integer_or_none("ReplicationState")
+    busy = replication_facts(mode, () if state is None else (state,)).busy
+    return "a copy of Hyper-V Replica" if busy else None
+
+
 def component_state(enabled: int | None, status: Sequence[int]) -> ComponentState | None:
     """Name the state of an integration component, by its own two numbers."""
     if enabled == _DISABLED:

@@ -30,6 +30,7 @@ from vmkeep.host.hyperv import (
     CheckpointsDisabled,
     CheckpointUnidentified,
     CheckpointWish,
+    HostDenied,
     NotOurs,
     OperationFailed,
     Owner,
@@ -257,6 +258,28 @@ def test_disabled_checkpoints_are_recognised_by_the_setting() -> None:
         create(host)
     assert caught.value.context["return_code"] == 32768
     assert "Set-VM" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"OperationalStatus": [11, 32773]}, {"ReplicationMode": 1, "ReplicationState": 10}],
+)
+@pytest.mark.parametrize("code", [2, 32768])
+def test_a_failure_of_a_busy_vm_is_a_conflict(changed: Row, code: int) -> None:
+    host = a_host()
+    host.rows["Msvm_ComputerSystem"][0].update(changed)
+    host.on(CREATE, returns(code))
+    with pytest.raises(VmBusy, match="under way") as caught:
+        create(host)
+    assert caught.value.context["return_code"] == code
+
+
+def test_a_busy_vm_does_not_hide_another_reason() -> None:
+    host = a_host()
+    host.rows["Msvm_ComputerSystem"][0]["OperationalStatus"] = [11, 32773]
+    host.on(CREATE, returns(32769))
+    with pytest.raises(HostDenied):
+        create(host)
 
 
 def test_another_vms_setting_does_not_matter() -> None:
