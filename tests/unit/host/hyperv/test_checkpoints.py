@@ -183,6 +183,42 @@ def test_two_new_ones_without_evidence_are_not_guessed_between() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        affected("J1", setting_ref(LATE_STRANGER), 0),
+        affected("other", setting_ref(LATE_STRANGER), 5),
+    ],
+)
+def test_only_what_this_job_created_is_evidence(row: Row) -> None:
+    host = a_host()
+
+    def step(called: Called) -> Reply:
+        answer = creates(host)(called)
+        appear(host, checkpoint(checkpoint_id=LATE_STRANGER))
+        host.rows["Msvm_AffectedJobElement"].insert(0, row)
+        return answer
+
+    host.on(CREATE, step)
+    assert create(host) == f"Microsoft:{CHECKPOINT}"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"VirtualSystemType": "Microsoft:Hyper-V:Snapshot:Realized"}, {"VirtualSystemIdentifier": MAIL}],
+)
+def test_a_job_that_names_something_else_is_not_believed(changed: Row) -> None:
+    host = a_host()
+
+    def step(called: Called) -> Reply:
+        answer = creates(host, element=LATE_STRANGER)(called)
+        appear(host, {**checkpoint(checkpoint_id=LATE_STRANGER), **changed})
+        return answer
+
+    host.on(CREATE, step)
+    assert create(host) == f"Microsoft:{CHECKPOINT}"
+
+
 def test_with_the_jobs_evidence_another_new_one_does_not_matter() -> None:
     host = a_host()
 

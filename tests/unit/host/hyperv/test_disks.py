@@ -40,7 +40,11 @@ def test_disks_of_one_vm_and_no_other() -> None:
         medium(InstanceID=place(WEB, OTHER_SCSI, 0, 1), HostResource=["D:\\b.vhdx"]),
         medium(InstanceID=place(WEB, IDE, 1, 0), HostResource=["D:\\a.VHD"]),
         medium(InstanceID=place(WEB, SCSI, 0, 0), HostResource=["D:\\c_77.avhdx"]),
-        medium(InstanceID=place(WEB, SCSI, 0, 63), HostResource=["\\\\fs\\s\\set.vhds"]),
+        medium(
+            InstanceID=place(WEB, SCSI, 0, 63),
+            HostResource=["\\\\fs\\s\\set.vhds"],
+            PersistentReservationsSupported=True,
+        ),
         medium(InstanceID=place(WEB, SCSI, 0, 7), PersistentReservationsSupported=True),
         medium(
             InstanceID=place(WEB, SCSI, 0, 8), HostResource=["D:\\new.pmem"], ResourceSubType="Microsoft:New"

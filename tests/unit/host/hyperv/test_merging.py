@@ -115,6 +115,10 @@ def test_both_the_phase_and_the_chain_must_be_right(top: str, phase: int | None,
     assert read_merge(a_host(top=top, phase=phase).hyperv(), WEB, LAYERS).is_done is is_done
 
 
+def test_a_vm_that_merges_is_not_done_even_without_known_layers() -> None:
+    assert not read_merge(a_host(top=LEAF).hyperv(), WEB, {}).is_done
+
+
 @pytest.mark.parametrize(("below", "is_done"), [(LAYER, False), (LEAF, True)])
 def test_a_strangers_layer_above_ours_hides_nothing(below: str, is_done: bool) -> None:
     host = a_host(top=THEIRS, phase=None)
