@@ -6,6 +6,7 @@ test; only NTLM itself is pyspnego's on both sides.
 """
 
 import base64
+import hashlib
 import re
 import ssl
 import struct
@@ -20,6 +21,7 @@ from typing import Any, Final, Self
 from xml.etree import ElementTree
 
 import spnego
+from spnego.channel_bindings import GssChannelBindings
 from spnego.exceptions import SpnegoError
 
 NS: Final = {
@@ -107,6 +109,13 @@ def fault(code: int, subcode: str = "w:InternalError", text: str = "Unzulässig.
     )
 
 
+def binding_of(certificate: Path) -> GssChannelBindings:
+    """Return the channel binding of a certificate signed with SHA-256 (RFC 5929, section 4.1)."""
+    pem = re.findall(r"-+BEGIN CERT.*", certificate.read_text(), re.DOTALL)[0]
+    digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest()
+    return GssChannelBindings(application_data=b"tls-server-end-point:" + digest)
+
+
 Step = Reply | Callable[[Question], Reply]
 
 
@@ -137,7 +146,9 @@ class WsmanHost:
 
         self._server = Server(("127.0.0.1", 0), Talk)
         self.is_tls = certificate is not None
+        self.binding: GssChannelBindings | None = None
         if certificate is not None:
+            self.binding = binding_of(certificate)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
             self._server.socket = context.wrap_socket(
@@ -222,7 +233,9 @@ class _Talk(BaseHTTPRequestHandler):
             return False
         if self._context is None or self._context.complete:
             options = spnego.NegotiateOptions.wrapping_winrm
-            self._context = spnego.server(protocol="negotiate", options=options)
+            self._context = spnego.server(
+                protocol="negotiate", options=options, channel_bindings=self.lab.binding
+            )
         try:
             answer = self._context.step(base64.b64decode(token))
         except SpnegoError:
