@@ -561,6 +561,7 @@ def test_the_password_is_in_nothing_that_can_be_seen(
     seen += traceback.format_exception(refused.value)
     everything = "\n".join([*seen, trace.getvalue(), caplog.text])
     assert PASSWORD not in everything
+    assert "NTLM step" not in caplog.text  # tokens, from which a password can be guessed
     assert "Authorization" not in trace.getvalue()
     assert len(trace.getvalue().splitlines()) == 1 + 2  # the format, and what was answered
     assert json.loads(trace.getvalue().splitlines()[1])["status"] == 200

@@ -6,6 +6,7 @@ commands never talk to a host.
 
 import base64
 import binascii
+import logging
 import re
 import struct
 from collections.abc import Iterable, Mapping
@@ -81,6 +82,8 @@ class Login:
         from spnego.channel_bindings import GssChannelBindings
         from spnego.exceptions import FeatureMissingError, SpnegoError
 
+        # At its finest level pyspnego writes down the tokens, from which a password can be guessed.
+        logging.getLogger("spnego").setLevel(logging.WARNING)
         endpoint = self._endpoint
         binding = (
             None if certificate is None else GssChannelBindings(application_data=_end_point(certificate))
