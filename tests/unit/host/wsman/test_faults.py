@@ -81,6 +81,7 @@ def test_numbers_of_ws_management(code: int, expected: type[HostError]) -> None:
     error = error_of(fault(code).body)
     assert type(error) is expected
     assert error.context["code"] == code
+    assert error.context["hresult"] is None  # these are WS-Management's own numbers
     assert error.context["host_text"] == "Unzulässig."
 
 

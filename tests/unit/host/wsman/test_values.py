@@ -126,6 +126,7 @@ def test_never_is_none_and_refused_where_a_moment_is_needed() -> None:
         ("P1DT2H3M4.5S", timedelta(days=1, hours=2, minutes=3, seconds=4.5)),
         ("PT0.000001S", timedelta(microseconds=1)),
         ("P0Y0M3D", timedelta(days=3)),
+        ("-PT5S", timedelta(seconds=-5)),
         ("00000001020304.000005:000", timedelta(days=1, hours=2, minutes=3, seconds=4, microseconds=5)),
     ],
 )
