@@ -6,6 +6,7 @@ test; only NTLM itself is pyspnego's on both sides.
 """
 
 import base64
+import hashlib
 import re
 import ssl
 import struct
@@ -20,6 +21,7 @@ from typing import Any, Final, Self
 from xml.etree import ElementTree
 
 import spnego
+from spnego.channel_bindings import GssChannelBindings
 from spnego.exceptions import SpnegoError
 
 NS: Final = {
@@ -107,6 +109,13 @@ def fault(code: int, subcode: str = "w:InternalError", text: str = "Unzulässig.
     )
 
 
+def binding_of(certificate: Path) -> GssChannelBindings:
+    """Return the channel binding of a certificate signed with SHA-256 (RFC 5929, section 4.1)."""
+    pem = re.findall(r"-+BEGIN CERT.*", certificate.read_text(), re.DOTALL)[0]
+    digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest()
+    return GssChannelBindings(application_data=b"tls-server-end-point:" + digest)
+
+
 Step = Reply | Callable[[Question], Reply]
 
 
@@ -126,6 +135,7 @@ class WsmanHost:
         self.status_of_forgotten = 401
         self.offers = ["Negotiate", 'Basic realm="WSMAN"']
         self.date: str | None = None
+        self.proves_itself = True  # sends the last token of a login
         self.seen: list[bytes] = []  # every byte of every request
         host = self
 
@@ -137,7 +147,9 @@ class WsmanHost:
 
         self._server = Server(("127.0.0.1", 0), Talk)
         self.is_tls = certificate is not None
+        self.binding: GssChannelBindings | None = None
         if certificate is not None:
+            self.binding = binding_of(certificate)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
             self._server.socket = context.wrap_socket(
@@ -212,7 +224,7 @@ class _Talk(BaseHTTPRequestHandler):
             if not self._log_in(token):
                 return None
             if not body:
-                return self._send(200, b"", token=self._answer_token)
+                return self._send(200, b"", token=self._answer_token if self.lab.proves_itself else "")
         self._message(body)
         return None
 
@@ -222,7 +234,9 @@ class _Talk(BaseHTTPRequestHandler):
             return False
         if self._context is None or self._context.complete:
             options = spnego.NegotiateOptions.wrapping_winrm
-            self._context = spnego.server(protocol="negotiate", options=options)
+            self._context = spnego.server(
+                protocol="negotiate", options=options, channel_bindings=self.lab.binding
+            )
         try:
             answer = self._context.step(base64.b64decode(token))
         except SpnegoError:
@@ -301,7 +315,8 @@ class _Talk(BaseHTTPRequestHandler):
             self.send_header("Content-Type", kind)
         if reply is not None and reply.chunked:
             self.send_header("Transfer-Encoding", "chunked")
-            pieces = [content[i : i + 7] for i in range(0, len(content), 7)]
+            size = max(7, len(content) // 50)
+            pieces = [content[i : i + size] for i in range(0, len(content), size)]
             framed = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
         else:
             self.send_header("Content-Length", str(len(content)))

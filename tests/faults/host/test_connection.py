@@ -4,10 +4,12 @@ The host is `tests/fakes/wsman_host.py`: real sockets, real HTTP, real NTLM and
 real TLS; what it does comes from a script.
 """
 
+import base64
 import contextlib
 import io
 import json
 import logging
+import random
 import select
 import socket
 import subprocess
@@ -21,10 +23,11 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import spnego
 
 from tests.clocks import FakeClock
 from tests.fakes.certificates import Authority
-from tests.fakes.wsman_host import USER, Reply, WsmanHost, fault
+from tests.fakes.wsman_host import USER, Reply, WsmanHost, binding_of, fault
 from vmkeep.errors import VmkeepError
 from vmkeep.host.wsman import (
     Client,
@@ -34,6 +37,7 @@ from vmkeep.host.wsman import (
     EndpointUnusable,
     EnvelopeTooLarge,
     HostBusy,
+    HostError,
     HostNonsense,
     HostNotTrusted,
     HostTimedOut,
@@ -46,6 +50,7 @@ from vmkeep.host.wsman import (
     Ref,
 )
 from vmkeep.host.wsman.connection import Connection
+from vmkeep.host.wsman.login import Login
 from vmkeep.secrets import Secret
 
 PASSWORD: Final = "canary-pa55-word"
@@ -173,6 +178,15 @@ def test_over_tls_one_login_serves_many_messages(
     assert len(tls_host.asked) == 3
 
 
+def test_a_login_is_bound_to_its_tls_channel(
+    tls_host: WsmanHost, authority: Authority, tmp_path: Path
+) -> None:
+    """The host compares the binding; one of another certificate is a login somebody passes on."""
+    tls_host.binding = binding_of(Authority(tmp_path).issue())
+    with pytest.raises(LoginRefused):
+        client(tls_host, ca_file=authority.file).get(REF)
+
+
 @pytest.mark.parametrize("auth", ["ntlm", "negotiate"])
 def test_a_wrong_password_is_tried_once(host: WsmanHost, auth: str) -> None:
     asking = client(host, auth=auth, password=Secret("another"))
@@ -198,6 +212,14 @@ def test_a_host_that_offers_basic_alone_gets_no_password(host: WsmanHost) -> Non
     assert len(host.seen) == 1
 
 
+def test_a_host_that_does_not_prove_itself_gets_no_message(host: WsmanHost) -> None:
+    host.proves_itself = False
+    host.script.append(DONE)
+    with pytest.raises(LoginImpossible, match="without proving"):
+        client(host, auth="negotiate").invoke(REF, DO)
+    assert host.asked == []
+
+
 def test_kerberos_without_its_library_or_ticket_is_said_so(host: WsmanHost) -> None:
     with pytest.raises(LoginImpossible, match="auth 'kerberos'"):
         client(host, auth="kerberos").get(REF)
@@ -216,6 +238,35 @@ def test_a_login_token_that_is_none(token: str) -> None:
     for auth in ("ntlm", "negotiate"):
         with anybody(answer, 3) as port, pytest.raises((HostNonsense, LoginRefused, LoginImpossible)):
             client_at(port, auth=auth).get(REF)
+
+
+@pytest.mark.parametrize("auth", ["ntlm", "negotiate"])
+def test_damaged_login_tokens_are_refused_by_name(host: WsmanHost, auth: str, seed: int) -> None:
+    """Real challenges with random damage: whatever the parser makes of them, it is an error of ours."""
+    choose = random.Random(seed)
+    challenge = _challenge(host, auth)
+    for _ in range(60):
+        damaged = bytearray(challenge)
+        for _ in range(choose.randint(1, 8)):
+            damaged[choose.randrange(len(damaged))] = choose.randrange(256)
+        login = Login(endpoint(host, auth=auth), {"negotiate"}, None)
+        login.step(None)
+        try:
+            login.step(bytes(damaged[: choose.randint(1, len(damaged))]))
+        except HostError:
+            continue
+        assert login.is_complete or auth == "negotiate"
+
+
+def _challenge(host: WsmanHost, auth: str) -> bytes:
+    """Return the token that a host answers the first one with."""
+    login = Login(endpoint(host, auth=auth), {"negotiate"}, None)
+    first = login.step(None)
+    assert first is not None
+    server = spnego.server(protocol="negotiate", options=spnego.NegotiateOptions.wrapping_winrm)
+    answer = server.step(base64.b64decode(first.removeprefix("Negotiate ")))
+    assert answer is not None
+    return answer
 
 
 # --- the end of an idle connection (protocols.md 1.3) --------------------------------
@@ -317,8 +368,9 @@ def test_a_large_answer_arrives_whole(host: WsmanHost) -> None:
     assert client(host).get(REF).text("T") == text
 
 
-def test_an_answer_without_an_end_is_cut_off(host: WsmanHost) -> None:
-    host.script.append(Reply(content=b" " * 3_000_000))
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_answer_without_an_end_is_cut_off(host: WsmanHost, chunked: bool) -> None:
+    host.script.append(Reply(content=b" " * 3_000_000, in_clear=True, chunked=chunked))
     with pytest.raises(HostNonsense):
         client(host).get(REF)
 
@@ -518,6 +570,7 @@ def test_the_password_is_in_nothing_that_can_be_seen(
     seen += traceback.format_exception(refused.value)
     everything = "\n".join([*seen, trace.getvalue(), caplog.text])
     assert PASSWORD not in everything
+    assert "step input" not in caplog.text  # tokens, from which a password can be guessed
     assert "Authorization" not in trace.getvalue()
     assert len(trace.getvalue().splitlines()) == 1 + 2  # the format, and what was answered
     assert json.loads(trace.getvalue().splitlines()[1])["status"] == 200

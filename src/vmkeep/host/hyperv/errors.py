@@ -208,7 +208,7 @@ class ChangesUnknown(HyperVError):
     """The host cannot tell what changed on a disk, so all of it must be read."""
 
     code = "HV030"
-    default_hint = "The next run reads the whole disk and stores only what differs; nothing is lost."
+    default_hint = "Nothing: the whole disk is read instead, and what differs is stored."
 
 
 class TrackingLost(ChangesUnknown):
@@ -216,6 +216,6 @@ class TrackingLost(ChangesUnknown):
 
     code = "HV031"
     default_hint = (
-        "The disk was replaced, converted, moved or restored, or its .rct file is gone; the next run "
-        "reads all of it."
+        "The disk was replaced, converted, moved or restored, or its .rct file is gone; all of it "
+        "is read instead."
     )

@@ -155,7 +155,7 @@ class Client:
             return Result(f"{target.class_name}.{method.name}", read_properties(output, f"{{{target.uri}}}"))
         except HostError as error:
             raise OutcomeUnknown(
-                f"{self.endpoint.url} answers {request.title}, and the answer cannot be read: {error.message}",
+                f"{self.endpoint.url} answers {request.title} with what cannot be read: {error.message}",
                 host=self.endpoint.url,
                 request=request.title,
             ) from error

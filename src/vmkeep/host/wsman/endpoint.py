@@ -46,7 +46,7 @@ class Endpoint:
             raise EndpointUnusable(f"transport is {self.transport!r}; it is 'https' or 'http'.")
         if self.auth not in _AUTHS:
             raise EndpointUnusable(
-                f"auth is {self.auth!r}; it is one of {', '.join(_AUTHS)}. Basic would show the password to the host."
+                f"auth is {self.auth!r}; it is one of {', '.join(_AUTHS)}. Basic would tell the password."
             )
         if self.transport == "http" and self.ca_file is not None:
             raise EndpointUnusable("ca_file is given, but transport is 'http', which has no certificates.")

@@ -51,8 +51,8 @@ _WITH_ENVELOPE: Final = frozenset({200, 400, 500})  # Windows sends each fault w
 _READING: Final = "the right Read (GR) in WinRM's RootSDDL, and Enable and Remote Enable on the WMI namespace"
 _WRITING: Final = "the right Write (GW) in WinRM's RootSDDL"
 _EXECUTING: Final = (
-    "the right Execute (GX) in WinRM's RootSDDL (as Remote Management Users have it), Execute Methods on the WMI "
-    "namespace, and for Hyper-V membership in Hyper-V Administrators"
+    "the right Execute (GX) in WinRM's RootSDDL (as Remote Management Users have it), Execute Methods on "
+    "the WMI namespace, and for Hyper-V membership in Hyper-V Administrators"
 )
 _RIGHTS: Final = dict.fromkeys((GET, ENUMERATE, PULL, RELEASE), _READING) | dict.fromkeys(
     (CREATE, DELETE), _WRITING

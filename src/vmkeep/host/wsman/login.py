@@ -6,6 +6,7 @@ commands never talk to a host.
 
 import base64
 import binascii
+import logging
 import re
 import struct
 from collections.abc import Iterable, Mapping
@@ -81,6 +82,8 @@ class Login:
         from spnego.channel_bindings import GssChannelBindings
         from spnego.exceptions import FeatureMissingError, SpnegoError
 
+        # At its finest level pyspnego writes down the tokens, from which a password can be guessed.
+        logging.getLogger("spnego").setLevel(logging.WARNING)
         endpoint = self._endpoint
         binding = (
             None if certificate is None else GssChannelBindings(application_data=_end_point(certificate))
@@ -138,8 +141,8 @@ class Login:
             return bytes(self._context.unwrap_winrm(header, data))
         except (SpnegoError, LookupError, TypeError, ValueError, struct.error) as error:
             raise HostNonsense(
-                f"{self._endpoint.url} sent an answer whose seal is wrong: it was changed on its way, or meant "
-                "for somebody else.",
+                f"{self._endpoint.url} sent an answer whose seal is wrong: it was changed on its way, or "
+                "meant for somebody else.",
                 host=self._endpoint.url,
             ) from error
 
@@ -159,7 +162,7 @@ class Login:
         # SPNEGO says no with a token of its own, which pyspnego calls invalid: the answer to our proof.
         if refused or (kind == "InvalidTokenError" and self._steps > 2):
             user = self._endpoint.user
-            return LoginRefused(f"the user {user!r} and the password given are refused.", host=url, user=user)
+            return LoginRefused(f"{url} or its domain refuses the user {user!r}.", host=url, user=user)
         if kind in {"InvalidTokenError", "BadMICError"}:
             return HostNonsense(f"{url} sent a login token that cannot be read.", host=url)
         return LoginImpossible(

@@ -32,6 +32,10 @@ class Recorder:
 
     def hide(self, endpoint: Endpoint) -> None:
         """Have placeholders for a host's address and for user and domain."""
+        with self._lock:
+            self._hide(endpoint)
+
+    def _hide(self, endpoint: Endpoint) -> None:
         self._scrubber.hide("host", endpoint.address)
         short, dot, domain = endpoint.address.partition(".")
         if dot and not short.isdigit():

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Protocol, Self
 from xml.etree.ElementTree import Element
 
@@ -56,7 +57,7 @@ class Ref:
             for name, value in self.keys.items()
         )
         object.__setattr__(self, "namespace", namespace)
-        object.__setattr__(self, "keys", dict(self.keys))
+        object.__setattr__(self, "keys", MappingProxyType(dict(self.keys)))
         object.__setattr__(self, "_identity", (namespace.lower(), self.class_name.lower(), *folded))
 
     @classmethod

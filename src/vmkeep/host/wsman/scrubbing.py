@@ -55,9 +55,13 @@ _MAC_NAMING: Final = frozenset({"Address", "PermanentAddress", "MACAddress", "St
 _SHORTEST_WORD: Final = 3  # shorter names are replaced where they stand alone, not inside other words
 
 _GUID: Final = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
+# Where a name is expected: what Windows made itself, ids and the names of its classes.
 _TELLS_NOTHING: Final = re.compile(
-    rf"(?:Microsoft:)?\{{?{_GUID}.*|[A-Za-z]+_\w+|Microsoft:.*|[\d.]*|\{{?{_GUID}\}}?", re.DOTALL
+    rf"(?:Microsoft:)?\{{?{_GUID}\}}?(?:\\+[0-9A-Za-z-]+)*|Microsoft:Definition.*|[\d.]*"
+    r"|(?:Msvm|CIM|Win32|MSCluster|MSFT)_\w+"
 )
+_PLAIN_VALUE: Final = re.compile(rf"-?\d+|true|false|{_GUID}|\d{{4}}-\d\d-\d\dT[\d:.+Z-]*", re.IGNORECASE)
+_OF_THE_WIRE: Final = frozenset({"ResourceURI", "Action", "MessageID", "RelatesTo", "Code", "Dialect"})
 _COMMON_FOLDERS: Final = frozenset(
     {
         "virtual hard disks",
@@ -87,7 +91,8 @@ _SID: Final = re.compile(r"\bS-1-5-21(?:-\d+)+\b")
 _MAC: Final = re.compile(r"\b(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}\b")
 _BARE_MAC: Final = re.compile(r"\b[0-9A-Fa-f]{12}\b")
 _IPV4: Final = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")
-_IPV6: Final = re.compile(r"(?<![\w:])[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?![\w:])")
+_IPV6: Final = re.compile(r"(?<![\w:])[0-9A-Fa-f:][0-9A-Fa-f:.]{1,44}(?![\w:.])")
+_WORD: Final = re.compile(r"[^\W_]+")
 _LITERAL: Final = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)
 
 
@@ -97,7 +102,7 @@ class Scrubber:
     def __init__(self) -> None:
         self._places: dict[tuple[str, str], str] = {}
         self._counts: dict[str, int] = {}
-        self._words: re.Pattern[str] | None = None
+        self._by_word: dict[str, list[tuple[int, str]]] = {}  # first word: where in the name, the name
 
     def hide(self, kind: str, text: str) -> str:
         """Return the placeholder of a name, from now on used wherever the name stands."""
@@ -116,12 +121,12 @@ class Scrubber:
         text = _PATH.sub(lambda found: self._path(found[0]), text)
         for pattern, kind in ((_SID, "sid"), (_MAC, "mac"), (_IPV4, "ip"), (_IPV6, "ip")):
             text = pattern.sub(lambda found, kind=kind: self._address(kind, found[0]), text)  # type: ignore[misc]
-        if self._words is not None:
-            text = self._words.sub(lambda found: self._place("name", found[0]), text)
-        return text
+        return self._without_names(text)
 
     def value(self, name: str, text: str) -> str:
         """Return the text of one property, by what the property holds."""
+        if name in _OF_THE_WIRE:
+            return text
         if name in _MAC_NAMING and _BARE_MAC.fullmatch(text):
             return self._address("mac", text)
         if text.lstrip().startswith("<INSTANCE"):
@@ -135,7 +140,20 @@ class Scrubber:
             return self._stream(text)
         if name in _NAMING and not _TELLS_NOTHING.fullmatch(text):
             return self._place("name", text)
-        return self.text(text)
+        return text if _PLAIN_VALUE.fullmatch(text) else self.text(text)
+
+    def _without_names(self, text: str) -> str:
+        """Replace each known name that stands in the text as whole words, the longest first."""
+        lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)  # as long as the text
+        parts, done = [], 0
+        for word in _WORD.finditer(lower):
+            for offset, name in self._by_word.get(word[0], ()):
+                begin, end = word.start() - offset, word.start() - offset + len(name)
+                if begin >= done and lower.startswith(name, begin) and not lower[end : end + 1].isalnum():
+                    parts += [text[done:begin], self._place("name", text[begin:end])]
+                    done = end
+                    break
+        return "".join([*parts, text[done:]])
 
     def _literal(self, found: re.Match[str]) -> str:
         inside = found[1] if found[1] is not None else found[2]
@@ -188,12 +206,11 @@ class Scrubber:
             number = self._counts[kind] = self._counts.get(kind, 0) + 1
             place = _PLACES.get(kind, "{kind}-{n}").format(kind=kind, n=number, hex=f"{number:06X}")
             self._places[kind, text.lower()] = place
-            if kind in _WORDS and len(text) >= _SHORTEST_WORD:
-                words = sorted(
-                    (w for k, w in self._places if k in _WORDS and len(w) >= _SHORTEST_WORD), key=len
-                )
-                inside = "|".join(re.escape(word) for word in reversed(words))
-                self._words = re.compile(rf"(?<![A-Za-z0-9])(?:{inside})(?![A-Za-z0-9])", re.IGNORECASE)
+            first = _WORD.search(text.lower())
+            if kind in _WORDS and first and len(text) >= _SHORTEST_WORD:
+                names = self._by_word.setdefault(first[0], [])
+                names.append((first.start(), text.lower()))
+                names.sort(key=lambda found: -len(found[1]))
         return place
 
 

@@ -133,8 +133,8 @@ class _Shell:
         if not command:
             raise OutcomeUnknown(f"{self._exchange.url} started a command and does not name it.")
         wanted = (
-            f"<rsp:Receive><rsp:DesiredStream CommandId={attribute(command)}>stdout stderr</rsp:DesiredStream>"
-            "</rsp:Receive>"
+            f"<rsp:Receive><rsp:DesiredStream CommandId={attribute(command)}>stdout stderr"
+            "</rsp:DesiredStream></rsp:Receive>"
         )
         while True:
             try:
@@ -143,7 +143,7 @@ class _Shell:
                 exit_code = None  # the host's own fault: nothing was printed meanwhile
             except ConnectionLost as error:
                 raise OutcomeUnknown(
-                    f"a command was started on {self._exchange.url} and what it printed is lost: {error.message}",
+                    f"a command runs on {self._exchange.url} and what it printed is lost: {error.message}",
                     host=self._exchange.url,
                 ) from error
             if exit_code is not None:

@@ -15,6 +15,7 @@ from vmkeep.host.wsman import (
     HostNonsense,
     HostTimedOut,
     Instance,
+    Ref,
 )
 
 pytestmark = pytest.mark.quick
@@ -92,6 +93,14 @@ def test_a_projection_is_a_query_on_the_whole_namespace() -> None:
     assert query is not None
     assert query.get("Dialect") == "http://schemas.microsoft.com/wbem/wsman/1/WQL"
     assert query.text == "SELECT Id FROM Msvm_X WHERE Id < 9 AND Name = 'a&b'"
+
+
+def test_associations_are_asked_for_by_query() -> None:
+    script = Scripted([first(items(1), None, ended=True)])
+    vm = Ref(V2, "Msvm_ComputerSystem", {"Name": "A\\B"})
+    assert ids(list(client(script).associators(vm, result_class="Msvm_X"))) == [1]
+    query = script.asked[0].root.findtext(".//n:Enumerate/w:Filter", None, NS)
+    assert query == r'ASSOCIATORS OF {Msvm_ComputerSystem.Name="A\\B"} WHERE ResultClass = Msvm_X'
 
 
 @pytest.mark.parametrize("taken", [1, 2, 3])

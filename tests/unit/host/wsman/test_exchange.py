@@ -205,7 +205,8 @@ def test_a_fault_before_the_header_was_read_counts() -> None:
 def test_identify() -> None:
     wsmid = "http://schemas.dmtf.org/wbem/wsman/identity/1/wsmanidentity.xsd"
     body = (
-        f'<i:IdentifyResponse xmlns:i="{wsmid}"><i:ProtocolVersion>{wsmid}</i:ProtocolVersion><i:ProductVendor>'
+        f'<i:IdentifyResponse xmlns:i="{wsmid}"><i:ProtocolVersion>{wsmid}</i:ProtocolVersion>'
+        "<i:ProductVendor>"
         "Microsoft Corporation</i:ProductVendor><i:ProductVersion>OS: 10.0.20348 SP: 0.0 Stack: 3.0"
         "</i:ProductVersion></i:IdentifyResponse>"
     )

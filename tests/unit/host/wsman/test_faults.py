@@ -1,4 +1,4 @@
-"""Faults become our errors by number; the numbers and forms are wsman-wire.md section 5 and failures.md 3.5."""
+"""Faults become our errors by number; numbers and forms: wsman-wire.md section 5, failures.md 3.5."""
 
 from typing import Final
 from xml.etree import ElementTree
@@ -32,9 +32,11 @@ WMI_ERROR: Final = (
     '</s:Code><s:Reason><s:Text xml:lang="ja-JP">失敗</s:Text></s:Reason><s:Detail><p:MSFT_WmiError '
     'b:IsCIM_Error="true" xmlns:b="http://schemas.dmtf.org/wbem/wsman/1/cimbinding.xsd" '
     'xmlns:p="http://schemas.microsoft.com/wbem/wsman/1/wmi/root/cimv2/MSFT_WmiError">'
-    '<p:CIMStatusCode xsi:type="cim:cimUnsignedInt">{status}</p:CIMStatusCode><p:Message>{message}</p:Message>'
+    '<p:CIMStatusCode xsi:type="cim:cimUnsignedInt">{status}</p:CIMStatusCode>'
+    "<p:Message>{message}</p:Message>"
     "<p:MessageID>HRESULT 0x{code:08x}</p:MessageID><p:error_Code>{code}</p:error_Code>"
-    '<p:error_Type>HRESULT</p:error_Type><p:error_Source xsi:nil="true"/></p:MSFT_WmiError></s:Detail></s:Fault>'
+    '<p:error_Type>HRESULT</p:error_Type><p:error_Source xsi:nil="true"/></p:MSFT_WmiError>'
+    "</s:Detail></s:Fault>"
 )
 
 
@@ -79,6 +81,7 @@ def test_numbers_of_ws_management(code: int, expected: type[HostError]) -> None:
     error = error_of(fault(code).body)
     assert type(error) is expected
     assert error.context["code"] == code
+    assert error.context["hresult"] is None  # these are WS-Management's own numbers
     assert error.context["host_text"] == "Unzulässig."
 
 
@@ -105,7 +108,8 @@ def test_numbers_of_wmi(code: int, expected: type[HostError]) -> None:
 
 def test_a_number_inside_decides_too() -> None:
     inside = (
-        '<f:ProviderFault provider="WMI Provider" path="C:\\x.dll"><f:WSManFault Code="2147749890" Machine="x">'
+        '<f:ProviderFault provider="WMI Provider" path="C:\\x.dll">'
+        '<f:WSManFault Code="2147749890" Machine="x">'
         "<f:Message>nicht da</f:Message></f:WSManFault></f:ProviderFault>"
     )
     error = error_of(fault(2150858755, inside=inside).body)

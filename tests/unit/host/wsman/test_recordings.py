@@ -1,4 +1,4 @@
-"""The values of real replies: three recordings of a Japanese-locale host (tests/data/recordings/README.md)."""
+"""The values of real replies: recordings of a Japanese-locale host (tests/data/recordings/README.md)."""
 
 from datetime import UTC, datetime
 from pathlib import Path

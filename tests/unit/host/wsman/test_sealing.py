@@ -36,7 +36,8 @@ def form(message: bytes) -> bytes:
 def test_the_form_is_the_specifications() -> None:
     assert seal(Reversing(), SPNEGO, b"<a/>") == form(b"<a/>")
     assert content_type(SPNEGO) == (
-        'multipart/encrypted;protocol="application/HTTP-SPNEGO-session-encrypted";boundary="Encrypted Boundary"'
+        'multipart/encrypted;protocol="application/HTTP-SPNEGO-session-encrypted";'
+        'boundary="Encrypted Boundary"'
     )
     assert b"HTTP-Kerberos-session-encrypted" in seal(Reversing(), KERBEROS, b"x")
     assert is_sealed(content_type(SPNEGO)) and not is_sealed("application/soap+xml;charset=UTF-8")

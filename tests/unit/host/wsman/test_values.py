@@ -28,7 +28,8 @@ def instance(inside: str) -> Instance:
         f'<p:Win32_X xmlns:p="{URI}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
         'xmlns:cim="http://schemas.dmtf.org/wbem/wscim/1/common" '
         'xmlns:a="http://schemas.xmlsoap.org/ws/2004/08/addressing" '
-        f'xmlns:w="http://schemas.dmtf.org/wbem/wsman/1/wsman.xsd" xsi:type="p:Win32_X_Type">{inside}</p:Win32_X>'
+        f'xmlns:w="http://schemas.dmtf.org/wbem/wsman/1/wsman.xsd" xsi:type="p:Win32_X_Type">'
+        f"{inside}</p:Win32_X>"
     )
     return read_instance(ElementTree.fromstring(xml), "root/other", "")
 
@@ -125,6 +126,7 @@ def test_never_is_none_and_refused_where_a_moment_is_needed() -> None:
         ("P1DT2H3M4.5S", timedelta(days=1, hours=2, minutes=3, seconds=4.5)),
         ("PT0.000001S", timedelta(microseconds=1)),
         ("P0Y0M3D", timedelta(days=3)),
+        ("-PT5S", timedelta(seconds=-5)),
         ("00000001020304.000005:000", timedelta(days=1, hours=2, minutes=3, seconds=4, microseconds=5)),
     ],
 )
@@ -220,7 +222,8 @@ def test_projections_come_in_either_form() -> None:
     for xml in (
         f'<w:XmlFragment xmlns:w="{w}"><A>1</A><B>x</B></w:XmlFragment>',
         f'<w:XmlFragment xmlns:w="{w}"><Win32_X><A>1</A><B>x</B></Win32_X></w:XmlFragment>',
-        f'<w:XmlFragment xmlns:w="{w}"><p:Win32_X xmlns:p="{URI}"><p:A>1</p:A><p:B>x</p:B></p:Win32_X></w:XmlFragment>',
+        f'<w:XmlFragment xmlns:w="{w}"><p:Win32_X xmlns:p="{URI}"><p:A>1</p:A><p:B>x</p:B></p:Win32_X>'
+        "</w:XmlFragment>",
         "<Win32_X><A>1</A><B>x</B></Win32_X>",
     ):
         found = read_instance(ElementTree.fromstring(xml), "root/cimv2", "Win32_X")
