@@ -65,7 +65,7 @@ QUOTATIONS: Final = (
     r"(?:Create|Destroy|Apply|Convert|Resulting)Snapshot(?:Tree)?|Snapshot(?:Type|Settings)",  # their members
     r"(?:Affected|Copy|Imported|IsAutomatic|Target|User)Snapshots?\w*|AutomaticSnapshotsEnabled",
     r"Snapshot(?:DataRoot|Folder|Information|SettingData|VirtualSystem)|(?<=\")Snapshot(?=\")",
-    r"Microsoft:Hyper-V:Snapshot:\w+",  # what kind of system some settings are of
+    r"Microsoft:Hyper-V:Snapshot:\w*",  # what kind of system some settings are of
     r"(?<=[\"'/\\])[Ss]napshots(?=[\"'/\\])",  # the folder of an exported VM that holds its checkpoints
     r"VSS_\w+|IVss\w+|SnapshotSet(?:ID)?|PrepareForSnapshot",  # names of the VSS interface
     r"child-vm-snapshot|child VM snapshot|CHILD_VM_SNAPSHOT",  # the older host VSS writer's own word

@@ -1,0 +1,286 @@
+"""Make, mark, list and remove recovery checkpoints, of which only ours are ever touched.
+
+What may be repeated after a crash: everything but :func:`create_checkpoint`,
+which always makes another one; after a crash around it, :func:`left_unmarked`
+finds what it left. Marking a marked checkpoint and removing a removed one do nothing.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final, Literal
+
+from vmkeep.host.hyperv.classes import (
+    CHECKPOINT_SETTINGS,
+    CREATE_CHECKPOINT,
+    DESTROY_CHECKPOINT,
+    MODIFY_SETTINGS,
+    NAME_AND_NOTES,
+    RECOVERY,
+    SETTINGS,
+)
+from vmkeep.host.hyperv.created import after_lost_answer, is_among, named_by_host, the_only_new
+from vmkeep.host.hyperv.disks import read_disks
+from vmkeep.host.hyperv.errors import (
+    CheckpointMissing,
+    CheckpointsDisabled,
+    CheckpointUnidentified,
+    HyperVError,
+    NotOurs,
+    OperationFailed,
+    SettingIgnored,
+    VmBusy,
+)
+from vmkeep.host.hyperv.jobs import HyperV, Kind, Outcome, outlast, pauses, perform
+from vmkeep.host.hyperv.owners import Owner
+from vmkeep.host.hyperv.settings import (
+    REALISED,
+    RECOVERY_CHECKPOINT,
+    checkpoint_of,
+    checkpoint_setting_of,
+    guid_of,
+)
+from vmkeep.host.hyperv.states import CREATING_CHECKPOINT, obstacle_of, read_power_state, vm_ref
+from vmkeep.host.wsman import (
+    ActionHappened,
+    Argument,
+    EmbeddedInstance,
+    HostError,
+    InstanceMissing,
+    OutcomeUnknown,
+    quoted,
+)
+from vmkeep.model.facts import CheckpointFacts
+
+APPLICATION: Final = 1
+CRASH: Final = 2
+_GUEST_BACKUP: Final = {"full": 1, "copy": 2}
+_UNTIL_GONE_S: Final = 60.0
+
+
+@dataclass(frozen=True)
+class CheckpointWish:
+    """What a recovery checkpoint should be like.
+
+    ``consistency``: 1, the guest's VSS or daemon brings it to rest; 2, it does
+    not notice. ``guest_backup`` full lets the guest's applications truncate
+    their logs. ``skip_other_disks`` takes the checkpoint although disks of the VM
+    cannot be part of it (pass-through); they are left out then.
+    """
+
+    consistency: Literal[1, 2]
+    guest_backup: Literal["copy", "full"] = "copy"
+    skip_other_disks: bool = False
+
+
+def list_recovery_checkpoints(host: HyperV, vm_id: str) -> tuple[CheckpointFacts, ...]:
+    """List a VM's recovery checkpoints, everybody's, without their disks. Safe to repeat."""
+    where = f"VirtualSystemIdentifier = {quoted(vm_id)} AND VirtualSystemType = {quoted(RECOVERY_CHECKPOINT)}"
+    rows = outlast(host, lambda: list(SETTINGS.all(host.client, where)))
+    return tuple(checkpoint_of(row) for row in rows)
+
+
+def read_checkpoint(host: HyperV, checkpoint_id: str) -> CheckpointFacts:
+    """Read one checkpoint with its disks, whose paths are the frozen files. Raises CheckpointMissing."""
+    return _read(host, checkpoint_id, with_disks=True)
+
+
+def is_there(host: HyperV, checkpoint_id: str) -> bool:
+    """Tell whether a checkpoint still exists. Safe to repeat."""
+    try:
+        outlast(host, lambda: host.client.get(SETTINGS.ref(checkpoint_id)))
+    except InstanceMissing:
+        return False
+    return True
+
+
+def create_checkpoint(
+    host: HyperV, vm_id: str, wish: CheckpointWish, *, known_before: Collection[str]
+) -> CheckpointFacts:
+    """Make a recovery checkpoint and return it with its disks, not yet marked as ours.
+
+    ``known_before`` holds the ids of the VM's recovery checkpoints before the
+    call: write them down first. Never repeat it without looking. Raises the
+    error the host's codes stand for, CheckpointsDisabled,
+    CheckpointUnidentified, JobOverdue; OutcomeUnknown only if nothing appeared.
+    """
+    settings = EmbeddedInstance(
+        CHECKPOINT_SETTINGS,
+        {
+            "ConsistencyLevel": wish.consistency,
+            "GuestBackupType": _GUEST_BACKUP[wish.guest_backup],
+            "IgnoreNonSnapshottableDisks": wish.skip_other_disks,
+        },
+    )
+    arguments: dict[str, Argument] = {
+        "AffectedSystem": vm_ref(vm_id),
+        "SnapshotSettings": settings,
+        "SnapshotType": RECOVERY,
+    }
+    try:
+        done = perform(host, CREATE_CHECKPOINT, arguments, Kind.CREATE, f"VM {vm_id}")
+    except (OutcomeUnknown, ActionHappened) as error:
+        return _appeared(host, vm_id, known_before, error)
+    except HyperVError as error:
+        raise _refined(host, vm_id, error) from error
+    if done.outcome is Outcome.VANISHED:
+        gone = OperationFailed(f"the job that should make a checkpoint of VM {vm_id} is gone, and made none.")
+        return _appeared(host, vm_id, known_before, gone)
+    for found in named_by_host(host, done, SETTINGS.name, "ResultingSnapshot"):
+        checkpoint = _read(host, found, with_disks=True)
+        if _is_new(checkpoint, vm_id, known_before):
+            return checkpoint
+    new = _new(host, vm_id, known_before)
+    if new is None:
+        raise CheckpointUnidentified(f"the host made a checkpoint of VM {vm_id} and does not list it.")
+    return new
+
+
+def left_unmarked(
+    host: HyperV, vm_id: str, *, known_before: Collection[str], since: datetime
+) -> tuple[CheckpointFacts, ...]:
+    """Return the recovery checkpoints that a run may have made and not marked, because it died in between.
+
+    They were not there before, are not older than ``since`` (by the host's clock,
+    :attr:`HostFacts.now` before the call), bear nobody's mark and no notes. Only a
+    run that had written down that it was about to make one may claim one, and only
+    if it is the only one: another program may have made its own at this moment.
+    """
+    return tuple(
+        checkpoint
+        for checkpoint in list_recovery_checkpoints(host, vm_id)
+        if not is_among(checkpoint.id, known_before)
+        and checkpoint.created is not None
+        and checkpoint.created >= since
+        and Owner.of(checkpoint.name) is None
+        and not checkpoint.notes
+    )
+
+
+def mark_checkpoint(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> CheckpointFacts:
+    """Name a checkpoint as ours, with notes that say how it goes away, and read both back.
+
+    Safe to repeat. Raises NotOurs if it meanwhile has another name than
+    ``checkpoint``, and SettingIgnored if the name did not stick.
+    """
+    now = _read(host, checkpoint.id)
+    if now.name == owner.name:
+        return _with_disks_of(now, checkpoint)
+    if now.name != checkpoint.name or now.kind != "recovery":
+        raise NotOurs(f"checkpoint {checkpoint.id} is now called {now.name!r}, not {checkpoint.name!r}.")
+    wanted = EmbeddedInstance(
+        NAME_AND_NOTES, {"InstanceID": now.id, "ElementName": owner.name, "Notes": owner.notes}
+    )
+    try:
+        perform(host, MODIFY_SETTINGS, {"SystemSettings": wanted}, Kind.MODIFY, checkpoint.id)
+    except (OutcomeUnknown, ActionHappened):
+        pass  # whether it ran is read below
+    marked = _read(host, checkpoint.id)
+    if marked.name != owner.name:
+        raise SettingIgnored(
+            f"checkpoint {checkpoint.id} was to be called {owner.name!r}, and is {marked.name!r}."
+        )
+    return _with_disks_of(marked, checkpoint)
+
+
+def destroy_checkpoint(host: HyperV, checkpoint: CheckpointFacts) -> bool:
+    """Remove a recovery checkpoint and wait until it is gone; its merge goes on (:mod:`merging`).
+
+    False if it was gone already; safe to repeat. ``checkpoint`` is the one that
+    was judged to be ours: raises NotOurs if name or kind are no longer those.
+    """
+    try:
+        now = _read(host, checkpoint.id)
+    except CheckpointMissing:
+        return False
+    if (now.name, now.kind, now.vm_id) != (checkpoint.name, "recovery", checkpoint.vm_id):
+        raise NotOurs(
+            f"checkpoint {checkpoint.id} is now called {now.name!r} ({now.kind}), "
+            f"not {checkpoint.name!r} (recovery)."
+        )
+    arguments = {"AffectedSnapshot": SETTINGS.ref(now.id)}
+    try:
+        perform(host, DESTROY_CHECKPOINT, arguments, Kind.DESTROY, now.name)
+    except (OutcomeUnknown, ActionHappened):
+        pass  # whether it ran is read below
+    except InstanceMissing:
+        return False
+    except HyperVError:
+        if is_there(host, now.id):
+            raise
+    _wait_until_gone(host, now)
+    return True
+
+
+def _wait_until_gone(host: HyperV, checkpoint: CheckpointFacts) -> None:
+    """Wait until a checkpoint that is being removed is no longer listed.
+
+    Raises OperationFailed if the VM is at rest and the checkpoint is still there.
+    """
+    quiet_since: float | None = None
+    for waited in pauses(host.clock, Kind.DESTROY.limit_s):
+        if not is_there(host, checkpoint.id):
+            return
+        if read_power_state(host, checkpoint.vm_id).phase is not None:
+            quiet_since = None
+            continue
+        quiet_since = waited if quiet_since is None else quiet_since
+        if waited - quiet_since >= _UNTIL_GONE_S:
+            break
+    raise OperationFailed(f"the host removed the checkpoint {checkpoint.name!r}, and it is still there.")
+
+
+def _read(host: HyperV, checkpoint_id: str, *, with_disks: bool = False) -> CheckpointFacts:
+    try:
+        row = outlast(host, lambda: host.client.get(SETTINGS.ref(checkpoint_id)))
+    except InstanceMissing as error:
+        raise CheckpointMissing(f"the checkpoint {checkpoint_id} is not there any more.") from error
+    return checkpoint_of(row, read_disks(host, guid_of(checkpoint_id)) if with_disks else ())
+
+
+def _with_disks_of(checkpoint: CheckpointFacts, other: CheckpointFacts) -> CheckpointFacts:
+    return replace(checkpoint, disks=other.disks)
+
+
+def _is_new(checkpoint: CheckpointFacts, vm_id: str, known_before: Collection[str]) -> bool:
+    is_its = checkpoint.kind == "recovery" and checkpoint.vm_id == vm_id.upper()
+    return is_its and not is_among(checkpoint.id, known_before)
+
+
+def _new(host: HyperV, vm_id: str, known_before: Collection[str]) -> CheckpointFacts | None:
+    """Return the recovery checkpoint that was not there before, with its disks; strangers' marks excluded."""
+    found = [
+        checkpoint
+        for checkpoint in list_recovery_checkpoints(host, vm_id)
+        if Owner.of(checkpoint.name) is None
+    ]
+    new = the_only_new(found, lambda checkpoint: checkpoint.id, known_before, "recovery checkpoints")
+    return None if new is None else _read(host, new.id, with_disks=True)
+
+
+def _appeared(host: HyperV, vm_id: str, known_before: Collection[str], error: Exception) -> CheckpointFacts:
+    """Wait for the checkpoint of a call whose end nobody heard of. Raises ``error`` if there is none."""
+    return after_lost_answer(
+        host,
+        lambda: read_power_state(host, vm_id).phase == CREATING_CHECKPOINT,
+        lambda: _new(host, vm_id, known_before),
+        Kind.CREATE.limit_s,
+        error,
+    )
+
+
+def _refined(host: HyperV, vm_id: str, error: HyperVError) -> HyperVError:
+    """Say more than the host's code does, where the state of the VM explains it: disabled, or busy."""
+    where = f"VirtualSystemIdentifier = {quoted(vm_id)} AND VirtualSystemType = {quoted(REALISED)}"
+    try:
+        settings = list(SETTINGS.all(host.client, where))
+        system = host.client.get(vm_ref(vm_id))
+    except HostError:  # the refusal itself says more than these questions
+        return error
+    if any(checkpoint_setting_of(row) == "disabled" for row in settings):
+        disabled = CheckpointsDisabled(f"checkpoints are disabled for VM {vm_id}: {error.message}")
+        return disabled.with_facts_of(error)
+    # A conflict comes as a plain failure, too (hyperv-backup-api.md 2.6).
+    if type(error) is OperationFailed and (obstacle := obstacle_of(system)):
+        return VmBusy(f"{obstacle} is under way: {error.message}").with_facts_of(error)
+    return error

@@ -1,0 +1,99 @@
+"""Find out what a call has made: by its job's association, and by what was not there before.
+
+A reply with a job names no result, and a job names what it made only once it has
+ended, for five minutes (hyperv-backup-api.md section 0, fact 2). So each finder
+takes what was there before the call, and believes nothing that was.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final, TypeVar
+
+from vmkeep.host.hyperv.classes import AFFECTED_ELEMENT, CREATED
+from vmkeep.host.hyperv.errors import CheckpointUnidentified
+from vmkeep.host.hyperv.jobs import Done, HyperV, Outcome, outlast, pauses
+from vmkeep.host.hyperv.settings import instance_id
+from vmkeep.host.wsman import Ref, ValueRefused
+
+T = TypeVar("T")
+
+# How long a call whose answer was lost may sleep in the host before it begins.
+_LOST_CALL_S: Final = 60.0
+
+
+def is_among(setting: str, known: Iterable[str]) -> bool:
+    """Tell whether an InstanceID is one of those known; letter case means nothing."""
+    return setting.lower() in {other.lower() for other in known}
+
+
+def named_by_host(host: HyperV, done: Done, class_name: str, result_name: str) -> Iterator[str]:
+    """Yield the InstanceIDs of what the host says a call has made, its job's association first.
+
+    The reply's own reference comes last: it is absent where a job was started,
+    and goes by no other evidence.
+    """
+    refs = list(_affected(host, done.job)) if done.job and done.outcome is not Outcome.VANISHED else []
+    if result_name in done.result:
+        found = done.result.ref_or_none(result_name)
+        refs += [found] if found else []
+    for ref in refs:
+        if ref.class_name.lower() == class_name.lower():
+            yield instance_id(ref)
+
+
+def _affected(host: HyperV, job: Ref) -> Iterator[Ref]:
+    """Yield what a job created: association rows of this job with the effect "create".
+
+    The whole class is read, as it was on the recorded host: it holds the jobs of five minutes.
+    """
+    wanted = instance_id(job).lower()
+    for row in outlast(host, lambda: list(AFFECTED_ELEMENT.all(host.client))):
+        if CREATED not in row.integers("ElementEffects"):
+            continue
+        try:
+            affecting = instance_id(row.ref("AffectingElement")).lower()
+        except ValueRefused:  # an element of another kind, of somebody else's job
+            continue
+        if affecting == wanted:
+            yield row.ref("AffectedElement")
+
+
+def the_only_new(
+    found: Collection[T], of: Callable[[T], str], known_before: Collection[str], what: str
+) -> T | None:
+    """Return the one object that was not there before; None if there is none.
+
+    Raises CheckpointUnidentified for several, which are named in its context.
+    """
+    new = [item for item in found if not is_among(of(item), known_before)]
+    if len(new) > 1:
+        ids = tuple(of(item) for item in new)
+        raise CheckpointUnidentified(
+            f"{len(new)} {what} appeared while one was made, and which is ours cannot be told.",
+            candidates=ids,
+        )
+    return new[0] if new else None
+
+
+def after_lost_answer(
+    host: HyperV,
+    is_under_way: Callable[[], bool],
+    look: Callable[[], T | None],
+    limit_s: float,
+    error: Exception,
+) -> T:
+    """Wait for what a call may have made whose answer was lost, and return it.
+
+    Raises ``error`` again if nothing is under way and nothing has appeared for a minute.
+    """
+    quiet_since: float | None = None
+    for waited in pauses(host.clock, limit_s):
+        if is_under_way():
+            quiet_since = None
+            continue
+        found = look()
+        if found is not None:
+            return found
+        quiet_since = waited if quiet_since is None else quiet_since
+        if waited - quiet_since >= _LOST_CALL_S:
+            break
+    raise error
