@@ -20,18 +20,15 @@ from vmkeep.repository.box import decompress
 from vmkeep.repository.errors import Tampered
 from vmkeep.repository.fetching import reading
 from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.slots import SLOT_BYTES, TAG_BYTES, ZSTD, Slot, SlotTable, encode_slots
 
 HEADER_BYTES: Final = 32
 FOOTER_BYTES: Final = 64
-TAG_BYTES: Final = 16
 ID_BYTES: Final = 32
-STORED, ZSTD = 0, 1
 MAX_SLOTS: Final = 1_000_000
 MAX_NODE_BYTES: Final = 64 << 10
 _MAGIC, _END = b"VMKPACK1", b"VMKEND01"
 _TRAILER_NONCE: Final = 1 << 32
-_SLOT = struct.Struct("<32sIIIBxxx")
-_RESERVED: Final = (45, 46, 47)  # of a slot
 _FOOTER = struct.Struct("<II16s32s8s")
 _ASSOCIATED = struct.Struct("<16s16sQB32s")
 # Larger than any frame; the writer hands on what has gathered once half of it is full.
@@ -51,16 +48,6 @@ class Kind(IntEnum):
     @property
     def prefix(self) -> str:
         return "packs/" if self is Kind.CHUNKS else "maps/"
-
-
-class Slot(NamedTuple):
-    """Where one frame lies in its pack; offsets and lengths in bytes."""
-
-    id: bytes
-    offset: int
-    stored: int
-    plain: int
-    codec: int
 
 
 class PackRef(NamedTuple):
@@ -140,7 +127,7 @@ class PackWriter:
 
     def finish(self) -> FinishedPack:
         """Write the trailer and make the object appear."""
-        table = b"".join(_SLOT.pack(*slot) for slot in self._slots)
+        table = encode_slots(self._slots)
         associated = _ASSOCIATED.pack(
             self._repository, self.ref.id, _TRAILER_NONCE, self.ref.kind, bytes(ID_BYTES)
         )
@@ -187,7 +174,7 @@ class Pack:
         self._max_plain = max_plain if ref.kind is Kind.CHUNKS else MAX_NODE_BYTES
         self.size, self.checksum, self.slots = self._read_trailer()
 
-    def _read_trailer(self) -> tuple[int, bytes, tuple[Slot, ...]]:
+    def _read_trailer(self) -> tuple[int, bytes, SlotTable]:
         name = self.ref.name
         size, footer = read_footer(self._store, name)
         trailer_at = size - FOOTER_BYTES - footer.trailer
@@ -202,17 +189,12 @@ class Pack:
             raise Tampered(
                 f"the slot table of {name} is damaged or belongs to another pack.", object=name
             ) from error
-        if len(table) % _SLOT.size or any(any(table[byte :: _SLOT.size]) for byte in _RESERVED):
-            raise Tampered(f"the slot table of {name} is implausible.", object=name)
-        slots = tuple(Slot(*fields) for fields in _SLOT.iter_unpack(table))
-        at = HEADER_BYTES
-        for slot in slots:
-            fits = slot.offset == at and slot.stored > TAG_BYTES and 0 < slot.plain <= self._max_plain
-            if not fits or slot.codec not in (STORED, ZSTD):
-                raise Tampered(f"the slot table of {name} is implausible.", object=name)
-            at += slot.stored
-        if at != trailer_at or len(slots) != footer.slots:
-            raise Tampered(f"the slot table of {name} does not describe the whole pack.", object=name)
+        try:
+            slots = SlotTable(table)
+        except ValueError as error:
+            raise Tampered(f"the slot table of {name} is implausible.", object=name) from error
+        if len(slots) != footer.slots or not slots.fills(HEADER_BYTES, trailer_at, self._max_plain):
+            raise Tampered(f"the slot table of {name} does not describe this pack.", object=name)
         return size, footer.checksum, slots
 
     def read(self, slots: Sequence[int]) -> list[bytes]:
@@ -318,7 +300,7 @@ def read_footer(store: Store, name: str, size: int | None = None) -> tuple[int, 
         stored = store.get_range(name, size - FOOTER_BYTES, FOOTER_BYTES)
     trailer, slots, zeros, checksum, end = _FOOTER.unpack(stored)
     plausible = (
-        end == _END and not any(zeros) and slots <= MAX_SLOTS and trailer == slots * _SLOT.size + TAG_BYTES
+        end == _END and not any(zeros) and slots <= MAX_SLOTS and trailer == slots * SLOT_BYTES + TAG_BYTES
     )
     if not plausible or trailer > size - HEADER_BYTES - FOOTER_BYTES:
         raise Tampered(f"the pack {name} is cut off or damaged at its end.", object=name)

@@ -43,7 +43,7 @@ from vmkeep.repository.reader import Reader
 from vmkeep.repository.repository import Repository
 
 
-def check(repository: Repository, share: float, progress: Progress, seed: int | None = None) -> Report:
+def check(repository: Repository, share: float, progress: Progress) -> Report:
     """Examine everything; read the data of a random ``share`` (0 to 1) of the packs.
 
     Never raises for a finding; all of them are in the report.
@@ -57,7 +57,7 @@ def check(repository: Repository, share: float, progress: Progress, seed: int | 
     lengths = Lengths(parameters.chunk_size)
     try:
         packs = _read_slot_tables(store, ring, parameters, listed, index, lengths, report)
-        sample = _sample(packs, share, seed)
+        sample = _sample(packs, share)
         _read_packs(store, ring, parameters, sample, report, progress)
         index.drop_packs(drop_vanished(store, report))
         report.damaged = report.packs_named()
@@ -275,10 +275,10 @@ def _check_index(store: Store, ring: KeyRing, packs: dict[PackRef, int], report:
                 report.add(info.name, f"the index object {info.name} contradicts {ref.name}.")
 
 
-def _sample(packs: list[_KnownPack], share: float, seed: int | None) -> list[_KnownPack]:
+def _sample(packs: list[_KnownPack], share: float) -> list[_KnownPack]:
     """Draw packs until they hold this share of all bytes; they may be of very different sizes."""
     wanted = share * sum(pack.size for pack in packs)
-    drawn = random.Random(seed).sample(packs, len(packs))
+    drawn = random.sample(packs, len(packs))
     before = accumulate((pack.size for pack in drawn), initial=0)
     return [pack for pack, size in zip(drawn, before, strict=False) if size < wanted]
 
