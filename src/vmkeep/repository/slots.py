@@ -66,7 +66,7 @@ class SlotTable(Sequence[Slot]):
         offsets, stored, plain, codecs = (words[n::_WORDS] for n in (8, 9, 10, 11))
         return (
             list(accumulate(stored, initial=start)) == [*offsets, end]
-            and all(length > TAG_BYTES for length in stored)
+            and min(stored, default=TAG_BYTES + 1) > TAG_BYTES
             and min(plain, default=1) > 0
             and max(plain, default=0) <= max_plain
             # With the codec these words hold the bytes that must be zeros.
