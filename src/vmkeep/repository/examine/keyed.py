@@ -79,9 +79,13 @@ def _read_listing(repository: Repository, report: Report) -> Listing:
     """List the points, and see that none is missing that this machine has seen."""
     listing, rolled_back = repository.look()
     for problem in listing.problems:
-        report.add(str(problem.context.get("object", "")), problem)
+        name = str(problem.context.get("object", ""))
+        report.add(name, problem)
+        if name.startswith((POINTS, SEALS)):
+            report.unseen.add(name)
     if rolled_back is not None:
         report.add(POINTS, rolled_back)
+        report.unseen.add(POINTS)
     return listing
 
 
@@ -131,6 +135,7 @@ def _check_chains(repository: Repository, listing: Listing, report: Report) -> N
         name = str(gap.context["object"])
         if not _is_sealed(repository, name):
             report.add(name, gap)
+            report.unseen.add(name)
     taken: dict[tuple[str, int], str] = {}
     for sealed in listing.points:
         point, previous = sealed.point, sealed.point.previous
@@ -173,6 +178,7 @@ def _check_promises(repository: Repository, listing: Listing, report: Report) ->
             continue
         if name not in known and not _is_sealed(repository, name):
             report.add(name, f"the restore point {name} vanished: run {record.run[:12]} sealed it.")
+            report.unseen.add(name)
         _check_run(store, info.name, record, report)
         if name not in forgotten:
             _check_evidence(store, record, report)
