@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 
 from vmkeep.repository.errors import Tampered
 from vmkeep.repository.index_copy import CopyDamaged, IndexCopy
-from vmkeep.repository.packs import Kind, PackRef, Slot
+from vmkeep.repository.packs import Kind, PackRef
+from vmkeep.repository.slots import Slot
 from vmkeep.repository.sorted_entries import (
     KEY_BYTES,
     RECORD_BYTES,

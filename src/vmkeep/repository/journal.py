@@ -1,9 +1,9 @@
 """Write down every step of a run before it is taken, so that nothing is left behind.
 
 `docs/format.md` section 11. The journal also keeps two runs of one VM apart. A run of this very
-machine is alive as long as its process; any other one while its lease lasts, which is told by the
-store's clock and by no machine's. Whoever takes a living run for dead all the same cuts it off:
-records have consecutive numbers and each is decided once, so the number after the
+machine, since its last start, is alive as long as its process; any other one while its lease lasts,
+which is told by the store's clock and by no machine's. Whoever takes a living run for dead all the
+same cuts it off: records have consecutive numbers and each is decided once, so the number after the
 last belongs either to the run's next step or to the one who buries it.
 """
 
@@ -21,7 +21,7 @@ from vmkeep.model.plan import VmRef
 from vmkeep.objectstore.errors import ObjectExists, ObjectMissing
 from vmkeep.objectstore.store import ObjectInfo, Store
 from vmkeep.repository.box import close_box, open_box
-from vmkeep.repository.errors import RunAlive, RunBuried, Tampered
+from vmkeep.repository.errors import RunAlive, RunBuried, Tampered, Unreadable
 from vmkeep.repository.fetching import fetch
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.manifest import format_time, parse_time
@@ -33,6 +33,8 @@ SESSIONS: Final = "sessions/"
 LEASE: Final = timedelta(minutes=30)
 _LOOKS: Final = 40
 _LOOK_AGAIN_S: Final = 0.25
+_READ_AGAIN: Final = 4
+_READ_AGAIN_S: Final = 1.0
 _MOST_DIGITS: Final = 9
 _VERSION: Final = 1
 PUBLISHING: Final = "publishing"
@@ -121,6 +123,8 @@ class Journal:
                 raise RunAlive(
                     f"another run of {self._vm.name!r} is under way since {format_time(first.time)} "
                     f"on {first.owner.get('host', 'an unknown machine')}.",
+                    hint=f"Wait for it to end, then repeat; if its machine failed, its claim ends "
+                    f"{format_time(last.lease)}.",
                     run=run,
                 )
         return None if wait else dead
@@ -140,7 +144,8 @@ class Journal:
         if record.run in _kept or owner_is_living(record.owner):
             return True
         if info.modified is not None and now is not None:
-            return now - info.modified < record.lease - record.time
+            # Far ahead of now: the store's clock was wrong then, and whoever lives has renewed since.
+            return abs(now - info.modified) < record.lease - record.time
         return record.lease > self._clock.now()
 
     def step(self, step: str, detail: Mapping[str, Any] | None = None) -> None:
@@ -248,21 +253,29 @@ class Journal:
     def bury(self, dead: Sequence[Record]) -> None:
         """Close the journal of a run that died, after whatever it left has been cleaned up.
 
-        From here on it seals no restore point and writes no record. Raises
-        RunAlive when it has gone on meanwhile.
+        From here on it seals no restore point and writes no record, whoever was
+        wrong about its death. Raises RunAlive when it has gone on meanwhile.
         """
         run = dead[0].run
         infos = list(self._store.list(f"{self._folder}{run}/"))
-        found = self._last_record(infos)
-        if found is None or found[0].number != dead[-1].number:
+        records = self._read_patiently(infos)
+        if not records or records[-1].number != dead[-1].number:
             raise self._came_back(run)
-        if not owner_is_gone(dead[-1].owner):
-            self._void(dead)
+        self._void(records)
         # Behind every record there is, also one that cannot be read.
         number = max(_number_of(info.name) for info in infos) + 1
         name, content = self._encode(run, number, FINISHED, {"outcome": "died", "found by": self.run})
         if not self._store.put_if_absent(name, content) and fetch(self._store, name) != content:
             raise self._came_back(run)
+
+    def _read_patiently(self, infos: Sequence[ObjectInfo]) -> list[Record]:
+        """Return the records that verify; what a store cannot read for a moment may name a point to be."""
+        for _ in range(_READ_AGAIN):
+            records, failed = _read_all(self._store, self._ring, infos)
+            if not failed:
+                break
+            self._clock.sleep(_READ_AGAIN_S)
+        return records
 
     def _void(self, dead: Sequence[Record]) -> None:
         # It may wake up between its last record and the seal this speaks of.
@@ -295,13 +308,19 @@ def _by_run(infos: Iterator[ObjectInfo]) -> dict[str, list[ObjectInfo]]:
 
 
 def _readable(store: Store, ring: KeyRing, infos: Sequence[ObjectInfo]) -> list[Record]:
+    return _read_all(store, ring, infos)[0]
+
+
+def _read_all(store: Store, ring: KeyRing, infos: Sequence[ObjectInfo]) -> tuple[list[Record], bool]:
+    """Return the records that verify, and whether the store failed to read one of the others."""
     records = []
+    failed = False
     for info in infos:
         try:
             records.append(read_record(store, ring, info))
-        except (Tampered, ObjectMissing):
-            continue
-    return records
+        except (Tampered, ObjectMissing) as error:
+            failed = failed or isinstance(error, Unreadable)
+    return records, failed
 
 
 def _number_of(name: str) -> int:

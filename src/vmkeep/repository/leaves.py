@@ -14,8 +14,9 @@ from blake3 import blake3
 from vmkeep.ranges import ByteRange
 from vmkeep.repository.index import Index
 from vmkeep.repository.nodes import Child, Entry
-from vmkeep.repository.packs import STORED, ZSTD, PackRef
+from vmkeep.repository.packs import PackRef
 from vmkeep.repository.parameters import LEAF_CHUNKS
+from vmkeep.repository.slots import STORED, ZSTD
 
 ReadInto = Callable[[int, memoryview], None]
 

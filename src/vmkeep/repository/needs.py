@@ -21,9 +21,10 @@ from vmkeep.repository.index import Index
 from vmkeep.repository.listing import POINTS
 from vmkeep.repository.manifest import decode_manifest
 from vmkeep.repository.nodes import Child
-from vmkeep.repository.packs import STORED, ZSTD, Kind, Pack, PackRef, PackWriter
+from vmkeep.repository.packs import Kind, Pack, PackRef, PackWriter
 from vmkeep.repository.reader import Reader, map_of, stored_packs
 from vmkeep.repository.repository import Repository
+from vmkeep.repository.slots import STORED, ZSTD
 
 
 class Needs:

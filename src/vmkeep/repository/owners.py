@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from blake3 import blake3
-
 _ENDED: Final = "ended"
 
 
@@ -16,7 +14,6 @@ def this_process() -> dict[str, Any]:
     pid = os.getpid()
     return {
         "host": socket.gethostname(),
-        "machine": _machine_id(),
         "boot": _boot_id(),
         "namespace": _namespace(),
         "pid": pid,
@@ -27,13 +24,10 @@ def this_process() -> dict[str, Any]:
 def owner_is_gone(owner: Mapping[str, Any]) -> bool:
     """Tell whether a process is certainly dead; False when that cannot be known from here."""
     boot = _boot_id()
-    if not boot or not owner.get("boot"):
+    # Another boot may be this machine's last one or a living twin's: machines made from one image
+    # share their name and /etc/machine-id. Only the lease can tell.
+    if not boot or owner.get("boot") != boot:
         return False
-    if owner["boot"] != boot:
-        # Another boot: of this machine, then everything of before has ended; of another one
-        # (which may have the same name), then only its lease tells.
-        machine = _machine_id()
-        return bool(machine) and (owner.get("host"), owner.get("machine")) == (socket.gethostname(), machine)
     if owner.get("namespace") != _namespace():
         return False  # another container: its process numbers mean nothing here
     return _is_gone(int(owner.get("pid", 0)), str(owner.get("start")))
@@ -59,15 +53,6 @@ def _is_gone(pid: int, start: str) -> bool:
     except (OSError, OverflowError):
         return False
     return False
-
-
-def _machine_id() -> str:
-    # A name is not enough: two machines may have the same one.
-    try:
-        text = Path("/etc/machine-id").read_text("ascii").strip()
-    except OSError:
-        return ""
-    return blake3(b"vmkeep run owner " + text.encode()).hexdigest(length=16)  # the id itself is private
 
 
 def _boot_id() -> str:

@@ -20,18 +20,15 @@ from vmkeep.repository.box import decompress
 from vmkeep.repository.errors import Tampered
 from vmkeep.repository.fetching import reading
 from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.slots import SLOT_BYTES, TAG_BYTES, ZSTD, Slot, SlotTable, encode_slots
 
 HEADER_BYTES: Final = 32
 FOOTER_BYTES: Final = 64
-TAG_BYTES: Final = 16
 ID_BYTES: Final = 32
-STORED, ZSTD = 0, 1
 MAX_SLOTS: Final = 1_000_000
 MAX_NODE_BYTES: Final = 64 << 10
 _MAGIC, _END = b"VMKPACK1", b"VMKEND01"
 _TRAILER_NONCE: Final = 1 << 32
-_SLOT = struct.Struct("<32sIIIBxxx")
-_RESERVED: Final = (45, 46, 47)  # of a slot
 _FOOTER = struct.Struct("<II16s32s8s")
 _ASSOCIATED = struct.Struct("<16s16sQB32s")
 # Larger than any frame; the writer hands on what has gathered once half of it is full.
@@ -53,14 +50,7 @@ class Kind(IntEnum):
         return "packs/" if self is Kind.CHUNKS else "maps/"
 
 
-class Slot(NamedTuple):
-    """Where one frame lies in its pack; offsets and lengths in bytes."""
-
-    id: bytes
-    offset: int
-    stored: int
-    plain: int
-    codec: int
+_Frame = tuple[int, Slot]  # which slot, and what the table says of it
 
 
 class PackRef(NamedTuple):
@@ -140,7 +130,7 @@ class PackWriter:
 
     def finish(self) -> FinishedPack:
         """Write the trailer and make the object appear."""
-        table = b"".join(_SLOT.pack(*slot) for slot in self._slots)
+        table = encode_slots(self._slots)
         associated = _ASSOCIATED.pack(
             self._repository, self.ref.id, _TRAILER_NONCE, self.ref.kind, bytes(ID_BYTES)
         )
@@ -187,7 +177,7 @@ class Pack:
         self._max_plain = max_plain if ref.kind is Kind.CHUNKS else MAX_NODE_BYTES
         self.size, self.checksum, self.slots = self._read_trailer()
 
-    def _read_trailer(self) -> tuple[int, bytes, tuple[Slot, ...]]:
+    def _read_trailer(self) -> tuple[int, bytes, SlotTable]:
         name = self.ref.name
         size, footer = read_footer(self._store, name)
         trailer_at = size - FOOTER_BYTES - footer.trailer
@@ -202,17 +192,12 @@ class Pack:
             raise Tampered(
                 f"the slot table of {name} is damaged or belongs to another pack.", object=name
             ) from error
-        if len(table) % _SLOT.size or any(any(table[byte :: _SLOT.size]) for byte in _RESERVED):
-            raise Tampered(f"the slot table of {name} is implausible.", object=name)
-        slots = tuple(Slot(*fields) for fields in _SLOT.iter_unpack(table))
-        at = HEADER_BYTES
-        for slot in slots:
-            fits = slot.offset == at and slot.stored > TAG_BYTES and 0 < slot.plain <= self._max_plain
-            if not fits or slot.codec not in (STORED, ZSTD):
-                raise Tampered(f"the slot table of {name} is implausible.", object=name)
-            at += slot.stored
-        if at != trailer_at or len(slots) != footer.slots:
-            raise Tampered(f"the slot table of {name} does not describe the whole pack.", object=name)
+        try:
+            slots = SlotTable(table)
+        except ValueError as error:
+            raise Tampered(f"the slot table of {name} is implausible.", object=name) from error
+        if len(slots) != footer.slots or not slots.fills(HEADER_BYTES, trailer_at, self._max_plain):
+            raise Tampered(f"the slot table of {name} does not describe this pack.", object=name)
         return size, footer.checksum, slots
 
     def read(self, slots: Sequence[int]) -> list[bytes]:
@@ -225,12 +210,13 @@ class Pack:
         Neighbours are fetched together, a few megabytes at a time. The caller checks the ids
         (``self.slots[i].id``) against the content: see :class:`~vmkeep.repository.reader.Reader`.
         """
-        for first, last in self._spans(slots):
-            start, end = self._bounds(slots[first], slots[last - 1])
+        for frames in _spans([(number, self.slots[number]) for number in slots]):
+            start, end = _bounds(frames)
             with _borrowed_buffer(end - start) as span:
                 with reading(self.ref.name):
                     self._store.read_into(self.ref.name, start, span)
-                yield from self._decoded(slots[first:last], start, span)
+                for number, _, content in self._decoded(frames, span):
+                    yield number, content
 
     def verify(self, id_key: bytes) -> None:
         """Read the whole pack once and prove its checksum, frames and ids. Raises Tampered or ObjectMissing.
@@ -238,45 +224,24 @@ class Pack:
         A few megabytes of it are in memory at a time.
         """
         name = self.ref.name
-        slots = range(len(self.slots))
         with _borrowed_buffer(_BUFFER_BYTES) as buffer:
             pieces = _Pieces(self._store, name, buffer)
             if pieces.size != self.size:
                 raise Tampered(f"the pack {name} changed its size while it was examined.", object=name)
             header = bytes(pieces.read(HEADER_BYTES))
-            for first, last in self._spans(slots):
-                start, end = self._bounds(first, last - 1)
-                for number, content in self._decoded(slots[first:last], start, pieces.read(end - start)):
-                    if blake3(content, key=id_key).digest() != self.slots[number].id:
+            for frames in _spans(list(enumerate(self.slots))):
+                start, end = _bounds(frames)
+                for _, slot, content in self._decoded(frames, pieces.read(end - start)):
+                    if blake3(content, key=id_key).digest() != slot.id:
                         raise Tampered(f"a frame of {name} does not hold what its id says.", object=name)
             pieces.finish(self.ref, header)
 
-    def _spans(self, slots: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Yield ranges of positions in ``slots`` whose frames are best read at once.
-
-        They ascend, hardly anything lies between them, and they fit into a buffer
-        together (or there is one that does not).
-        """
-        first = 0
-        for position in range(1, len(slots)):
-            before, this = self.slots[slots[position - 1]], self.slots[slots[position]]
-            gap = this.offset - before.offset - before.stored
-            length = this.offset + this.stored - self.slots[slots[first]].offset
-            if not 0 <= gap <= _GAP_BYTES or length > _BUFFER_BYTES:
-                yield first, position
-                first = position
-        if slots:
-            yield first, len(slots)
-
-    def _bounds(self, first: int, last: int) -> tuple[int, int]:
-        """Return where the first of these slots begins and the last one ends."""
-        return self.slots[first].offset, self.slots[last].offset + self.slots[last].stored
-
-    def _decoded(self, slots: Sequence[int], start: int, span: memoryview) -> Iterator[tuple[int, bytes]]:
-        for number in slots:
-            slot = self.slots[number]
+    def _decoded(self, frames: Sequence[_Frame], span: memoryview) -> Iterator[tuple[int, Slot, bytes]]:
+        """Yield number, slot and verified content of neighbours whose bytes are in ``span``."""
+        start, _ = _bounds(frames)
+        for number, slot in frames:
             at = slot.offset - start
-            yield number, self._decode(number, slot, span[at : at + slot.stored])
+            yield number, slot, self._decode(number, slot, span[at : at + slot.stored])
 
     def _decode(self, number: int, slot: Slot, frame: memoryview) -> bytes:
         associated = _ASSOCIATED.pack(self._repository, self.ref.id, number, self.ref.kind, slot.id)
@@ -292,6 +257,30 @@ class Pack:
                 f"frame {number} of {self.ref.name} has a wrong length.", object=self.ref.name, slot=number
             )
         return content
+
+
+def _spans(frames: Sequence[_Frame]) -> Iterator[Sequence[_Frame]]:
+    """Yield parts of ``frames`` that are best read at once.
+
+    Those of a part ascend, hardly anything lies between them, and they fit into a
+    buffer together (or there is one that does not).
+    """
+    first = 0
+    for position in range(1, len(frames)):
+        before, this = frames[position - 1][1], frames[position][1]
+        gap = this.offset - before.offset - before.stored
+        length = this.offset + this.stored - frames[first][1].offset
+        if not 0 <= gap <= _GAP_BYTES or length > _BUFFER_BYTES:
+            yield frames[first:position]
+            first = position
+    if frames:
+        yield frames[first:]
+
+
+def _bounds(frames: Sequence[_Frame]) -> tuple[int, int]:
+    """Return where the first of these frames begins and the last one ends."""
+    last = frames[-1][1]
+    return frames[0][1].offset, last.offset + last.stored
 
 
 class Footer(NamedTuple):
@@ -318,7 +307,7 @@ def read_footer(store: Store, name: str, size: int | None = None) -> tuple[int, 
         stored = store.get_range(name, size - FOOTER_BYTES, FOOTER_BYTES)
     trailer, slots, zeros, checksum, end = _FOOTER.unpack(stored)
     plausible = (
-        end == _END and not any(zeros) and slots <= MAX_SLOTS and trailer == slots * _SLOT.size + TAG_BYTES
+        end == _END and not any(zeros) and slots <= MAX_SLOTS and trailer == slots * SLOT_BYTES + TAG_BYTES
     )
     if not plausible or trailer > size - HEADER_BYTES - FOOTER_BYTES:
         raise Tampered(f"the pack {name} is cut off or damaged at its end.", object=name)

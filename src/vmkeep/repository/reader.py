@@ -20,8 +20,9 @@ from vmkeep.repository.errors import ObjectLost, Tampered
 from vmkeep.repository.index import Index, Location
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.nodes import Child, Entry, decode_node, leaves_below, root_level
-from vmkeep.repository.packs import Kind, Pack, PackRef, Slot
+from vmkeep.repository.packs import Kind, Pack, PackRef
 from vmkeep.repository.parameters import FANOUT, LEAF_CHUNKS, Parameters
+from vmkeep.repository.slots import Slot
 
 # Called with a place (a position, an offset) and what belongs there.
 Take = Callable[[int, bytes], None]
@@ -290,7 +291,8 @@ class DiskMap:
         """
         children = self.reader.node(node_id, level)
         room = max(0, -(-(self.size - offset) // self.child_size(level)))
-        if any(child is not Child.ZERO for child in children[room:]):
+        beyond = children[room:]
+        if beyond.count(Child.ZERO) != len(beyond):
             raise Tampered(
                 f"the map of a disk goes on beyond its end at offset {self.size}.", offset=self.size
             )

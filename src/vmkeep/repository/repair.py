@@ -58,6 +58,11 @@ def repair(repository: Repository, clock: Clock, progress: Progress, *, dry_run:
     # The records are there before anything is listed: a point that shows up later will not rely on these.
     with Needs(repository, report.verified, broken) as needs:
         unneeded = needs.settle(repaired.kept)
+        if report.unseen:
+            # What is away may come back: a folder that was not mounted, an older copy of the store.
+            reason = f"{len(report.unseen)} restore points are missing or damaged here, and may need it."
+            repaired.kept |= dict.fromkeys((ref.name for ref in unneeded), reason)
+            unneeded = []
         repaired.copied = sum(len(ids) for ids in needs.to_copy.values())
         if dry_run:
             repaired.removed = [ref.name for ref in unneeded]

@@ -27,9 +27,10 @@ from vmkeep.repository.inventory import Inventory, encode_inventory, inventory_n
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.leaves import Leaf, LeafReader, ReadInto, split_by_leaf
 from vmkeep.repository.nodes import Child, Entry
-from vmkeep.repository.packs import STORED, FinishedPack, Kind, PackRef, PackWriter
+from vmkeep.repository.packs import FinishedPack, Kind, PackRef, PackWriter
 from vmkeep.repository.parameters import LEAF_CHUNKS, Parameters
 from vmkeep.repository.reader import DiskMap, Reader
+from vmkeep.repository.slots import STORED
 from vmkeep.repository.tree import TreeBuilder
 
 # An index object after so many packs: what a killed run stored is found by the next one.
@@ -86,7 +87,6 @@ class Writer:
         index: Index,
         run: str,
         progress: Progress | None = None,
-        threads: int | None = None,
         damaged: frozenset[bytes] = frozenset(),
         met: Iterable[PackRef] = (),
     ) -> None:
@@ -99,7 +99,7 @@ class Writer:
         self._ring = ring
         self._index = index
         self._progress = progress or Silent()
-        self._threads = threads or max(2, min(8, os.cpu_count() or 2))
+        self._threads = max(2, min(8, os.cpu_count() or 2))
         self._damaged = damaged | {ref.id for ref in self.met}
         # Whether everything is stored that an earlier map says is.
         self._trusts_maps = not self._damaged

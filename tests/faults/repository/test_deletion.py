@@ -43,11 +43,12 @@ from vmkeep.repository.index import decode_index, encode_index
 from vmkeep.repository.leaves import Leaf, Payload
 from vmkeep.repository.listing import POINTS, SealedPoint
 from vmkeep.repository.nodes import Child
-from vmkeep.repository.packs import ZSTD, Kind, PackRef, Slot
+from vmkeep.repository.packs import Kind, PackRef
 from vmkeep.repository.points import seal_name
 from vmkeep.repository.publish import publish
 from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
+from vmkeep.repository.slots import ZSTD, Slot
 
 _T = TypeVar("_T")
 Tables = list[tuple[PackRef, list[Slot]]]

@@ -34,9 +34,10 @@ from vmkeep.repository.examine.report import PointState, State
 from vmkeep.repository.listing import POINTS, SealedPoint, stamp_of
 from vmkeep.repository.manifest import encode_manifest
 from vmkeep.repository.nodes import Child, Entry, encode_node, fanout
-from vmkeep.repository.packs import STORED, Kind, PackWriter
+from vmkeep.repository.packs import Kind, PackWriter
 from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
+from vmkeep.repository.slots import STORED
 from vmkeep.restore.pieces import pieces
 
 GIB = 1 << 30

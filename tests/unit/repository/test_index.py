@@ -10,7 +10,8 @@ import pytest
 from vmkeep.repository import sorted_entries
 from vmkeep.repository.errors import Tampered
 from vmkeep.repository.index import Index, Location, decode_index, encode_index
-from vmkeep.repository.packs import STORED, Kind, PackRef, Slot
+from vmkeep.repository.packs import Kind, PackRef
+from vmkeep.repository.slots import STORED, Slot
 
 pytestmark = pytest.mark.quick
 

@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -17,15 +18,16 @@ from tests.clocks import FakeClock
 from tests.faults.stores import CountingStore, FaultyStore, Request, WrappedStore
 from tests.repositories import OTHER_VM, VM, make_repository, names
 from vmkeep.errors import Retry
-from vmkeep.objectstore.errors import StoreUnavailable
+from vmkeep.objectstore.errors import ObjectUnreadable, StoreUnavailable
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.objectstore.store import Store
 from vmkeep.repository import owners as owners_module
 from vmkeep.repository.box import close_box, open_box
 from vmkeep.repository.errors import RunAlive, RunBuried, Tampered
-from vmkeep.repository.journal import FINISHED, LEASE, Journal, read_record, read_runs
+from vmkeep.repository.journal import FINISHED, LEASE, PUBLISHING, Journal, read_record, read_runs
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.owners import owner_is_gone, this_process
+from vmkeep.repository.points import Points
 
 pytestmark = pytest.mark.quick
 
@@ -230,6 +232,69 @@ def test_run_that_wakes_up_after_it_was_buried_cannot_go_on(world: World) -> Non
     assert caught.value.context == {"run": sleeper.run, "by": journal.run}
 
 
+def test_a_run_is_not_cut_off_before_its_lease_ends_by_a_twin_of_its_machine(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machines made from one image share name and /etc/machine-id; only their starts differ."""
+    run = world.journal()
+    run.begin({})
+    monkeypatch.setattr(owners_module, "_boot_id", lambda: "the twin's")
+    with pytest.raises(RunAlive):
+        world.journal().begin({})
+    run.step("writing")
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=1), timedelta(days=1000)])
+def test_a_run_that_died_while_the_stores_clock_was_ahead_blocks_nobody(
+    world: World, ahead: timedelta
+) -> None:
+    right = world.clock.now()
+    world.clock.set_now(right + ahead)
+    _written_by(world, this_process() | {"host": "another-machine", "boot": "another"})
+    world.clock.set_now(right)
+    ((begun, claimed),) = world.journal().begin({})
+    assert (begun.step, claimed.step) == ("begun", "claimed")
+
+
+def test_whoever_buries_voids_the_point_that_was_to_come(world: World) -> None:
+    # Also of a process that is known to be gone: what is certain here may be wrong.
+    name = f"points/{world.ring.vm_key(VM.id)}/20260101T000000Z-{'ab' * 16}"
+    _written_by(world, this_process() | {"pid": _dead_pid(), "start": "1"}, {PUBLISHING: {"point": name}})
+    journal = world.journal()
+    for records in journal.begin({}):
+        journal.bury(records)
+    assert Points(world.store, world.ring).seal_state(name, None) == "void"
+    assert not Points(world.store, world.ring).seal(name, bytes(32), world.clock.now())
+
+
+class _Unreadable(WrappedStore):
+    """Cannot read one object, so many times."""
+
+    def __init__(self, inner: Store, name: str) -> None:
+        super().__init__(inner)
+        self.name = name
+        self.times = 0
+
+    def get(self, name: str) -> bytes:
+        if name == self.name and self.times:
+            self.times -= 1
+            raise ObjectUnreadable("the disk has a bad sector there.")
+        return super().get(name)
+
+
+def test_a_record_the_store_cannot_read_for_a_moment_is_read_again(world: World) -> None:
+    name = f"points/{world.ring.vm_key(VM.id)}/20260101T000000Z-{'ab' * 16}"
+    _written_by(world, this_process() | {"boot": "another"}, {PUBLISHING: {"point": name}, "sealing": {}})
+    world.clock.advance(LEASE.total_seconds())
+    store = _Unreadable(world.store, f"runs/{world.ring.vm_key(VM.id)}/{'ee' * 16}/000002")
+    journal = world.journal(store)
+    (records,) = journal.begin({})
+    store.times = 2
+    journal.bury(records)
+    assert store.times == 0
+    assert Points(world.store, world.ring).seal_state(name, None) == "void"
+
+
 def test_lease_counts_to_the_second(world: World) -> None:
     world.journal().begin({})
     world.clock.advance(LEASE.total_seconds() - 1)
@@ -392,14 +457,17 @@ def test_store_that_stutters_does_not_end_the_journal(world: World, done: bool) 
 # --- whose process -------------------------------------------------------------------------
 
 
-def _written_by(world: World, owner: dict[str, Any]) -> None:
-    """Put the first two records of a run of another process."""
+def _written_by(
+    world: World, owner: dict[str, Any], further: Mapping[str, dict[str, Any]] = MappingProxyType({})
+) -> None:
+    """Put the first records of a run of another process: two, and ``further`` ones (step and detail)."""
     now = world.clock.now()
-    for number, step in enumerate(("begun", "claimed")):
+    steps = {"begun": {}, "claimed": {}, **further}
+    for number, (step, detail) in enumerate(steps.items()):
         fields = {
             "version": 1, "run": "ee" * 16, "vm": {"id": VM.id, "name": VM.name}, "number": number,
             "step": step, "time": now.isoformat(), "lease": (now + LEASE).isoformat(), "owner": owner,
-            "detail": {},
+            "detail": detail,
         }  # fmt: skip
         name = f"runs/{world.ring.vm_key(VM.id)}/{'ee' * 16}/{number:06}"
         world.store.put(name, close_box(world.ring, name, json.dumps(fields).encode()))
@@ -448,13 +516,13 @@ def test_reused_process_number_is_another_process(world: World) -> None:
 @pytest.mark.parametrize(
     "elsewhere",
     [
-        {"machine": "another-machine", "boot": "another", "pid": 1 << 22, "start": "1"},
+        {"boot": "another", "pid": 1 << 22, "start": "1"},
         {"host": "another-machine", "boot": "another"},
         {"namespace": "pid:[1]", "pid": 1 << 22, "start": "1"},
         {"boot": "", "pid": 1 << 22, "start": "1"},
         {},
     ],
-    ids=["machine", "machine, boot", "container", "no boot known", "this very process"],
+    ids=["restarted, or a twin", "another machine", "container", "no boot known", "this very process"],
 )
 def test_what_cannot_be_known_from_here_counts_as_alive(world: World, elsewhere: dict[str, Any]) -> None:
     _written_by(world, this_process() | elsewhere)
@@ -462,10 +530,6 @@ def test_what_cannot_be_known_from_here_counts_as_alive(world: World, elsewhere:
         world.journal().begin({})
     world.clock.advance(LEASE.total_seconds())
     assert len(world.journal().begin({})) == 1, "only the lease tells"
-
-
-def test_restart_of_this_machine_ended_all_its_processes() -> None:
-    assert owner_is_gone(this_process() | {"boot": "before"})
 
 
 def test_owner_of_no_known_shape_counts_as_alive() -> None:

@@ -16,17 +16,15 @@ from vmkeep.repository import packs
 from vmkeep.repository.errors import Tampered
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.packs import (
-    STORED,
-    ZSTD,
     FinishedPack,
     Kind,
     Pack,
     PackRef,
     PackWriter,
-    Slot,
     read_footer,
     verify_stored,
 )
+from vmkeep.repository.slots import STORED, ZSTD, Slot
 
 pytestmark = pytest.mark.quick
 
@@ -83,7 +81,8 @@ def test_what_goes_in_comes_out() -> None:
     store = MemoryStore()
     finished = _write(store)
     pack = _open(store, finished.ref)
-    assert pack.slots == finished.slots
+    assert tuple(pack.slots) == finished.slots
+    assert [pack.slots[n] for n in range(5)] == pack.slots[:] == list(finished.slots)
     assert (pack.size, pack.checksum) == (finished.size, finished.checksum)
     assert pack.size == len(store.get(finished.ref.name))
     assert pack.read(range(5)) == CONTENTS

@@ -24,9 +24,10 @@ from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.ranges import ByteRange
 from vmkeep.repository.errors import ObjectLost, Tampered
 from vmkeep.repository.nodes import Child, Entry, encode_node
-from vmkeep.repository.packs import STORED, Kind, PackWriter
+from vmkeep.repository.packs import Kind, PackWriter
 from vmkeep.repository.reader import DiskMap, map_of
 from vmkeep.repository.repository import Repository
+from vmkeep.repository.slots import STORED
 
 pytestmark = pytest.mark.quick
 

@@ -1,5 +1,7 @@
 """After damage a repository becomes quiet again, without ever costing what could still be read."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.clocks import FakeClock
@@ -27,6 +29,7 @@ from vmkeep.ranges import ByteRange
 from vmkeep.repository.examine.keyed import check
 from vmkeep.repository.examine.keyless import check_keyless
 from vmkeep.repository.examine.report import State
+from vmkeep.repository.heads import Heads
 from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.repair import Repaired, repair
 from vmkeep.repository.repository import Repository
@@ -136,6 +139,54 @@ def test_a_manifest_nobody_can_read_keeps_every_damaged_pack(fake_clock: FakeClo
     repaired = _repair(repository)
     assert repaired.removed == [] and second.point.id[:12] in repaired.kept[victim]
     assert repository.store.head(victim) is not None
+
+
+@pytest.mark.parametrize("with_seal", [False, True], ids=["manifest lost", "manifest and seal lost"])
+@pytest.mark.parametrize("last", [False, True], ids=["the first", "the last"])
+def test_what_a_vanished_point_may_need_stays_until_it_is_back(
+    fake_clock: FakeClock, with_seal: bool, last: bool
+) -> None:
+    repository = make_repository(clock=fake_clock)
+    store = repository.store
+    contents = [DISK, random_bytes(63, SIZE)]
+    points = [take(repository, VM, {"disk": content}, fake_clock) for content in contents]
+    packs = _packs(repository, "packs/")
+    away, victim = points[last].name, packs[-1 if last else 0]
+    kept = {away: store.get(away)}
+    if with_seal:
+        kept |= {name: store.get(name) for name in [f"seals/{away.removeprefix('points/')}"]}
+    for name in kept:
+        store.delete(name)
+    _rot(store, victim)
+    for _ in range(2):
+        repaired = _repair(repository)
+        assert (repaired.removed, list(repaired.kept)) == ([], [victim])
+        assert store.head(victim) is not None and not repaired.report.ok
+    for name, content in kept.items():
+        store.put(name, content)
+    report = check(reopen(repository), 1.0, Silent())
+    losses = {state.object: sum(loss.bytes for loss in state.losses) for state in report.points}
+    assert losses == {points[not last].name: 0, away: CHUNK}
+
+
+def test_nothing_is_deleted_in_a_store_that_was_rolled_back(fake_clock: FakeClock, tmp_path: Path) -> None:
+    repository = make_repository(clock=fake_clock)
+    store = repository.store
+    assert isinstance(store, MemoryStore)
+    take(repository, VM, {"disk": DISK}, fake_clock)
+    before = set(names(store, ""))
+    second = take(repository, VM, {"disk": random_bytes(63, SIZE)}, fake_clock)
+    heads = Heads(tmp_path, repository.parameters.repository, store.canonical_address)
+    heads.add(second)
+    victim = _packs(repository, "packs/")[-1]
+    # The rest of the second run has gone: its pack lies there as one of a run that did not finish.
+    for name in set(names(store, "")) - before - {victim}:
+        store.delete(name)
+    _rot(store, victim)
+    seen = Repository(store, repository.parameters, repository.ring, fake_clock, heads, "")
+    repaired = repair(seen, fake_clock, Silent(), dry_run=False)
+    assert (repaired.removed, list(repaired.kept)) == ([], [victim])
+    assert store.head(victim) is not None
 
 
 def test_frames_that_only_the_damaged_pack_has_are_copied_before_it_goes(fake_clock: FakeClock) -> None:

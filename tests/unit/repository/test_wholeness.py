@@ -24,8 +24,9 @@ from vmkeep.repository.examine.keyed import check
 from vmkeep.repository.examine.keyless import check_keyless
 from vmkeep.repository.examine.report import PointState, Report, State
 from vmkeep.repository.listing import SealedPoint
-from vmkeep.repository.packs import STORED, Kind, PackRef, PackWriter
+from vmkeep.repository.packs import Kind, PackRef, PackWriter
 from vmkeep.repository.repository import Repository
+from vmkeep.repository.slots import STORED
 
 SIZE = 20 * CHUNK + 1024
 DISK = random_bytes(51, SIZE)
@@ -216,11 +217,11 @@ def test_a_share_is_one_of_the_bytes(fake_clock: FakeClock) -> None:
     for number in range(9):
         base = random_bytes(78 + number, CHUNK) + base[CHUNK:]
         take(repository, VM, {"disk": base}, fake_clock)
-    everything = check(reopen(repository), 1.0, Silent(), seed=1).bytes_read
-    for seed in range(20):
-        half = check(reopen(repository), 0.5, Silent(), seed=seed).bytes_read
+    everything = check(reopen(repository), 1.0, Silent()).bytes_read
+    for _ in range(20):  # whatever is drawn
+        half = check(reopen(repository), 0.5, Silent()).bytes_read
         assert half >= everything / 2
-    assert check(reopen(repository), 0.0, Silent(), seed=1).bytes_read == 0
+    assert check(reopen(repository), 0.0, Silent()).bytes_read == 0
 
 
 def test_a_repository_that_nobody_can_open_is_no_good_one(kept: Kept) -> None:

@@ -43,7 +43,7 @@ from vmkeep.repository.reader import Reader
 from vmkeep.repository.repository import Repository
 
 
-def check(repository: Repository, share: float, progress: Progress, seed: int | None = None) -> Report:
+def check(repository: Repository, share: float, progress: Progress) -> Report:
     """Examine everything; read the data of a random ``share`` (0 to 1) of the packs.
 
     Never raises for a finding; all of them are in the report.
@@ -57,7 +57,7 @@ def check(repository: Repository, share: float, progress: Progress, seed: int | 
     lengths = Lengths(parameters.chunk_size)
     try:
         packs = _read_slot_tables(store, ring, parameters, listed, index, lengths, report)
-        sample = _sample(packs, share, seed)
+        sample = _sample(packs, share)
         _read_packs(store, ring, parameters, sample, report, progress)
         index.drop_packs(drop_vanished(store, report))
         report.damaged = report.packs_named()
@@ -79,9 +79,13 @@ def _read_listing(repository: Repository, report: Report) -> Listing:
     """List the points, and see that none is missing that this machine has seen."""
     listing, rolled_back = repository.look()
     for problem in listing.problems:
-        report.add(str(problem.context.get("object", "")), problem)
+        name = str(problem.context.get("object", ""))
+        report.add(name, problem)
+        if name.startswith((POINTS, SEALS)):
+            report.unseen.add(name)
     if rolled_back is not None:
         report.add(POINTS, rolled_back)
+        report.unseen.add(POINTS)
     return listing
 
 
@@ -131,6 +135,7 @@ def _check_chains(repository: Repository, listing: Listing, report: Report) -> N
         name = str(gap.context["object"])
         if not _is_sealed(repository, name):
             report.add(name, gap)
+            report.unseen.add(name)
     taken: dict[tuple[str, int], str] = {}
     for sealed in listing.points:
         point, previous = sealed.point, sealed.point.previous
@@ -173,6 +178,7 @@ def _check_promises(repository: Repository, listing: Listing, report: Report) ->
             continue
         if name not in known and not _is_sealed(repository, name):
             report.add(name, f"the restore point {name} vanished: run {record.run[:12]} sealed it.")
+            report.unseen.add(name)
         _check_run(store, info.name, record, report)
         if name not in forgotten:
             _check_evidence(store, record, report)
@@ -275,10 +281,10 @@ def _check_index(store: Store, ring: KeyRing, packs: dict[PackRef, int], report:
                 report.add(info.name, f"the index object {info.name} contradicts {ref.name}.")
 
 
-def _sample(packs: list[_KnownPack], share: float, seed: int | None) -> list[_KnownPack]:
+def _sample(packs: list[_KnownPack], share: float) -> list[_KnownPack]:
     """Draw packs until they hold this share of all bytes; they may be of very different sizes."""
     wanted = share * sum(pack.size for pack in packs)
-    drawn = random.Random(seed).sample(packs, len(packs))
+    drawn = random.sample(packs, len(packs))
     before = accumulate((pack.size for pack in drawn), initial=0)
     return [pack for pack, size in zip(drawn, before, strict=False) if size < wanted]
 

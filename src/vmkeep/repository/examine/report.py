@@ -74,7 +74,8 @@ class Report:
 
     Of the packs, ``verified`` are those of which every byte was read and is right,
     ``damaged`` those that are there and wrong, ``gone`` those that must be there and are not.
-    ``unreadable`` are names of objects that could not be read this time.
+    ``unreadable`` are names of objects that could not be read this time, ``unseen`` those of
+    restore points that were there once: what they need nobody can tell while they are away.
     """
 
     packs: int = 0
@@ -85,6 +86,7 @@ class Report:
     damaged: frozenset[PackRef] = frozenset()
     gone: frozenset[PackRef] = frozenset()
     unreadable: set[str] = field(default_factory=set)
+    unseen: set[str] = field(default_factory=set)
 
     @property
     def ok(self) -> bool:

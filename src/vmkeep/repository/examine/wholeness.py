@@ -19,9 +19,10 @@ from vmkeep.repository.index import Index
 from vmkeep.repository.keys import KeyRing
 from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.nodes import Child, fanout
-from vmkeep.repository.packs import Kind, Pack, PackRef, Slot
+from vmkeep.repository.packs import Kind, Pack, PackRef
 from vmkeep.repository.parameters import Parameters
 from vmkeep.repository.reader import DiskMap, Reader, map_of
+from vmkeep.repository.slots import Slot
 
 _RANGES_TOLD: Final = 16
 
