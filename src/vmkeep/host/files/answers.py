@@ -79,8 +79,9 @@ def folder_entries(output: bytes) -> Iterator[FolderEntry]:
     while True:
         fields = _DIRECTORY_ENTRY.unpack(_cut(output, at, _DIRECTORY_ENTRY.size))
         step, size, attributes, name_length = fields[0], fields[6], fields[8], fields[9]
-        encoded = _cut(output, at + _DIRECTORY_ENTRY.size, name_length)
-        name = encoded.decode("utf-16-le", "surrogatepass" if name_length % 2 == 0 else "replace")
+        # NTFS keeps any 16-bit units as a name, also halves of a pair.
+        encoded = _cut(output, at + _DIRECTORY_ENTRY.size, name_length // 2 * 2)
+        name = encoded.decode("utf-16-le", "surrogatepass")
         if not name or "\\" in name or "/" in name or "\0" in name:
             raise MalformedAnswer("a folder holds an impossible name")
         if name not in {".", ".."}:

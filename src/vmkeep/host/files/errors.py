@@ -28,7 +28,9 @@ class LoginRefused(HostFileError):
     code = "HF002"
     exit_code: ClassVar[ExitCode] = ExitCode.HOST_UNREACHABLE
     retry: ClassVar[Retry] = Retry.AFTER_CURE
-    default_hint = "Check user and password of the host; vmkeep does not try again, so that no account gets locked."
+    default_hint = (
+        "Check user and password of the host; vmkeep does not try again, so that no account gets locked."
+    )
 
 
 class ProtectionImpossible(HostFileError):
@@ -37,9 +39,7 @@ class ProtectionImpossible(HostFileError):
     code = "HF003"
     exit_code: ClassVar[ExitCode] = ExitCode.HOST_UNREACHABLE
     retry: ClassVar[Retry] = Retry.AFTER_CURE
-    default_hint = (
-        "Give a real account, not guest, and let the host offer SMB signing and, if it is required, encryption."
-    )
+    default_hint = "Give a real account, not guest, and let the host offer SMB signing and, if it is required, encryption."
 
 
 class DialectUnsupported(HostFileError):
@@ -73,7 +73,7 @@ class FileDenied(HostFileError):
 
 
 class FileMissing(HostFileError):
-    """The host has no file, folder or share of this name."""
+    """The host has no file or folder of this name."""
 
     code = "HF007"
     retry: ClassVar[Retry] = Retry.AFTER_CURE
@@ -95,7 +95,9 @@ class AnotherFile(HostFileError):
 
     code = "HF009"
     retry: ClassVar[Retry] = Retry.LATER
-    default_hint = "Nothing read from it is kept; repeat the run when nothing replaces or merges the VM's files."
+    default_hint = (
+        "Nothing read from it is kept; repeat the run when nothing replaces or merges the VM's files."
+    )
 
 
 class HostReadFailed(HostFileError):
@@ -120,7 +122,9 @@ class PathNotMapped(HostFileError):
 
     code = "HF012"
     retry: ClassVar[Retry] = Retry.AFTER_CURE
-    default_hint = "Add a line to `paths` of the host, for example '\\\\server\\share' = 'smb://server/share'."
+    default_hint = (
+        "Add a line to `paths` of the host, for example '\\\\server\\share' = 'smb://server/share'."
+    )
 
 
 class BadPathMap(HostFileError):
@@ -153,3 +157,11 @@ class AnswerUntrusted(HostFileError):
     exit_code: ClassVar[ExitCode] = ExitCode.HOST_UNREACHABLE
     retry: ClassVar[Retry] = Retry.AFTER_CURE
     default_hint = "Somebody or something between vmkeep and the host alters what is sent; look for it."
+
+
+class ShareMissing(HostFileError):
+    """The host has no share of this name, or the folder a path is mapped to is not there."""
+
+    code = "HF017"
+    retry: ClassVar[Retry] = Retry.AFTER_CURE
+    default_hint = "Share the folder on the host, mount it here, or correct `paths` of the host."

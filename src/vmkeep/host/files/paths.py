@@ -17,7 +17,9 @@ from vmkeep.host.files.errors import BadHostPath, BadPathMap, PathNotMapped
 _LONGEST_COMPONENT: Final = 255  # in UTF-16 units, as is the next one
 _LONGEST_PATH: Final = 32_000
 _REFUSED_CHARACTERS: Final = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
-_DEVICE: Final = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³])\s*(?:\..*)?", re.I | re.S)
+_DEVICE: Final = re.compile(
+    r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³])\s*(?:\..*)?", re.I | re.S
+)
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 
 
@@ -184,7 +186,12 @@ def _parse_address(address: str) -> Place:
         if not url.hostname or any(map(_why_refused, (share, *parts))):
             raise BadPathMap(f"paths: {address!r} is not of the form smb://HOST/SHARE/FOLDER.")
         return SharePlace(url.hostname, port, share, tuple(parts))
-    if url.scheme == "file" and url.hostname in {None, "localhost"} and path.startswith("/") and "\0" not in path:
+    if (
+        url.scheme == "file"
+        and url.hostname in {None, "localhost"}
+        and path.startswith("/")
+        and "\0" not in path
+    ):
         root = Path(path[1:] if re.match(r"/[A-Za-z]:/", path) else path)
         if ".." in root.parts:
             raise BadPathMap(f"paths: {address!r} walks upward.")
