@@ -39,7 +39,9 @@ class ProtectionImpossible(HostFileError):
     code = "HF003"
     exit_code: ClassVar[ExitCode] = ExitCode.HOST_UNREACHABLE
     retry: ClassVar[Retry] = Retry.AFTER_CURE
-    default_hint = "Give a real account, not guest, and let the host offer SMB signing and, if it is required, encryption."
+    default_hint = (
+        "Give a real account, not guest; let the host offer SMB signing and, if required, encryption."
+    )
 
 
 class DialectUnsupported(HostFileError):

@@ -99,20 +99,23 @@ class HostFiles:
 
     @property
     def open_handles(self) -> int:
-        """How many files the host may still hold open for us; it cannot merge checkpoints before this is 0."""
+        """How many files the host may still hold open for us; it merges no checkpoint before this is 0."""
         with self._lock:
             links = list(self._links.values())
         return sum(link.open_handles() for link in links)
 
     def protection(self, path: str) -> str:
-        """Name how answers from where ``path`` leads are protected, for example ``AES-GMAC``; empty for a folder."""
+        """Name what protects the answers from where ``path`` leads, as ``AES-GMAC``; empty for a folder."""
         place = self._place(path)
         if not isinstance(place, SharePlace):
             return ""
         return self._link_to(place).run(lambda wire: wire.protection)
 
     def close(self) -> None:
-        """Close every file and log off. Safe to repeat; :attr:`open_handles` says what a lost host may still hold."""
+        """Close every file and log off; safe to repeat.
+
+        A host that is out of reach is no error: :attr:`open_handles` says what it may still hold.
+        """
         with self._lock:
             links = list(self._links.values())
         for link in links:

@@ -107,7 +107,7 @@ class Wire:
             return len(self._open) + self._opening
 
     def open(self, share: str, path: str, *, folder: bool = False, data: bool = True) -> "Handle":
-        """Open one file or folder for reading, in nobody's way; without ``data``, to ask for its facts only."""
+        """Open a file or folder for reading, in nobody's way; without ``data``, to ask for its facts only."""
         tree = self._tree(share)
         create = SMB2CreateRequest()
         create["requested_oplock_level"] = RequestedOplockLevel.SMB2_OPLOCK_LEVEL_NONE
@@ -146,7 +146,7 @@ class Wire:
         return self.answer_to(request, step)
 
     def ask_read(self, handle: "Handle", offset: int, length: int, *, wait: bool) -> tuple[Any, int] | None:
-        """Send one READ and return it with the length asked for; None if credits lack and ``wait`` is false."""
+        """Send one READ; return it and the length asked for, or None if credits lack and ``wait`` is false."""
         connection = self._connection
         length = min(length, PIECE_BYTES, connection.max_read_size, connection.affordable_bytes())
         read = SMB2ReadRequest()
