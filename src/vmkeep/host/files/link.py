@@ -53,22 +53,19 @@ class Link:
 
         The action must be repeatable. Raises HostUnreachable or AnswerUntrusted when patience ends.
         """
-        # Who was never there is not waited for: the address is wrong, or the host is off.
-        pauses = iter(_PAUSES_S if self._was_connected else ())
-        while True:
+        for pause in (*_PAUSES_S, None):
             wire = None
             try:
                 wire = self._live()
                 return action(wire)
             except Lost as error:
-                if wire is not None:
-                    pauses = pauses if self._was_connected else iter(_PAUSES_S)
-                    if not error.only_handle:
-                        self._bury(wire)
-                pause = next(pauses, None)
-                if pause is None or self._closed:
+                if wire is not None and not error.only_handle:
+                    self._bury(wire)
+                # Who was never there is not waited for: the address is wrong, or the host is off.
+                if pause is None or self._closed or not self._was_connected:
                     raise self._final(error) from error
                 self._clock.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
 
     def let_go(self, handle: Handle) -> None:
         """Close a handle; where that cannot be, drop the connection, which ends the handle too."""

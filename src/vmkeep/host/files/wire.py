@@ -146,7 +146,7 @@ class Wire:
         return self.answer_to(request, step)
 
     def ask_read(self, handle: "Handle", offset: int, length: int, *, wait: bool) -> tuple[Any, int] | None:
-        """Send one READ; return it and the length asked for, or None if credits lack and ``wait`` is false."""
+        """Send one READ; return it and the length asked for. None: credits lack, and ``wait`` is false."""
         connection = self._connection
         length = min(length, PIECE_BYTES, connection.max_read_size, connection.affordable_bytes())
         read = SMB2ReadRequest()
