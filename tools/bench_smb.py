@@ -1,4 +1,4 @@
-"""Measure reading over signed SMB: HostFile.read_into beside bare smbprotocol, on the same server at the same time.
+"""Measure reading over protected SMB: HostFile.read_into beside bare smbprotocol, on the same server.
 
 ``python tools/bench_smb.py`` starts a Samba server on loopback (Debian package
 samba), reads one file from the page cache in interleaved rounds and prints the

@@ -64,11 +64,11 @@ class Samba:
         assert self._process is None
         with (self.folder / "smbd.out").open("ab") as out:
             self._process = subprocess.Popen(
-                [_tool("smbd"), "--foreground", f"--configfile={self._conf}"],
+                [_tool("smbd"), "--foreground", "--no-process-group", f"--configfile={self._conf}"],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                start_new_session=True,  # so that its children can be ended with it
+                start_new_session=True,  # instead of its own group: its children are ended with it
             )
         deadline = time.monotonic() + _PATIENCE_S
         while True:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.hostfiles.places import SERVERS, Place, connect
+from tests.contract.hostfiles.places import SERVERS, Place, connect, overwrite_by_another
 from tests.fakes.samba import Samba
 from vmkeep.host.files.host_files import HostFiles
 from vmkeep.host.files.paths import PathMap
@@ -39,13 +39,23 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[str
         root = tmp_path / "mounted share"
         root.mkdir()
         rules = {"C:\\": root.as_uri()}
-        return Place(root, lambda: HostFiles("unused.invalid", 445, None, PathMap(rules)))
+
+        def overwrite(name: str, data: bytes) -> None:
+            with (root / name).open("r+b") as file:
+                file.write(data)
+
+        return Place(root, lambda: HostFiles("unused.invalid", 445, None, PathMap(rules)), overwrite)
     samba = servers(request.param)
     _, encryption, protection = SERVERS[request.param]
     content = samba.content / tmp_path.name  # a folder of this test on a server of many
     content.mkdir()
     rules = {"C:\\": f"smb://127.0.0.1/C$/{tmp_path.name}"}
-    return Place(content, lambda: connect(samba, paths=rules, require_encryption=encryption), protection)
+    return Place(
+        content,
+        lambda: connect(samba, paths=rules, require_encryption=encryption),
+        lambda name, data: overwrite_by_another(samba, f"{tmp_path.name}/{name}", data),
+        protection,
+    )
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_size_is_asked_anew_and_a_cut_file_reads_short(place: Place, files: Host
 def test_identity_stays_while_nobody_writes(place: Place, files: HostFiles, seed: int) -> None:
     with closing(files.open(place.make("a.vhdx", noise(seed, MIB)))) as file:
         before = file.identity()
-        assert len(before) == 6
+        assert len(before) == 5
         read(file, 0, MIB)
         assert file.identity() == before
         assert files.stat(file.name).identity == before
@@ -134,9 +135,7 @@ def test_identity_differs_when_a_file_was(how: str, place: Place, files: HostFil
         target = place.content / "a.vhdx"
         stamp = target.stat()
         if how == "written":
-            with target.open("r+b") as disk:
-                disk.write(b"x")
-            os.utime(target, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1_000_000_000))
+            place.overwrite("a.vhdx", b"x")
         elif how == "resized":
             with target.open("ab") as disk:
                 disk.write(b"x")
@@ -194,8 +193,8 @@ def test_hostile_names_never_reach_the_host(name: str, place: Place, files: Host
         files.open(f"C:\\{name}")
 
 
-def test_links_lead_nowhere_else(place: Place, files: HostFiles) -> None:
-    secret = place.content.parent / "secret"
+def test_links_lead_nowhere_else(place: Place, files: HostFiles, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"  # outside of what is shared or mapped
     secret.mkdir()
     (secret / "file").write_bytes(b"secret")
     place.make("VMs/a", b"a")
@@ -206,8 +205,6 @@ def test_links_lead_nowhere_else(place: Place, files: HostFiles) -> None:
         with pytest.raises((LinkRefused, FileMissing)) as caught:
             files.open(path)
         assert "secret" not in str(caught.value)
-    (secret / "file").unlink()
-    secret.joinpath().rmdir()
 
 
 def test_lists_a_folder(place: Place, files: HostFiles) -> None:

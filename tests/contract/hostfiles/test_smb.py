@@ -4,19 +4,20 @@ import os
 import random
 import struct
 import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import smbclient
 
 from tests.clocks import FakeClock
-from tests.contract.hostfiles.places import PASSWORD, STRANGER, connect, credentials
+from tests.contract.hostfiles.places import connect, credentials, held_by_another
 from tests.fakes.proxy import Proxy, is_read
-from tests.fakes.samba import Samba
+from tests.fakes.samba import PASSWORD, STRANGER, Samba
 from vmkeep.host.files import wire
 from vmkeep.host.files.errors import (
     AnswerUntrusted,
@@ -50,21 +51,6 @@ def write_disk(samba: Samba, seed: int, length: int = 6 * MIB) -> bytes:
 def read(file: HostFile, offset: int, length: int) -> bytes:
     buffer = bytearray(length)
     return bytes(buffer[: file.read_into(offset, memoryview(buffer))])
-
-
-@contextmanager
-def held_by_another(samba: Samba, name: str, *, sharing: str = "") -> Iterator[None]:
-    """Open a file as another program of the network does, sharing only what ``sharing`` says."""
-    cache: dict[str, object] = {}
-    path = f"\\\\127.0.0.1\\C$\\{name}"
-    try:
-        with smbclient.open_file(
-            path, mode="r+b", share_access=sharing, username=samba.user, password=PASSWORD, port=samba.port,
-            connection_cache=cache, buffering=0,
-        ):  # fmt: skip
-            yield
-    finally:
-        smbclient.reset_connection_cache(connection_cache=cache)
 
 
 class ActingClock(FakeClock):
@@ -195,7 +181,8 @@ def test_a_forged_answer_is_never_used(attack: Callable[[bytes], bytes], shared:
 def test_an_encrypted_answer_that_was_altered_is_never_used(shared: Samba, seed: int) -> None:
     data = write_disk(shared, seed, MIB)
     with (
-        Proxy(shared.port) as proxy, connect(shared, port=proxy.port, require_encryption=True) as files,
+        Proxy(shared.port) as proxy,
+        connect(shared, port=proxy.port, require_encryption=True) as files,
         closing(files.open(DISK)) as file,
     ):
         assert read(file, 0, MIB) == data
@@ -379,7 +366,10 @@ def test_an_interrupt_leaves_no_thread_and_no_handle(shared: Samba, tmp_path: Pa
     script = tmp_path / "reader.py"
     script.write_text(
         "import sys\n"
-        "from tests.contract.hostfiles.places import Credentials, HostFiles, PathMap, Secret\n"
+        "from vmkeep.host.files.credentials import Credentials\n"
+        "from vmkeep.host.files.host_files import HostFiles\n"
+        "from vmkeep.host.files.paths import PathMap\n"
+        "from vmkeep.secrets import Secret\n"
         "user, password, port = sys.argv[1:]\n"
         "with HostFiles('127.0.0.1', int(port), Credentials(user, Secret(password), 'ntlm'), PathMap(),\n"
         "               timeout_s=2) as files:\n"
@@ -391,9 +381,9 @@ def test_an_interrupt_leaves_no_thread_and_no_handle(shared: Samba, tmp_path: Pa
     root = Path(__file__).resolve().parents[3]
     with Proxy(shared.port) as proxy:
         process = subprocess.Popen(
-            [os.sys.executable, script, shared.user, PASSWORD, str(proxy.port)],  # type: ignore[attr-defined]
+            [sys.executable, script, shared.user, PASSWORD, str(proxy.port)],
             cwd=root,
-            env=os.environ | {"PYTHONPATH": f"{root}:{root / 'src'}"},
+            env=os.environ | {"PYTHONPATH": str(root / "src")},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -421,7 +411,7 @@ def test_sockets_may_have_large_numbers(shared: Samba, seed: int) -> None:
     if hard != resource.RLIM_INFINITY and hard < 1300:
         pytest.fail("this machine allows too few open files for the test")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1300), hard))
-    taken = []
+    taken: list[int] = []
     try:
         while not taken or taken[-1] < 1024:
             taken.append(os.open("/dev/null", os.O_RDONLY))

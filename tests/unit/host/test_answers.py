@@ -73,7 +73,7 @@ def test_data_that_cannot_be(body: bytes) -> None:
 def test_facts_of_a_file() -> None:
     facts = answers.facts_of(all_information(attributes=0x220), 5)
     assert facts.identity == FileIdentity(
-        volume=5, index=77, created=11, size=5 << 32, written=13, changed=14
+        volume=5, number=77, size=5 << 32, written=13, changed=14
     )
     assert (facts.size, facts.is_folder, facts.is_sparse) == (5 << 32, False, True)
     assert answers.facts_of(all_information(folder=1, attributes=0x10), 5).is_folder
@@ -81,7 +81,7 @@ def test_facts_of_a_file() -> None:
 
 
 def test_a_number_that_does_not_fit_is_none() -> None:
-    assert answers.facts_of(all_information(index=(1 << 64) - 1), 5).identity.index == 0
+    assert answers.facts_of(all_information(index=(1 << 64) - 1), 5).identity.number == 0
 
 
 def test_facts_that_are_cut() -> None:

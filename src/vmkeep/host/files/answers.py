@@ -60,9 +60,9 @@ def control_output(body: bytes) -> bytes:
 def facts_of(all_information: bytes, volume: int) -> FileFacts:
     """Return what FileAllInformation says of a file on the volume with this serial number."""
     fields = _ALL_INFORMATION.unpack(_cut(all_information, 0, _ALL_INFORMATION.size))
-    created, _, written, changed, attributes, _, _, size, _, _, folder, _, index = fields
+    _, _, written, changed, attributes, _, _, size, _, _, folder, _, index = fields
     return FileFacts(
-        FileIdentity(volume, 0 if index == _NO_INDEX else index, created, size, written, changed),
+        FileIdentity(volume, 0 if index == _NO_INDEX else index, size, written, changed),
         is_folder=bool(folder),
         is_sparse=bool(attributes & FILE_ATTRIBUTE_SPARSE_FILE),
     )

@@ -10,19 +10,19 @@ from vmkeep.ranges import ByteRange
 class FileIdentity(NamedTuple):
     """Numbers that differ when a file was replaced, resized or written; units are the file system's.
 
-    ``index`` is 0 where the file system has no number for its files.
+    ``number`` is 0 where the file system has no number for its files. The time of
+    creation is not among them: Samba makes one up, which changes when a file is read.
     """
 
     volume: int
-    index: int
-    created: int
+    number: int
     size: int
     written: int
     changed: int  # its record: a name, an access list; of no weight for the bytes
 
     def is_same_file(self, other: "FileIdentity") -> bool:
         """Tell whether both are one file with the same bytes, as far as numbers can tell."""
-        return self[:5] == other[:5]
+        return self[:4] == other[:4]
 
 
 @dataclass(frozen=True)

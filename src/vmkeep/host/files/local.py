@@ -123,10 +123,7 @@ def stat(place: FolderPlace, name: str) -> FileFacts:
         os.close(fd)
     if modes.S_ISLNK(found.st_mode):
         raise LinkRefused(f"{name!r} is a link.", path=name)
-    # Few file systems keep a time of creation, and Python does not tell it here; the inode must do.
-    identity = FileIdentity(
-        found.st_dev, found.st_ino, 0, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-    )
+    identity = FileIdentity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     return FileFacts(
         identity,
         is_folder=modes.S_ISDIR(found.st_mode),

@@ -121,15 +121,15 @@ def parse_host_path(text: str) -> HostPath:
     if rest.startswith("\\\\"):
         server, _, after = rest[2:].partition("\\")
         share, _, after = after.partition("\\")
-        components = (server, share)
+        named = [server, share]
         root = f"\\\\{server}\\{share}"
     elif _DRIVE.match(rest) and rest[2:3] in {"", "\\"}:
-        root, after, components = rest[:2], rest[3:], ()
+        root, after, named = rest[:2], rest[3:], []
     else:
         raise refuse("it has no drive letter and no server")
     # Windows drops empty components and dots of its own; in the verbatim form they are names.
     parts = tuple(part for part in after.split("\\") if part and (verbatim or part != "."))
-    for component in (*components, *parts):
+    for component in (*named, *parts):
         if reason := _why_refused(component):
             raise refuse(reason)
     if _units(text) > _LONGEST_PATH:

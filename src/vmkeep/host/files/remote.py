@@ -99,7 +99,7 @@ class RemoteFile:
                 raise AnotherFile(
                     f"{self._name!r} is not the file any more that was opened.", path=self._name
                 )
-            elif not seen.index and self._proof is None:
+            elif not seen.number and self._proof is None:
                 raise AnotherFile(
                     f"nothing proves that {self._name!r} is still the file that was opened.", path=self._name
                 )

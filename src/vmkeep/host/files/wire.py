@@ -9,8 +9,8 @@ import logging
 import struct
 import threading
 from collections import deque
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
 
 from smbprotocol.exceptions import SMBAuthenticationError, SMBException, SMBResponseException
 from smbprotocol.file_info import FileInformationClass, FileSystemInformationClass, InfoType
@@ -52,6 +52,9 @@ _OLDEST_DIALECT: Final = 0x0210
 _BROKEN: Final = (
     SMBException, Untrusted, OSError, ValueError, LookupError, TypeError, AttributeError, struct.error
 )  # fmt: skip
+
+
+Parsed = TypeVar("Parsed")
 
 
 class Lost(Exception):
@@ -439,7 +442,7 @@ def _lost(error: BaseException) -> Lost:
     return Lost(str(error) or type(error).__name__, untrusted=isinstance(error, Untrusted))
 
 
-def _parse(parser: Any, *arguments: Any) -> Any:
+def _parse(parser: Callable[..., Parsed], *arguments: object) -> Parsed:
     """Apply a parser of answers; what breaks the rules ends the connection."""
     try:
         return parser(*arguments)
