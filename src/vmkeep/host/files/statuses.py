@@ -15,7 +15,6 @@ from vmkeep.host.files.errors import (
     ShareMissing,
 )
 
-SUCCESS: Final = 0x0000_0000
 BUFFER_OVERFLOW: Final = 0x8000_0005
 NO_MORE_FILES: Final = 0x8000_0006
 NOT_SUPPORTED: Final = 0xC000_00BB
@@ -23,6 +22,7 @@ INVALID_PARAMETER: Final = 0xC000_000D
 INVALID_DEVICE_REQUEST: Final = 0xC000_0010
 NO_SUCH_FILE: Final = 0xC000_000F
 END_OF_FILE: Final = 0xC000_0011
+BUFFER_TOO_SMALL: Final = 0xC000_0023
 ACCESS_DENIED: Final = 0xC000_0022
 
 # The file system does not answer this question at all.

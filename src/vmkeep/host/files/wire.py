@@ -296,18 +296,23 @@ class Handle:
 
     def allocated(self, start: int, end: int) -> Iterator[ByteRange]:
         """Yield the allocated ranges of a sparse file in ``[start, end)``, as many questions as needed."""
-        at = start
+        at, window = start, end - start
         while at < end:
-            body, is_complete = self._control(
-                CtlCode.FSCTL_QUERY_ALLOCATED_RANGES, answers.range_question(at, end)
-            )
+            stop = min(end, at + window)
+            try:
+                body = self._control(CtlCode.FSCTL_QUERY_ALLOCATED_RANGES, answers.range_question(at, stop))
+            except Refused as error:
+                if error.status == statuses.BUFFER_TOO_SMALL and window > _ANSWER_BYTES:
+                    window //= 2  # Samba answers all or nothing
+                    continue
+                if error.status != statuses.BUFFER_OVERFLOW:
+                    raise
+                body, stop = error.body, at  # Windows answers what fits ([MS-FSA] 2.1.5.10.22)
             ranges = _parse(answers.allocated_ranges, _parse(answers.control_output, body), at)
             yield from ranges
-            if is_complete:
-                return
-            if not ranges:
-                raise Lost("a list of ranges does not advance")
-            at = ranges[-1].end
+            if stop == at and not ranges:
+                raise Lost("a list of ranges does not advance", untrusted=True)
+            at = stop if stop > at else ranges[-1].end
 
     def entries(self) -> Iterator[FolderEntry]:
         """Yield what an open folder holds, in the server's order."""
@@ -333,19 +338,14 @@ class Handle:
         query["file_id"] = self.file_id
         return _parse(answers.query_output, self.wire.ask(query, self.tree, Step.READ))
 
-    def _control(self, code: int, question: bytes) -> tuple[bytes, bool]:
+    def _control(self, code: int, question: bytes) -> bytes:
         control = SMB2IOCTLRequest()
         control["ctl_code"] = code
         control["file_id"] = self.file_id
         control["max_output_response"] = _ANSWER_BYTES
         control["flags"] = IOCTLFlags.SMB2_0_IOCTL_IS_FSCTL
         control["buffer"] = question
-        try:
-            return self.wire.ask(control, self.tree, Step.READ), True
-        except Refused as error:
-            if error.status != statuses.BUFFER_OVERFLOW:
-                raise
-            return error.body, False
+        return self.wire.ask(control, self.tree, Step.READ)
 
 
 def connect(
