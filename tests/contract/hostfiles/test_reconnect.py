@@ -106,20 +106,23 @@ def test_the_proof_finds_what_numbers_do_not(shared: Samba, seed: int) -> None:
     """Same number, size and times, other bytes: only the caller knows what makes the file unmistakable."""
     write_disk(shared, seed)
     disk = shared.content / "disk.vhdx"
-    with Proxy(shared.port) as proxy, connect(shared, port=proxy.port) as files:
-        with closing(files.open(DISK, proof=lambda ask: ask(65536, 4096))) as file:
-            first = read(file, 0, 10)
-            stamp = disk.stat()
-            proxy.cut()
-            assert read(file, 0, 10) == first
-            with disk.open("r+b") as other:
-                other.seek(65536)
-                other.write(b"another sequence number")
-            os.utime(disk, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-            proxy.cut()
-            with pytest.raises(AnotherFile):
-                read(file, 0, 10)
-            assert files.open_handles == 0
+    with (
+        Proxy(shared.port) as proxy,
+        connect(shared, port=proxy.port) as files,
+        closing(files.open(DISK, proof=lambda ask: ask(65536, 4096))) as file,
+    ):
+        first = read(file, 0, 10)
+        stamp = disk.stat()
+        proxy.cut()
+        assert read(file, 0, 10) == first
+        with disk.open("r+b") as other:
+            other.seek(65536)
+            other.write(b"another sequence number")
+        os.utime(disk, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        proxy.cut()
+        with pytest.raises(AnotherFile):
+            read(file, 0, 10)
+        assert files.open_handles == 0
     shared.wait_until_nothing_is_open()
 
 

@@ -72,9 +72,7 @@ def test_data_that_cannot_be(body: bytes) -> None:
 
 def test_facts_of_a_file() -> None:
     facts = answers.facts_of(all_information(attributes=0x220), 5)
-    assert facts.identity == FileIdentity(
-        volume=5, number=77, size=5 << 32, written=13, changed=14
-    )
+    assert facts.identity == FileIdentity(volume=5, number=77, size=5 << 32, written=13, changed=14)
     assert (facts.size, facts.is_folder, facts.is_sparse) == (5 << 32, False, True)
     assert answers.facts_of(all_information(folder=1, attributes=0x10), 5).is_folder
     assert not answers.facts_of(all_information(), 5).is_sparse

@@ -107,7 +107,7 @@ class HostReadFailed(HostFileError):
 
     code = "HF010"
     retry: ClassVar[Retry] = Retry.LATER
-    default_hint = "Look at the host's event log (disk, NTFS, ReFS, StorageVSP) before you try again."
+    default_hint = "Look at the host's event log (disk, NTFS, ReFS) before you try again."
 
 
 class BadHostPath(HostFileError):
