@@ -110,6 +110,10 @@ class Samba:
             if entry["filename"] != "."
         )
 
+    def close_share(self, share: str) -> None:
+        """Throw everybody out of a share, as an administrator can; returns before it is done."""
+        self._run("smbcontrol", f"--configfile={self._conf}", "smbd", "close-share", share)
+
     def wait_until_nothing_is_open(self) -> None:
         """Wait until the server has noticed what was cut, and fail if it holds a file for ever."""
         deadline = time.monotonic() + _PATIENCE_S

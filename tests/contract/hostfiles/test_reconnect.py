@@ -14,6 +14,7 @@ from tests.contract.hostfiles.test_smb import DISK, MIB, ActingClock, read, writ
 from tests.fakes.proxy import Proxy
 from tests.fakes.samba import Samba
 from vmkeep.host.files.errors import AnotherFile, FileMissing, HostUnreachable
+from vmkeep.host.files.remote import RemoteFile
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,36 @@ def test_a_file_that_is_gone_after_a_cut(shared: Samba, seed: int) -> None:
         proxy.cut()
         with pytest.raises(FileMissing):
             read(file, 0, 10)
+
+
+def test_a_share_closed_by_an_administrator_is_opened_again(samba: Samba, seed: int) -> None:
+    data = write_disk(samba, seed, MIB)
+    with connect(samba) as files, closing(files.open(DISK)) as file:
+        assert read(file, 0, MIB) == data
+        samba.close_share("C$")
+        samba.wait_until_nothing_is_open()
+        assert read(file, 0, MIB) == data
+        assert files.open_handles == 1
+        assert samba.open_files() == ["disk.vhdx"]
+    assert samba.open_files() == []
+
+
+def test_a_handle_the_server_has_closed_is_opened_again_on_the_same_connection(
+    shared: Samba, seed: int
+) -> None:
+    data = write_disk(shared, seed, MIB)
+    with (
+        Proxy(shared.port) as proxy,
+        connect(shared, port=proxy.port) as files,
+        closing(files.open(DISK)) as file,
+    ):
+        assert isinstance(file, RemoteFile)
+        handle = file._handle
+        assert handle is not None
+        handle.close()  # behind the back of the file: the server answers FILE_CLOSED from now on
+        assert files.open_handles == 0
+        assert read(file, 0, MIB) == data
+        assert (files.open_handles, proxy.connections) == (1, 1)
 
 
 def test_patience_ends(samba: Samba, seed: int) -> None:
