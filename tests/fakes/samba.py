@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -49,7 +50,13 @@ class Samba:
         self._write_configuration({name.replace("_", " "): value for name, value in settings.items()})
         for account in (self.user, STRANGER) if os.getuid() == 0 else (self.user,):
             self._run(
-                "smbpasswd", "-c", str(self._conf), "-s", "-a", account, given=f"{PASSWORD}\n{PASSWORD}\n"
+                # smbpasswd would do this for root only.
+                "pdbedit",
+                f"--configfile={self._conf}",
+                "-a",
+                "-t",
+                account,
+                given=f"{PASSWORD}\n{PASSWORD}\n",
             )
 
     def __enter__(self) -> Self:
@@ -99,16 +106,30 @@ class Samba:
         self.start()
 
     def open_files(self) -> list[str]:
-        """Return what the server itself says is open (smbstatus), as paths below the share."""
-        found: dict[str, Any] = json.loads(
-            self._run("smbstatus", f"--configfile={self._conf}", "--locks", "--json")
-        )
+        """Return what the server holds open, as paths below the share: smbstatus says it, to root only."""
+        if os.getuid() != 0:
+            return sorted(self._descriptors())
+        said = self._run("smbstatus", f"--configfile={self._conf}", "--locks", "--json")
+        found: dict[str, Any] = json.loads(said)
         return sorted(
             entry["filename"]
             for entry in found.get("open_files", {}).values()
             for _ in entry["opens"]
             if entry["filename"] != "."
         )
+
+    def _descriptors(self) -> Iterator[str]:
+        """Yield the files below the share that the server's processes have open, as the kernel knows it."""
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if self._process is None or os.getpgid(int(process.name)) != self._process.pid:
+                    continue
+                targets = [os.readlink(descriptor) for descriptor in (process / "fd").iterdir()]
+            except OSError:
+                continue  # it ended meanwhile
+            for target in map(Path, targets):
+                if target.is_relative_to(self.content) and target != self.content:
+                    yield str(target.relative_to(self.content))
 
     def close_share(self, share: str) -> None:
         """Throw everybody out of a share, as an administrator can; returns before it is done."""
