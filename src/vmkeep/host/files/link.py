@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from vmkeep.clock import Clock
-from vmkeep.host.files import wire as wires
+from vmkeep.host.files import login
 from vmkeep.host.files.credentials import Credentials
 from vmkeep.host.files.errors import AnswerUntrusted, HostFileError, HostUnreachable, LoginRefused
 from vmkeep.host.files.wire import Handle, Lost, Wire
@@ -102,7 +102,7 @@ class Link:
             # failures.md 4.6: an account that is tried again and again gets locked.
             raise self._refused
         try:
-            self._wire = wires.connect(
+            self._wire = login.connect(
                 self._address,
                 self._port,
                 self._credentials,

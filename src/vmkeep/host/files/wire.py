@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
-from smbprotocol.exceptions import SMBAuthenticationError, SMBException, SMBResponseException
+from smbprotocol.exceptions import SMBException, SMBResponseException
 from smbprotocol.file_info import FileInformationClass, FileSystemInformationClass, InfoType
 from smbprotocol.ioctl import CtlCode, IOCTLFlags, SMB2IOCTLRequest
 from smbprotocol.open import (
@@ -28,13 +28,10 @@ from smbprotocol.open import (
     SMB2QueryInfoRequest,
     SMB2ReadRequest,
 )
-from smbprotocol.session import Session
 from smbprotocol.tree import TreeConnect
 
 from vmkeep.host.files import answers, statuses
 from vmkeep.host.files.connection import HardenedConnection, Untrusted
-from vmkeep.host.files.credentials import Credentials
-from vmkeep.host.files.errors import DialectUnsupported, LoginRefused, ProtectionImpossible
 from vmkeep.host.files.facts import FileFacts, FolderEntry
 from vmkeep.host.files.statuses import Step
 from vmkeep.ranges import ByteRange
@@ -44,12 +41,10 @@ _log: Final = logging.getLogger(__name__)
 # protocols.md 3.1 and 3.3: larger requests fall out of the processor's cache, more of them gain nothing.
 PIECE_BYTES: Final = 1 << 20
 PIECES_AT_ONCE: Final = 4
-_CREDITS: Final = 512  # eight files read at once, four pieces of 16 credits each
 _ANSWER_BYTES: Final = 64 << 10  # what one credit pays for
-_OLDEST_DIALECT: Final = 0x0210
 
 # What smbprotocol and the operating system raise when a connection or an answer is broken.
-_BROKEN: Final = (
+BROKEN: Final = (
     SMBException, Untrusted, OSError, ValueError, LookupError, TypeError, AttributeError, struct.error
 )  # fmt: skip
 
@@ -77,7 +72,7 @@ class Refused(Exception):
 
 
 class Wire:
-    """One connection to one server with one account signed in; made by :func:`connect`."""
+    """One connection to one server with one account signed in; made by ``login.connect``."""
 
     def __init__(self, connection: HardenedConnection, login: Any, address: str) -> None:
         self._connection = connection
@@ -144,8 +139,8 @@ class Wire:
         """Send one question and return the body of its answer."""
         try:
             request = self._connection.send(message, self._login.session_id, tree.tree_connect_id)
-        except _BROKEN as error:
-            raise _lost(error) from error
+        except BROKEN as error:
+            raise as_lost(error) from error
         return self.answer_to(request, step)
 
     def ask_read(self, handle: "Handle", offset: int, length: int, *, wait: bool) -> tuple[Any, int] | None:
@@ -166,8 +161,8 @@ class Wire:
         try:
             send = connection.send if wait else connection.send_within_credits
             request = send(read, **options)
-        except _BROKEN as error:
-            raise _lost(error) from error
+        except BROKEN as error:
+            raise as_lost(error) from error
         return None if request is None else (request, length)
 
     def answer_to(self, request: Any, step: Step) -> bytes:
@@ -179,8 +174,8 @@ class Wire:
             if status in statuses.CONNECTION_GONE or status in statuses.HANDLE_GONE:
                 raise Lost(f"status 0x{status:08X}", only_handle=status in statuses.HANDLE_GONE) from error
             raise Refused(status, step, body) from error
-        except _BROKEN as error:
-            raise _lost(error) from error
+        except BROKEN as error:
+            raise as_lost(error) from error
 
     def close_handle(self, handle: "Handle") -> None:
         """Close a handle; when this returns, the server has it no more. Raises :class:`Lost`."""
@@ -203,15 +198,15 @@ class Wire:
         """Say goodbye; the server closes whatever is still open. Raises :class:`Lost`."""
         try:
             self._login.disconnect(close=False)
-        except _BROKEN as error:
-            raise _lost(error) from error
+        except BROKEN as error:
+            raise as_lost(error) from error
         with self._lock:
             self._open.clear()
             self._opening = 0
 
     def cut(self) -> None:
         """End the connection without asking anybody; safe to repeat."""
-        _cut(self._connection)
+        cut(self._connection)
 
     def _tree(self, share: str) -> Any:
         with self._lock:
@@ -224,8 +219,8 @@ class Wire:
                 if error.status in statuses.CONNECTION_GONE:
                     raise Lost(f"status 0x{error.status:08X}") from error
                 raise Refused(int(error.status), Step.SHARE) from error
-            except _BROKEN as error:
-                raise _lost(error) from error
+            except BROKEN as error:
+                raise as_lost(error) from error
             with self._lock:
                 self._trees[share.upper()] = tree
         return tree
@@ -348,88 +343,8 @@ class Handle:
         return self.wire.ask(control, self.tree, Step.READ)
 
 
-def connect(
-    address: str,
-    port: int,
-    credentials: Credentials,
-    *,
-    require_encryption: bool,
-    timeout_s: float,
-    previous_login: int = 0,
-) -> Wire:
-    """Connect and sign in; ``previous_login`` is a lost one, whose files the server shall close.
-
-    Raises :class:`Lost` where nobody answers, LoginRefused, ProtectionImpossible, DialectUnsupported.
-    """
-    connection = HardenedConnection(address, port, timeout_s)
-    connection.previous_session_id = previous_login
-    try:
-        _negotiate(connection, address, require_encryption, timeout_s)
-        login = _sign_in(connection, address, credentials, require_encryption)
-        wire = Wire(connection, login, address)
-        connection.echo(sid=login.session_id, timeout=timeout_s, credit_request=_CREDITS)
-    except _BROKEN as error:
-        _cut(connection)
-        raise _lost(error) from error
-    except BaseException:
-        _cut(connection)
-        raise
-    return wire
-
-
-def _negotiate(
-    connection: HardenedConnection, address: str, require_encryption: bool, timeout_s: float
-) -> None:
-    try:
-        connection.connect(timeout=timeout_s)
-    except SMBResponseException as error:
-        raise DialectUnsupported(
-            f"{address!r} does not agree to SMB 2.1 or later (status 0x{error.status:08X}).", address=address
-        ) from error
-    if connection.dialect < _OLDEST_DIALECT:
-        raise DialectUnsupported(f"{address!r} offers nothing newer than SMB 2.0.", address=address)
-    if require_encryption and not connection.supports_encryption:
-        raise ProtectionImpossible(f"{address!r} does not offer SMB encryption.", address=address)
-
-
-def _sign_in(
-    connection: HardenedConnection, address: str, credentials: Credentials, require_encryption: bool
-) -> Any:
-    login = Session(
-        connection,
-        credentials.user,
-        credentials.password.reveal().decode("utf-8", "surrogateescape"),
-        require_encryption=require_encryption,
-        auth_protocol=credentials.auth,
-    )
-    try:
-        login.connect()
-    except SMBResponseException as error:
-        if error.status in statuses.CONNECTION_GONE:
-            raise
-        raise LoginRefused(
-            f"{address!r} refuses the account {credentials.user!r} (status 0x{error.status:08X}).",
-            address=address,
-            status=error.status,
-        ) from error
-    except SMBAuthenticationError as error:
-        raise LoginRefused(
-            f"{credentials.auth} cannot sign {credentials.user!r} in at {address!r}.", address=address
-        ) from error
-    except SMBException as error:
-        # smbprotocol forgets the number of a guest, and of nobody else.
-        if login.session_id is None:
-            raise ProtectionImpossible(
-                f"{address!r} takes {credentials.user!r} for a guest, whose answers nobody signs.",
-                address=address,
-            ) from error
-        raise
-    if not login.encrypt_data and not (login.signing_required and login.signing_key):
-        raise ProtectionImpossible(f"{address!r} neither signs nor encrypts.", address=address)
-    return login
-
-
-def _cut(connection: HardenedConnection) -> None:
+def cut(connection: HardenedConnection) -> None:
+    """End a connection without asking anybody; safe to repeat."""
     if connection.transport is None:
         return
     try:
@@ -438,7 +353,8 @@ def _cut(connection: HardenedConnection) -> None:
         _log.debug("a connection could not be ended in order: %s", error)
 
 
-def _lost(error: BaseException) -> Lost:
+def as_lost(error: BaseException) -> Lost:
+    """Say of what broke a connection that it did."""
     return Lost(str(error) or type(error).__name__, untrusted=isinstance(error, Untrusted))
 
 
