@@ -90,13 +90,16 @@ def _from_command(command: str, environment: Mapping[str, str]) -> Secret:
             timeout=_COMMAND_TIMEOUT_S,
             check=True,
         )
-        text = done.stdout.decode("utf-8")
     except subprocess.CalledProcessError as error:
         raise SecretUnavailable(f"the password command ended with exit code {error.returncode}.") from error
     except subprocess.TimeoutExpired as error:
         raise SecretUnavailable(f"the password command gave no answer in {_COMMAND_TIMEOUT_S} s.") from error
     except (OSError, ValueError, IndexError) as error:
         raise SecretUnavailable("the password command cannot be started.") from error
+    try:
+        text = done.stdout.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SecretUnavailable("what the password command printed is not UTF-8 text.") from error
     return _checked(text, "the password command")
 
 

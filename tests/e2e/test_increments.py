@@ -221,5 +221,6 @@ def test_changes_since_another_disk_are_refused_and_a_copy_of_the_same_one_is_ta
     again = convert(raw, tmp_path / "again.vhdx", "vhdx")
     taken = vmkeep.ok("backup", f"disk:{again}", "--as", "web", *changes, "--json").json
     assert "other-disk-id" in [reason["code"] for reason in taken["reasons"]]
+    assert taken["reread_audit"]["inherited"]["compared_with_source"] is True
     vmkeep.ok("restore", taken["id"], "--to", "back.raw")
     assert (tmp_path / "back.raw").read_bytes() == raw.read_bytes()

@@ -62,12 +62,14 @@ class Held:
 class Inherited:
     """What was read back of the chunks taken over: ``found`` at ``tried`` of so many ``places``.
 
-    At the other places that were tried there are zeros.
+    At the other places that were tried there are zeros. ``compared``: the source
+    was read there too, and is the same.
     """
 
     found: int
     tried: int
     places: int
+    compared: bool
 
     def evidence(self) -> dict[str, Any]:
         """Return what the manifest says of it; ``of`` is how many chunks there can be at most."""
@@ -75,6 +77,7 @@ class Inherited:
             "chunks": self.found,
             "of": self.places - (self.tried - self.found),
             "at_most": most_that_can_be_damaged(self.found, self.tried, self.places),
+            "compared_with_source": self.compared,
         }
 
 
@@ -83,14 +86,15 @@ class Audit:
     """What was examined without a difference: ``chunks`` of the ``of`` that were read, chosen by ``seed``.
 
     ``replaced_packs`` could not give back what this run needs; it was stored
-    again, and then this sample was drawn. ``lost`` tells the same of what was
-    in no pack at all.
+    again, and then this sample was drawn, the last of so many ``looks``. ``lost``
+    tells the same of what was in no pack at all.
     """
 
     chunks: int
     of: int
     seed: bytes
     inherited: Inherited
+    looks: int
     replaced_packs: tuple[str, ...] = ()
     lost: bool = False
 
@@ -103,6 +107,7 @@ class Audit:
             "seed": self.seed.hex(),
             "at_most": most_that_can_differ(self.chunks, self.of),
             "confidence": CONFIDENCE,
+            "looks": self.looks,
             "inherited": self.inherited.evidence(),
             "replaced_packs": list(self.replaced_packs),
         }
@@ -175,8 +180,9 @@ class Auditor:
         replaced: set[PackRef] = set()
         lost = False
         failures = _Failures()
-        rounds_left, least = _ROUNDS, SMALLEST_SAMPLE
+        rounds_left, least, looks = _ROUNDS, SMALLEST_SAMPLE, 0
         while True:
+            looks += 1
             if failures:
                 self.writer.store_again(failures.packs, self.repository.reader)
             lost = lost or self.writer.lost_map
@@ -194,7 +200,7 @@ class Auditor:
             self.progress.end()
             if not failures:
                 names = tuple(sorted(ref.name for ref in replaced))
-                return Audit(count, population, seed, inherited, names, lost)
+                return Audit(count, population, seed, inherited, looks, names, lost)
             # Of packs that were damaged before this run there is an end, however many they are.
             if failures.packs <= replaced | set(self.writer.written_packs):
                 rounds_left -= 1
@@ -251,7 +257,7 @@ class Auditor:
                 self.journal.renew()
             if failures or found >= SMALLEST_SAMPLE:
                 break
-        return Inherited(found, tried, population)
+        return Inherited(found, tried, population, self.doubt_parent)
 
     def _condemn(self, packs: set[PackRef]) -> None:
         """See that neither this run nor a later one builds on these packs."""

@@ -46,10 +46,13 @@ def _inherited_claim(audit: Mapping[str, Any]) -> list[str]:
             f"nothing of what was taken over from the parent was read back (at most {of} chunks): "
             "all places that were tried hold zeros"
         ]
+    compared = bool(inherited.get("compared_with_source"))
+    found = "equal to the source" if compared else "all whole"
+    unread = "" if compared else "; the source was not read for it"
     return [
-        f"of what was taken over from the parent, {chunks} of at most {of} chunks were read back, all whole: "
+        f"of what was taken over from the parent, {chunks} of at most {of} chunks were read back, {found}: "
         f"at most {_rounded_up(float(inherited.get('at_most', 1.0)))} % of it can be damaged "
-        f"({float(audit.get('confidence', 0.0)):.0%} confidence); the source was not read for it"
+        f"({float(audit.get('confidence', 0.0)):.0%} confidence){unread}"
     ]
 
 

@@ -220,7 +220,10 @@ def _give_up_unwritable_output() -> None:
 
 
 def _interrupted(code: ExitCode) -> int:
-    hint = "Start the command again when it suits; what is stored already is not stored twice."
+    hint = (
+        "Start the command again when it suits; what is stored already is not stored twice. "
+        "Whether a restore point was complete already, `vmkeep points` tells."
+    )
     _report(
         code,
         "VK130",

@@ -33,3 +33,8 @@ def test_shares_are_rounded_up() -> None:
     assert "300 of at most 99999 chunks were read back" in line
     assert "at most 1.00 % of it can be damaged (95% confidence); the source was not read" in line
     assert line in audit_lines(_evidence(chunks=300, of=99_999, at_most=0.009936))
+
+
+def test_that_the_source_was_read_is_told_where_it_was() -> None:
+    [line] = inherited_lines(_evidence(chunks=300, of=99_999, at_most=0.01, compared_with_source=True))
+    assert "equal to the source" in line and "not read" not in line

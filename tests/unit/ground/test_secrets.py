@@ -80,6 +80,12 @@ def test_a_file_that_is_no_text_is_named_without_its_content(tmp_path: Path) -> 
     assert "secret" not in caught.value.message.replace(str(file), "")
 
 
+def test_a_command_that_prints_no_text_is_said_to_have_run() -> None:
+    with pytest.raises(SecretUnavailable, match="printed is not UTF-8") as caught:
+        read_password(file=None, command="printf '\\377Zebra'", environment={}, variable="P")
+    assert "Zebra" not in str(caught.value.__dict__)
+
+
 def test_a_command_gets_the_environment_without_the_passwords_in_it(tmp_path: Path) -> None:
     tell = tmp_path / "tell.py"
     tell.write_text("import os\nprint(sorted(n for n in os.environ if n.startswith(('VMKEEP', 'SHELF'))))")

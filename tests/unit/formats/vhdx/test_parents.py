@@ -178,6 +178,23 @@ def test_either_linkage_may_match() -> None:
         over(made, base(guid=UUID(int=5)))
 
 
+def test_a_null_second_linkage_is_nobodys_identity() -> None:
+    # So Hyper-V is said to write it while nothing is merged: it must not let in a file without identity.
+    made = gen.make_vhdx(
+        disk_size=gen.MIB,
+        has_parent=True,
+        locator=[
+            ("relative_path", ".\\parent.vhdx"),
+            ("absolute_win32_path", "C:\\b\\parent.vhdx"),
+            ("parent_linkage2", "{00000000-0000-0000-0000-000000000000}"),
+            ("parent_linkage", f"{{{LINK}}}"),
+        ],
+    )
+    assert over(made, base(guid=LINK)).parent is not None
+    with pytest.raises(ParentMismatch):
+        over(made, base(guid=UUID(int=0)))
+
+
 class Watched(BytesSource):
     """A source that remembers having been closed."""
 
