@@ -6,28 +6,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from vmkeep import __version__
-from vmkeep.backup.audit import Audit, Auditor, Held
-from vmkeep.backup.errors import AuditFailed, ChangesUnusable, RepositoryInsideSource, RunRefused
+from vmkeep.backup.errors import ChangesUnusable, RepositoryInsideSource, RunRefused
 from vmkeep.backup.identity import identify
+from vmkeep.backup.taking import DiskWork, Taking
 from vmkeep.capture.folder import FolderHold, HeldDisk, hold
 from vmkeep.capture.source import SourceAddress
 from vmkeep.clock import Clock
 from vmkeep.errors import ExitCode, VmkeepError
-from vmkeep.model.consistency import Consistency, Policy
-from vmkeep.model.plan import Method, Plan, VmRef
-from vmkeep.model.point import Claim, RestorePoint, StoredDisk, StoredFile
+from vmkeep.model.consistency import Policy
+from vmkeep.model.plan import Plan, VmRef
+from vmkeep.model.point import StoredDisk
 from vmkeep.planner.folder import DISKS_LEFT_OUT, decide_folder
 from vmkeep.progress import Progress
-from vmkeep.ranges import ByteRange, total
-from vmkeep.repository.errors import ObjectLost
-from vmkeep.repository.journal import PUBLISHING, Journal
+from vmkeep.ranges import ByteRange
+from vmkeep.repository.journal import Journal
 from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.manifest import format_time
-from vmkeep.repository.publish import publish
 from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
-from vmkeep.repository.writer import Writer, WrittenMap
 
 _PREFERRED: Final = Policy()
 
@@ -119,10 +115,24 @@ def _take(
     listing = repository.points.listing(vm.id)
     base = parent or listing.newest(vm.id)
     with hold(request.source) as held:
+        at_rest = clock.now()
         plan = _decide(request, held, base)
-        head = repository.head(listing, vm.id)
-        taking = _Taking(request, repository, clock, progress, journal, vm, head, base)
-        sealed, audit = taking.take(held, plan)
+        work = _work(request, held, base, repository)
+        taking = Taking(
+            repository=repository,
+            clock=clock,
+            progress=progress,
+            journal=journal,
+            vm=vm,
+            head=repository.head(listing, vm.id),
+            base=base,
+            source=str(request.source),
+            at_rest=at_rest,
+            policy=request.policy,
+            reread=request.reread,
+            doubt_base=_doubts_parent(request, held, base, vm),
+        )
+        sealed, audit = taking.take(held, plan, work)
     warnings = [f"{r.fact} {r.fix}" for r in plan.reasons if r.code == DISKS_LEFT_OUT]
     warnings += [problem.message for problem in listing.problems]
     warnings += [_met_damage(name) for name in audit.replaced_packs]
@@ -206,182 +216,60 @@ def _note_failure(journal: Journal, error: BaseException) -> None:
         return
 
 
-@dataclass(frozen=True)
-class _Taking:
-    """The part of a run during which the files are held."""
-
-    request: Request
-    repository: Repository
-    clock: Clock
-    progress: Progress
-    journal: Journal
-    vm: VmRef
-    head: tuple[int, str, bytes] | None
-    base: SealedPoint | None
-
-    def take(self, held: FolderHold, plan: Plan) -> tuple[SealedPoint, Audit]:
-        """Write, read again, check that everything stood still, publish and seal."""
-        if self.request.changes is not None and len(held.disks) > 1:
-            raise ChangesUnusable(
-                f"--changes lists the ranges of one disk, but the source has {len(held.disks)}.",
-                hint="Give each disk with disk:FILE, or leave --changes away.",
-            )
-        at_rest = self.clock.now()
-        bases = [self._base_map(disk, held.disks) for disk in held.disks]
-        work = [self._ranges(disk, base) for disk, base in zip(held.disks, bases, strict=True)]
-        to_read = sum(total(ranges) for ranges in work) + sum(file.source.size() for file in held.files)
-        self.progress.begin(f"reading {self.vm.name}", to_read)
-        with self.repository.writer(self.journal.run, self.progress) as writer:
-            self.journal.step("writing", {"disks": [disk.name for disk in held.disks], "bytes": to_read})
-            disks = [self._write_disk(writer, *args) for args in zip(held.disks, work, bases, strict=True)]
-            files = self._write_files(writer, held)
-            self.progress.end()
-            audit = self._audit(writer, held, disks, files)
-            # Last before publishing: it also vouches for what the audit read.
-            compared = held.check()
-            inventory = writer.flush()
-            evidence = {
-                "hold_check": {"files": compared, "identical": True},
-                "changed_ranges": "declared by the user, not verified"
-                if self.request.changes is not None
-                else "read",
-                "reread_audit": audit.evidence(),
-                "held_seconds": round((self.clock.now() - at_rest).total_seconds(), 3),
-            }
-
-            def manifest(point_id: str) -> RestorePoint:
-                point = RestorePoint(
-                    id=point_id,
-                    run=self.journal.run,
-                    vm=self.vm,
-                    number=self.head[0] + 1 if self.head else 1,
-                    previous=self.head[1:] if self.head else None,
-                    parent=self.base.point.id if self.base else None,
-                    time=at_rest,
-                    finished=self.clock.now(),
-                    source=str(self.request.source),
-                    method=_chosen(plan)[0],
-                    consistency=self._claim(plan),
-                    disks=tuple(disk for disk, _ in disks),
-                    files=tuple(file for file, _ in files),
-                    bytes_read=sum(written.bytes_read for _, written in (*disks, *files)),
-                    bytes_stored=writer.bytes_stored,
-                    inventory=inventory,
-                    program=f"vmkeep {__version__}",
-                    evidence=evidence,
-                )
-                # A run that was buried ends here; whoever buries it later voids the point named here.
-                name = self.repository.points.name_of(point)
-                self.journal.step(PUBLISHING, {"inventory": inventory, "point": name})
-                return point
-
-            inherited = self.base if self.request.changes is not None else None
-            repository = self.repository
-            sealed = publish(
-                repository.store,
-                repository.points,
-                repository.reader,
-                writer,
-                self.clock,
-                manifest,
-                inherited,
-            )
-            return sealed, audit
-
-    def _audit(
-        self,
-        writer: Writer,
-        held: FolderHold,
-        disks: Sequence[tuple[StoredDisk, WrittenMap]],
-        files: Sequence[tuple[StoredFile, WrittenMap]],
-    ) -> Audit:
-        parts = [
-            Held(f"the disk {stored.name!r}", disk.disk.read_into, written)
-            for disk, (stored, written) in zip(held.disks, disks, strict=True)
-        ]
-        parts += [
-            Held(f"the file {stored.name!r}", file.read_into, written)
-            for file, (stored, written) in zip(held.files, files, strict=True)
-        ]
-        doubtful = self._doubts_parent(held)
-        auditor = Auditor(self.repository, writer, self.journal, self.clock, self.progress, doubtful)
-        try:
-            return auditor.audit(parts, self.request.reread)
-        except (AuditFailed, ObjectLost):
-            # Where somebody wrote into the source, that is what is to be told.
-            held.check()
-            raise
-
-    def _doubts_parent(self, held: FolderHold) -> bool:
-        """Tell whether changes were declared since a point of another VM, or of a disk with another id."""
-        if self.request.changes is None or self.base is None:
-            return False
-        return self.base.point.vm.id != self.vm.id or bool(_other_ids(held, self.base))
-
-    def _claim(self, plan: Plan) -> Claim:
-        promised = _chosen(plan)[1]
-        return Claim(str(self.request.policy), promised, promised, plan.reasons)
-
-    def _base_map(self, disk: HeldDisk, disks: Sequence[HeldDisk]) -> DiskMap | None:
-        """Return the map of the same disk in the earlier point, if it still has the same size.
-
-        Disks are matched by name; where both points have just one, that one is meant.
-        Raises ChangesUnusable when declared changes have nothing to build on.
-        """
-        same = _same_disk(disk, disks, self.base.point.disks if self.base is not None else ())
-        size = disk.disk.profile.size
-        if same is not None and same.size == size:
-            return self.repository.disk_map(same)
-        if self.request.changes is not None:
-            what = f"has another size ({same.size} bytes) there" if same else "is not in it"
-            raise ChangesUnusable(
-                f"--changes builds on the parent restore point, but the disk {disk.name!r} {what}."
-            )
-        return None
-
-    def _ranges(self, disk: HeldDisk, base: DiskMap | None) -> list[ByteRange]:
-        changes = self.request.changes
-        if changes is None or base is None:
-            return disk.extents()
-        size = disk.disk.profile.size
-        if changes and changes[-1].end > size:
-            raise ChangesUnusable(
-                f"--changes names byte {changes[-1].end - 1}, but the disk {disk.name!r} has {size} bytes."
-            )
-        return list(changes)
-
-    def _write_disk(
-        self, writer: Writer, disk: HeldDisk, ranges: Sequence[ByteRange], base: DiskMap | None
-    ) -> tuple[StoredDisk, WrittenMap]:
-        profile = disk.disk.profile
-        inherit = self.request.changes is not None
-        written = writer.write_map(disk.disk.read_into, profile.size, ranges, base=base, inherit=inherit)
-        self.journal.renew()
-        stored = StoredDisk(
-            name=disk.name,
-            size=profile.size,
-            root=written.root,
-            format=profile.format,
-            kind=profile.kind,
-            logical_sector=profile.logical_sector,
-            physical_sector=profile.physical_sector,
-            block_size=profile.block_size,
-            disk_id=str(profile.disk_id) if profile.disk_id else None,
-            source=disk.file,
+def _work(
+    request: Request, held: FolderHold, base: SealedPoint | None, repository: Repository
+) -> list[DiskWork]:
+    """Say of each disk what is read of it, and what it builds on. Raises ChangesUnusable."""
+    if request.changes is not None and len(held.disks) > 1:
+        raise ChangesUnusable(
+            f"--changes lists the ranges of one disk, but the source has {len(held.disks)}.",
+            hint="Give each disk with disk:FILE, or leave --changes away.",
         )
-        return stored, written
-
-    def _write_files(self, writer: Writer, held: FolderHold) -> list[tuple[StoredFile, WrittenMap]]:
-        written = []
-        for file in held.files:
-            size = file.source.size()
-            stored = writer.write_map(file.read_into, size, [ByteRange(0, size)] if size else [])
-            written.append((StoredFile(file.name, file.role, size, stored.root), stored))
-            self.journal.renew()
-        return written
+    work = []
+    for disk in held.disks:
+        before = _base_map(request, disk, held.disks, base, repository)
+        if request.changes is None or before is None:
+            work.append(DiskWork(before, disk.extents()))
+        else:
+            work.append(DiskWork(before, _declared(disk, request.changes), inherit=True))
+    return work
 
 
-def _chosen(plan: Plan) -> tuple[Method, Consistency]:
-    if plan.method is None or plan.consistency is None:
-        raise RunRefused("the plan does not say how to go on.")
-    return plan.method, plan.consistency
+def _base_map(
+    request: Request,
+    disk: HeldDisk,
+    disks: Sequence[HeldDisk],
+    base: SealedPoint | None,
+    repository: Repository,
+) -> DiskMap | None:
+    """Return the map of the same disk in the earlier point, if it still has the same size.
+
+    Disks are matched by name; where both points have just one, that one is meant.
+    Raises ChangesUnusable when declared changes have nothing to build on.
+    """
+    same = _same_disk(disk, disks, base.point.disks if base is not None else ())
+    size = disk.disk.profile.size
+    if same is not None and same.size == size:
+        return repository.disk_map(same)
+    if request.changes is not None:
+        what = f"has another size ({same.size} bytes) there" if same else "is not in it"
+        raise ChangesUnusable(
+            f"--changes builds on the parent restore point, but the disk {disk.name!r} {what}."
+        )
+    return None
+
+
+def _declared(disk: HeldDisk, changes: Sequence[ByteRange]) -> list[ByteRange]:
+    size = disk.disk.profile.size
+    if changes and changes[-1].end > size:
+        raise ChangesUnusable(
+            f"--changes names byte {changes[-1].end - 1}, but the disk {disk.name!r} has {size} bytes."
+        )
+    return list(changes)
+
+
+def _doubts_parent(request: Request, held: FolderHold, base: SealedPoint | None, vm: VmRef) -> bool:
+    """Tell whether changes were declared since a point of another VM, or of a disk with another id."""
+    if request.changes is None or base is None:
+        return False
+    return base.point.vm.id != vm.id or bool(_other_ids(held, base))

@@ -1,0 +1,194 @@
+"""Take one restore point of what is held: write, read again, look whether it stood still, publish, seal.
+
+The same for files and for a VM on a host: who holds it, and what of it is read, is decided before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from vmkeep import __version__
+from vmkeep.backup.audit import Audit, Auditor, Held
+from vmkeep.backup.errors import AuditFailed, RunRefused
+from vmkeep.capture.folder import HeldDisk, HeldFile
+from vmkeep.clock import Clock
+from vmkeep.model.consistency import Consistency, Policy
+from vmkeep.model.plan import Method, Plan, VmRef
+from vmkeep.model.point import Claim, RestorePoint, StoredDisk, StoredFile
+from vmkeep.progress import Progress
+from vmkeep.ranges import ByteRange, total
+from vmkeep.repository.errors import ObjectLost
+from vmkeep.repository.journal import PUBLISHING, Journal
+from vmkeep.repository.listing import SealedPoint
+from vmkeep.repository.publish import publish
+from vmkeep.repository.reader import DiskMap
+from vmkeep.repository.repository import Repository
+from vmkeep.repository.writer import Writer, WrittenMap
+
+
+class Hold(Protocol):
+    """What is held still while it is read."""
+
+    @property
+    def disks(self) -> Sequence[HeldDisk]: ...
+
+    @property
+    def files(self) -> Sequence[HeldFile]: ...
+
+    def check(self) -> int:
+        """Return how many files were compared and did not move. Raises SourceChanged."""
+
+
+@dataclass(frozen=True)
+class DiskWork:
+    """What is read of one disk: these ranges, over what an earlier point holds of it.
+
+    ``inherit``: everything else is taken over from there; otherwise it reads as zeros.
+    """
+
+    base: DiskMap | None
+    ranges: Sequence[ByteRange]
+    inherit: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taking:
+    """The part of a run during which the source is held."""
+
+    repository: Repository
+    clock: Clock
+    progress: Progress
+    journal: Journal
+    vm: VmRef
+    head: tuple[int, str, bytes] | None
+    base: SealedPoint | None
+    source: str
+    at_rest: datetime
+    policy: Policy
+    reread: float
+    doubt_base: bool
+    """Whether what is taken over may be of another disk."""
+
+    def take(self, held: Hold, plan: Plan, work: Sequence[DiskWork]) -> tuple[SealedPoint, Audit]:
+        """Write, read again, check that everything stood still, publish and seal."""
+        to_read = sum(total(one.ranges) for one in work) + sum(file.source.size() for file in held.files)
+        self.progress.begin(f"reading {self.vm.name}", to_read)
+        with self.repository.writer(self.journal.run, self.progress) as writer:
+            self.journal.step("writing", {"disks": [disk.name for disk in held.disks], "bytes": to_read})
+            disks = [self._write_disk(writer, *each) for each in zip(held.disks, work, strict=True)]
+            files = self._write_files(writer, held)
+            self.progress.end()
+            audit = self._audit(writer, held, disks, files)
+            # Last before publishing: it also vouches for what the audit read.
+            compared = held.check()
+            inventory = writer.flush()
+            evidence = {
+                "hold_check": {"files": compared, "identical": True},
+                "changed_ranges": "declared by the user, not verified"
+                if plan.increment == "declared"
+                else "read",
+                "reread_audit": audit.evidence(),
+                "held_seconds": round((self.clock.now() - self.at_rest).total_seconds(), 3),
+            }
+
+            def manifest(point_id: str) -> RestorePoint:
+                point = RestorePoint(
+                    id=point_id,
+                    run=self.journal.run,
+                    vm=self.vm,
+                    number=self.head[0] + 1 if self.head else 1,
+                    previous=self.head[1:] if self.head else None,
+                    parent=self.base.point.id if self.base else None,
+                    time=self.at_rest,
+                    finished=self.clock.now(),
+                    source=self.source,
+                    method=_chosen(plan)[0],
+                    consistency=self._claim(plan),
+                    disks=tuple(disk for disk, _ in disks),
+                    files=tuple(file for file, _ in files),
+                    bytes_read=sum(written.bytes_read for _, written in (*disks, *files)),
+                    bytes_stored=writer.bytes_stored,
+                    inventory=inventory,
+                    program=f"vmkeep {__version__}",
+                    evidence=evidence,
+                )
+                # A run that was buried ends here; whoever buries it later voids the point named here.
+                name = self.repository.points.name_of(point)
+                self.journal.step(PUBLISHING, {"inventory": inventory, "point": name})
+                return point
+
+            inherited = self.base if any(one.inherit for one in work) else None
+            repository = self.repository
+            sealed = publish(
+                repository.store,
+                repository.points,
+                repository.reader,
+                writer,
+                self.clock,
+                manifest,
+                inherited,
+            )
+            return sealed, audit
+
+    def _audit(
+        self,
+        writer: Writer,
+        held: Hold,
+        disks: Sequence[tuple[StoredDisk, WrittenMap]],
+        files: Sequence[tuple[StoredFile, WrittenMap]],
+    ) -> Audit:
+        parts = [
+            Held(f"the disk {stored.name!r}", disk.disk.read_into, written)
+            for disk, (stored, written) in zip(held.disks, disks, strict=True)
+        ]
+        parts += [
+            Held(f"the file {stored.name!r}", file.read_into, written)
+            for file, (stored, written) in zip(held.files, files, strict=True)
+        ]
+        auditor = Auditor(self.repository, writer, self.journal, self.clock, self.progress, self.doubt_base)
+        try:
+            return auditor.audit(parts, self.reread)
+        except (AuditFailed, ObjectLost):
+            # Where somebody wrote into the source, that is what is to be told.
+            held.check()
+            raise
+
+    def _claim(self, plan: Plan) -> Claim:
+        promised = _chosen(plan)[1]
+        return Claim(str(self.policy), promised, promised, plan.reasons)
+
+    def _write_disk(self, writer: Writer, disk: HeldDisk, work: DiskWork) -> tuple[StoredDisk, WrittenMap]:
+        profile = disk.disk.profile
+        written = writer.write_map(
+            disk.disk.read_into, profile.size, work.ranges, base=work.base, inherit=work.inherit
+        )
+        self.journal.renew()
+        stored = StoredDisk(
+            name=disk.name,
+            size=profile.size,
+            root=written.root,
+            format=profile.format,
+            kind=profile.kind,
+            logical_sector=profile.logical_sector,
+            physical_sector=profile.physical_sector,
+            block_size=profile.block_size,
+            disk_id=str(profile.disk_id) if profile.disk_id else None,
+            source=disk.file,
+        )
+        return stored, written
+
+    def _write_files(self, writer: Writer, held: Hold) -> list[tuple[StoredFile, WrittenMap]]:
+        written = []
+        for file in held.files:
+            size = file.source.size()
+            stored = writer.write_map(file.read_into, size, [ByteRange(0, size)] if size else [])
+            written.append((StoredFile(file.name, file.role, size, stored.root), stored))
+            self.journal.renew()
+        return written
+
+
+def _chosen(plan: Plan) -> tuple[Method, Consistency]:
+    if plan.method is None or plan.consistency is None:
+        raise RunRefused("the plan does not say how to go on.")
+    return plan.method, plan.consistency
