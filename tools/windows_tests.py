@@ -75,7 +75,6 @@ DESELECTED: Final[Mapping[str, str]] = {
     _HEADS + "test_memory_that_cannot_be_read_is_told_and_keeps_nobody_from_the_rest": _LINKS,
     _HEADS + "test_memory_of_somebody_else_is_taken_over": _LINKS,
     _HEADS + "test_one_place_has_one_address_however_it_is_written": _LINKS,
-    "tests/unit/repository/test_journal.py::test_restart_of_this_machine_ended_all_its_processes": _PROC,
     _POINTS + "test_seal_that_may_not_outlive_a_power_cut_is_no_success": _NO_FLUSH,
     _FOLDER + "test_a_folder_of_chains_opens_each_file_once": _HELD,
     "tests/unit/cli/test_frame.py::test_a_machine_without_a_place_for_its_memory_says_so": _PLACES,

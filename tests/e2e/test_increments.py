@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import pytest
 
 from tests.e2e.command import Vmkeep
 from tests.e2e.disks import MIB, SourceDisks, convert, run, write_at
+from tests.generators import vhd_bytes
 
 pytestmark = pytest.mark.qemu
 
@@ -112,14 +114,24 @@ def test_declared_changes_give_the_same_point_as_reading_everything(
     vmkeep.check_all()
 
 
-def test_nothing_outside_the_declared_ranges_is_read(vmkeep: Vmkeep, raw: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def fixed(raw: Path, tmp_path: Path) -> Path:
+    """The same disk with an identifier: a fixed VHD, whose bytes lie where the guest's are."""
+    disk = tmp_path / "disk.vhd"
+    disk.write_bytes(vhd_bytes.fixed(raw.read_bytes(), UUID(int=0x5EED)))
+    return disk
+
+
+def test_nothing_outside_the_declared_ranges_is_read(
+    vmkeep: Vmkeep, raw: Path, fixed: Path, tmp_path: Path
+) -> None:
     before = raw.read_bytes()
-    vmkeep.backup(f"disk:{raw}")
-    overwrite(raw, 2 * MIB, b"A" * CHUNK)
-    overwrite(raw, 9 * MIB, b"B" * CHUNK)  # kept secret
+    vmkeep.backup(f"disk:{fixed}")
+    overwrite(fixed, 2 * MIB, b"A" * CHUNK)
+    overwrite(fixed, 9 * MIB, b"B" * CHUNK)  # kept secret
     changes = tmp_path / "changes.json"
     changes.write_text(json.dumps({"ranges": [[2 * MIB, CHUNK]], "note": "as other tools write it"}))
-    point = vmkeep.backup(f"disk:{raw}", "--changes", changes, "--parent", "latest")
+    point = vmkeep.backup(f"disk:{fixed}", "--changes", changes, "--parent", "latest")
     expected = before[: 2 * MIB] + b"A" * CHUNK + before[2 * MIB + CHUNK :]
     assert vmkeep.restore_raw(point["id"]) == expected
     shown = vmkeep.ok("show", point["id"], "--json").json
@@ -146,14 +158,14 @@ def test_no_changes_at_all_make_a_point_equal_to_its_parent(
     assert disk_root(vmkeep, second["id"]) == disk_root(vmkeep, first["id"])
 
 
-def test_changes_may_build_on_an_older_point(vmkeep: Vmkeep, raw: Path, tmp_path: Path) -> None:
+def test_changes_may_build_on_an_older_point(vmkeep: Vmkeep, raw: Path, fixed: Path, tmp_path: Path) -> None:
     oldest = raw.read_bytes()
-    first = vmkeep.backup(f"disk:{raw}")
-    overwrite(raw, 0, b"1" * CHUNK)
-    vmkeep.backup(f"disk:{raw}")
-    overwrite(raw, MIB, b"2" * CHUNK)
+    first = vmkeep.backup(f"disk:{fixed}")
+    overwrite(fixed, 0, b"1" * CHUNK)
+    vmkeep.backup(f"disk:{fixed}")
+    overwrite(fixed, MIB, b"2" * CHUNK)
     changes = changes_file(tmp_path, [[MIB, CHUNK]])
-    third = vmkeep.backup(f"disk:{raw}", "--changes", changes, "--parent", first["id"])
+    third = vmkeep.backup(f"disk:{fixed}", "--changes", changes, "--parent", first["id"])
     assert third["parent"] == first["id"]
     assert vmkeep.restore_raw(third["id"]) == oldest[:MIB] + b"2" * CHUNK + oldest[MIB + CHUNK :]
     vmkeep.check_all()
@@ -203,6 +215,23 @@ def test_state_files_of_the_vm_are_read_even_when_changes_are_declared(
     assert [f["role"] for f in summary["files"]] == ["configuration"]
 
 
+def test_a_disk_without_identifier_is_compared_with_the_point_it_is_said_to_continue(
+    vmkeep: Vmkeep, raw: Path, tmp_path: Path, seed: int
+) -> None:
+    other = tmp_path / "other.raw"
+    other.write_bytes(random.Random(seed + 1).randbytes(raw.stat().st_size))
+    named = convert(other, tmp_path / "named.vhdx", "vhdx")
+    changes = changes_file(tmp_path, [])
+    vmkeep.backup(f"disk:{raw}")
+    vmkeep.backup(f"disk:{named}")
+    for parent, source in (("disk", other), ("named", raw), ("disk", named)):
+        declared = ("--changes", changes, "--parent", parent)
+        vmkeep.fails(1, "backup", f"disk:{source}", *declared, says="another disk")
+    assert len(vmkeep.points()) == 2
+    same = vmkeep.backup(f"disk:{other}", "--changes", changes, "--parent", "named")
+    assert vmkeep.restore_raw(same["id"]) == other.read_bytes()
+
+
 def test_changes_since_another_disk_are_refused_and_a_copy_of_the_same_one_is_taken(
     vmkeep: Vmkeep, raw: Path, tmp_path: Path, seed: int
 ) -> None:
@@ -220,7 +249,7 @@ def test_changes_since_another_disk_are_refused_and_a_copy_of_the_same_one_is_ta
     overwrite(raw, MIB, b"\x5a" * 512)
     again = convert(raw, tmp_path / "again.vhdx", "vhdx")
     taken = vmkeep.ok("backup", f"disk:{again}", "--as", "web", *changes, "--json").json
-    assert "other-disk-id" in [reason["code"] for reason in taken["reasons"]]
+    assert "disk-unproven" in [reason["code"] for reason in taken["reasons"]]
     assert taken["reread_audit"]["inherited"]["compared_with_source"] is True
     vmkeep.ok("restore", taken["id"], "--to", "back.raw")
     assert (tmp_path / "back.raw").read_bytes() == raw.read_bytes()

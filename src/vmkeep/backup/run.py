@@ -160,7 +160,7 @@ def _tell_end(repository: Repository, clock: Clock, journal: Journal, sealed: Se
 
 def _decide(request: Request, held: FolderHold, base: SealedPoint | None) -> Plan:
     plan = decide_folder(
-        replace(held.facts, other_ids=_other_ids(held, base)),
+        replace(held.facts, unproven=_unproven(held, base)),
         request.policy,
         has_earlier_point=base is not None,
         changes_given=request.changes is not None,
@@ -171,14 +171,14 @@ def _decide(request: Request, held: FolderHold, base: SealedPoint | None) -> Pla
     return plan
 
 
-def _other_ids(held: FolderHold, base: SealedPoint | None) -> tuple[str, ...]:
-    """Name the disks whose identifier differs from that of the same disk in the earlier point."""
+def _unproven(held: FolderHold, base: SealedPoint | None) -> tuple[str, ...]:
+    """Name the disks that no identifier shows to be the same as in the earlier point; a raw disk has none."""
     stored = base.point.disks if base is not None else ()
     found = []
     for disk in held.disks:
         before = _same_disk(disk, held.disks, stored)
         now = disk.disk.profile.disk_id
-        if before is not None and before.disk_id and now and before.disk_id != str(now):
+        if before is not None and (now is None or before.disk_id != str(now)):
             found.append(disk.name)
     return tuple(found)
 
@@ -269,7 +269,7 @@ def _declared(disk: HeldDisk, changes: Sequence[ByteRange]) -> list[ByteRange]:
 
 
 def _doubts_parent(request: Request, held: FolderHold, base: SealedPoint | None, vm: VmRef) -> bool:
-    """Tell whether changes were declared since a point of another VM, or of a disk with another id."""
+    """Tell whether changes were declared since a point of another VM, or of a disk that may be another."""
     if request.changes is None or base is None:
         return False
-    return base.point.vm.id != vm.id or bool(_other_ids(held, base))
+    return base.point.vm.id != vm.id or bool(_unproven(held, base))

@@ -13,15 +13,15 @@ from vmkeep.cli.frame import (
     PasswordCommand,
     PasswordFile,
     RepositoryOption,
+    announce,
     open_repository,
     progress,
     settings,
     share_of,
-    try_answer,
     warn,
 )
 from vmkeep.cli.text import rounded
-from vmkeep.errors import ExitCode, UsageError
+from vmkeep.errors import UsageError
 
 if TYPE_CHECKING:
     from vmkeep.backup.run import Outcome
@@ -123,9 +123,9 @@ def backup(
     if changes is not None and reread_all:
         raise UsageError("--changes and --reread-all contradict: read what is listed, or read everything.")
     share = share_of(reread, "--reread")
-    if name is not None and (not 0 < len(name) <= _LONGEST_NAME or any(category(c) == "Cc" for c in name)):
+    if name is not None and not _is_a_name(name):
         raise UsageError(
-            f"--as needs a name of at most {_LONGEST_NAME} characters, none a control character."
+            f"--as needs a name of at most {_LONGEST_NAME} characters, not blank, none a control character."
         )
     address = SourceAddress.parse(source)
     ranges = tuple(read_changes(changes)) if changes is not None else None
@@ -144,13 +144,12 @@ def backup(
         outcome = run(request, repository, SystemClock(), progress())
     for warning in (*outcome.warnings, *outcome.notes):
         warn(warning)
-    unprinted = try_answer(*_summary(outcome))
-    if unprinted is not None:
-        # Nobody shall take it again because of this.
-        taken = f"restore point {outcome.sealed.point.id} is taken"
-        warn(f"{taken}, but the result cannot be printed: {unprinted}.")
-        raise typer.Exit(ExitCode.PARTIAL)
+    announce(*_summary(outcome), f"restore point {outcome.sealed.point.id} is taken")
     raise typer.Exit(outcome.exit_code)
+
+
+def _is_a_name(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST_NAME and not text.isspace() and all(category(c) != "Cc" for c in text)
 
 
 def _summary(outcome: "Outcome") -> tuple[dict[str, Any], list[str]]:

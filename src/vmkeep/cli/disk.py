@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from vmkeep.cli.frame import AsJson, answer, warn
+from vmkeep.cli.frame import AsJson, announce, answer, warn
 from vmkeep.cli.text import rounded
 from vmkeep.errors import ExitCode, UsageError, VmkeepError
 from vmkeep.formats.comparing import compare
@@ -194,7 +194,10 @@ def _for_each(
     look: Callable[[Path], dict[str, Any]],
     lines: Callable[[dict[str, Any]], Iterator[str]],
 ) -> None:
-    """Show what was found in each file, then end with the worst of what was wrong."""
+    """Show what was found in each file, then end with the worst of what was wrong.
+
+    In JSON one file gives an object, several a list, however many could be read.
+    """
     results: list[dict[str, Any]] = []
     failures: list[VmkeepError] = []
     for path in files:
@@ -206,7 +209,8 @@ def _for_each(
         if results[-1]["missing"]:
             failures.append(ParentMissing(results[-1]["missing"], file=str(path)))
     if results:
-        _show(results, lines)
+        document = results[0] if len(files) == 1 else results
+        answer(document, [line for result in results for line in lines(result)])
     damaged = any(result.get("errors") for result in results)
     for number, failure in enumerate(failures):
         if number or damaged:
@@ -232,7 +236,8 @@ def convert_command(
 
     Exit codes: 0 copied; 1 failed, no new file; 2 name and format contradict each other; 14 SRC is damaged.
     """
-    _show([disk_convert(source, target, _format(format))], _convert_lines)
+    result = disk_convert(source, target, _format(format))
+    announce(result, [*_convert_lines(result)], f"{str(target)!r} is complete")
 
 
 @app.command("compare")
@@ -246,7 +251,7 @@ def compare_command(
     Exit codes: 0 equal; 1 they differ; 14 one is damaged.
     """
     result = disk_compare(left, right)
-    _show([result], _compare_lines)
+    answer(result, [*_compare_lines(result)])
     if not result["equal"]:
         raise typer.Exit(ExitCode.FAILED)
 
@@ -257,13 +262,6 @@ def _format(name: str | None) -> Format | None:
             return name
         case _:
             raise UsageError(f"there is no format {name!r}.", hint="Formats are raw, vhdx and vhd.")
-
-
-def _show(results: list[dict[str, Any]], lines: Callable[[dict[str, Any]], Iterator[str]]) -> None:
-    """Print one result as an object, several as a list; or as lines for people."""
-    answer(
-        results[0] if len(results) == 1 else results, [line for result in results for line in lines(result)]
-    )
 
 
 def _info_lines(info: dict[str, Any]) -> Iterator[str]:

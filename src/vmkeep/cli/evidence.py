@@ -39,15 +39,15 @@ def _inherited_claim(audit: Mapping[str, Any]) -> list[str]:
     if not isinstance(inherited, dict) or not inherited.get("of"):
         return []
     chunks, of = int(inherited.get("chunks", 0)), int(inherited["of"])
+    compared = bool(inherited.get("compared_with_source"))
+    found = "equal to the source" if compared else "all whole"
     if chunks == of:
-        return [f"all {of} chunks taken over from the parent were read back from the repository, all whole"]
+        return [f"all {of} chunks taken over from the parent were read back from the repository, {found}"]
     if not chunks:
         return [
             f"nothing of what was taken over from the parent was read back (at most {of} chunks): "
             "all places that were tried hold zeros"
         ]
-    compared = bool(inherited.get("compared_with_source"))
-    found = "equal to the source" if compared else "all whole"
     unread = "" if compared else "; the source was not read for it"
     return [
         f"of what was taken over from the parent, {chunks} of at most {of} chunks were read back, {found}: "

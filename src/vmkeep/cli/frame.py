@@ -159,6 +159,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
             print(error, file=sys.stderr)
             return int(ExitCode.USAGE)
         text = error.format_message() if isinstance(error, _ParseError) else str(error)
+        text = text.replace("Value error, ", "")  # what checks values names itself first
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "vmkeep"
         return _fail(UsageError(text.rstrip(".") + ".", hint=f"See `{command} --help`."))
@@ -221,15 +222,11 @@ def _give_up_unwritable_output() -> None:
 
 def _interrupted(code: ExitCode) -> int:
     hint = (
-        "Start the command again when it suits; what is stored already is not stored twice. "
-        "Whether a restore point was complete already, `vmkeep points` tells."
+        "Start the command again when it suits: what is complete is kept. Whether a restore point was, "
+        "`vmkeep points` tells."
     )
-    _report(
-        code,
-        "VK130",
-        "interrupted; whatever was held has been released, and nothing half-written counts.",
-        hint,
-    )
+    text = "interrupted; nothing stays open or held, and nothing half-written counts."
+    _report(code, "VK130", text, hint)
     return int(code)
 
 
@@ -281,6 +278,15 @@ def try_answer(document: object, lines: Sequence[str]) -> str | None:
         _give_up_unwritable_output()
         return (error.strerror or str(error)).lower()
     return None
+
+
+def announce(document: object, lines: Sequence[str], done: str) -> None:
+    """Print the result of work that is ``done``; where that fails, say so and end with 3."""
+    unprinted = try_answer(document, lines)
+    if unprinted is not None:
+        # Nobody shall do it again because of this.
+        warn(f"{done}, but the result cannot be printed: {unprinted}.")
+        raise typer.Exit(ExitCode.PARTIAL)
 
 
 def warn(line: str) -> None:

@@ -17,7 +17,7 @@ from vmkeep.cli.frame import (
     open_repository,
     warn,
 )
-from vmkeep.cli.text import rounded
+from vmkeep.cli.text import rounded, shortened
 from vmkeep.errors import ExitCode
 
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
@@ -47,7 +47,7 @@ def points(
     rows = [_row(sealed.point) for sealed in chosen]
     lines = [f"{'POINT':14}{'TIME':22}{'VM':24}{'CONSISTENCY':13}{'DISKS':>6}{'SIZE':>12}{'STORED':>12}"]
     lines += [
-        f"{row['id'][:12]:14}{row['time'][:19] + 'Z':22}{row['vm'][:22]:24}{row['consistency']:13}"
+        f"{row['id'][:12]:14}{row['time'][:19] + 'Z':22}{shortened(row['vm'], 23):24}{row['consistency']:13}"
         f"{len(row['disks']):>6}{rounded(sum(d['size'] for d in row['disks'])):>12}"
         f"{rounded(row['bytes_stored']):>12}"
         for row in rows

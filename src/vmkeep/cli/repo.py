@@ -15,6 +15,7 @@ from vmkeep.cli.frame import (
     PasswordCommand,
     PasswordFile,
     RepositoryArgument,
+    announce,
     answer,
     open_password,
     open_repository,
@@ -29,7 +30,7 @@ from vmkeep.cli.text import rounded
 from vmkeep.errors import ExitCode, UsageError, VmkeepError
 from vmkeep.objectstore.store import Store
 from vmkeep.repository.parameters import Parameters
-from vmkeep.secrets import Secret, read_password
+from vmkeep.secrets import Secret, SecretUnavailable, read_password
 
 app = typer.Typer(help="Make, look at and examine repositories.", no_args_is_help=True, rich_markup_mode=None)
 keys = typer.Typer(
@@ -97,10 +98,8 @@ def init(
         "repository": repo,
         "recovery_key": "recovery" in passwords,
     }
-    answer(
-        document,
-        [] if settings.quiet else [f"made the repository {parameters.repository.hex()[:12]} at {repo}"],
-    )
+    made = f"made the repository {parameters.repository.hex()[:12]} at {repo}"
+    announce(document, [] if settings.quiet else [made], made)
 
 
 def _make(
@@ -354,11 +353,14 @@ def key_list(repo: RepositoryArgument, as_json: AsJson = False) -> None:
     """List the keys that open a repository.
 
     What is wrong is named on standard error; all intact keys are listed all the same.
-    Exit codes: 0 listed; 10 no repository; 14 a key object is damaged.
+    Exit codes: 0 listed; 10 no repository; 11 made by a newer vmkeep; 14 a key object is damaged.
     """
     from vmkeep.repository.keys import key_infos
+    from vmkeep.repository.repository import read_parameters
 
-    keys_found, problems = key_infos(open_store_of(repo))
+    store = open_store_of(repo)
+    read_parameters(store)
+    keys_found, problems = key_infos(store)
     found = [vars(key) for key in keys_found]
     answer(found, [f"{key['id']}  {key['kind']:9} {key['created']}" for key in found])
     _tell(problems)
@@ -403,12 +405,16 @@ def key_add(
             lambda: repository.store.head(PREFIX + key_id) is not None,
         ):
             repository.store.put(PREFIX + key_id, stored)
-    answer({"message_type": "key_added", "id": key_id, "kind": kind}, [f"added the {kind} key {key_id}"])
+    added = f"added the {kind} key {key_id}"
+    announce({"message_type": "key_added", "id": key_id, "kind": kind}, [added], added)
 
 
 def _new_password(file: Path | None) -> Secret:
     if file is not None:
-        return open_password(file, None)
+        try:
+            return open_password(file, None)
+        except SecretUnavailable as error:
+            raise UsageError(error.message, hint="Give another --new-password-file.") from error
     if sys.stdin.isatty():
         return Secret(str(typer.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)))
     raise UsageError("give --new-password-file or --recovery-key-file.")
@@ -435,9 +441,11 @@ def key_remove(
     with open_repository(repo, password_file, password_command) as repository:
         repository.listing(accept_rollback=accept_rollback)
         found = [info.id for info in key_infos(repository.store)[0] if info.id.startswith(key)]
-        if len(found) != 1:
-            raise NoSuchKey(f"{key!r} means {len(found)} keys.")
+        if len(found) != 1 or not key:
+            many = f"{len(found)} keys have" if found else "no key has"
+            raise NoSuchKey(f"{many} an id that begins with {key!r}.")
         if found[0] == repository.key_id:
             raise KeyInUse("this is the key you opened the repository with.")
         repository.store.delete(PREFIX + found[0])
-    answer({"message_type": "key_removed", "id": found[0]}, [f"removed the key {found[0]}"])
+    removed = f"removed the key {found[0]}"
+    announce({"message_type": "key_removed", "id": found[0]}, [removed], removed)

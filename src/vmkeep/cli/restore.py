@@ -15,7 +15,7 @@ from vmkeep.cli.frame import (
     PasswordFile,
     PointArgument,
     RepositoryOption,
-    answer,
+    announce,
     open_repository,
     progress,
     settings,
@@ -112,7 +112,7 @@ def restore(
         "files": [vars(w) for w in written],
     }
     lines = [f"{file.path}  ({file.format}, {rounded(file.size)}){_remark(file)}" for file in written]
-    answer(document, [] if settings.quiet else lines)
+    announce(document, [] if settings.quiet else lines, "everything is restored")
 
 
 def _remark(file: "RestoredFile") -> str:

@@ -27,3 +27,8 @@ def rounded(size: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return ""
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text that fits into a column; what was cut is marked."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"

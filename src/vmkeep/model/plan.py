@@ -41,7 +41,7 @@ class FolderFacts:
     ``layers`` names differencing layers below the disks that are taken;
     ``has_memory``: a memory file lies beside them, so the VM was saved or running;
     ``damage`` tells what is wrong in the disk files' own structures, the first ``MOST_DAMAGE`` of it;
-    ``other_ids`` names disks that carry another identifier than in the parent.
+    ``unproven`` names disks that no identifier shows to be those of the parent.
     """
 
     disks: tuple[str, ...]
@@ -50,7 +50,7 @@ class FolderFacts:
     layers: tuple[str, ...] = ()
     has_memory: bool = False
     damage: tuple[str, ...] = ()
-    other_ids: tuple[str, ...] = ()
+    unproven: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -53,11 +53,12 @@ def _reasons(facts: FolderFacts, *, changes_given: bool) -> list[Reason]:
                 "Back up the lower files one by one with disk:FILE if their states matter.",
             )
         )
-    if changes_given and facts.other_ids:
+    if changes_given and facts.unproven:
         reasons.append(
             Reason(
-                "other-disk-id",
-                f"The identifier of {', '.join(facts.other_ids)} is not the one in the parent restore point.",
+                "disk-unproven",
+                f"No identifier shows that {', '.join(facts.unproven)} is the disk in the parent restore "
+                "point: it has another one, or none, as raw disks have.",
                 "If these are not the same disk, everything outside the declared ranges is wrong; so "
                 "a sample of it is compared with the source.",
                 "Check --parent; leave --changes away to have everything read.",

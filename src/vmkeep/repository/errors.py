@@ -59,6 +59,15 @@ class Unreadable(Tampered):
     default_hint = "Look at the health of the disk below the repository, and run `vmkeep repo check`."
 
 
+class NotAllowed(Unreadable):
+    """A stored object is there, and the user who runs vmkeep may not read it."""
+
+    code = "RP018"
+    exit_code = ExitCode.FAILED
+    retry = Retry.AFTER_CURE
+    default_hint = "Give the user who runs vmkeep the right to read the whole repository."
+
+
 class ObjectLost(RepositoryError):
     """Something a restore point needs is not in the repository any more."""
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from vmkeep.objectstore.errors import ObjectUnreadable
 from vmkeep.objectstore.store import ObjectInfo, Store
-from vmkeep.repository.errors import Tampered, Unreadable
+from vmkeep.repository.errors import NotAllowed, Tampered, Unreadable
 
 # A box holds at most 256 MiB after decompression, and is stored no larger than that and some.
 MAX_BOX_BYTES: Final = (256 << 20) + 4096
@@ -21,7 +21,8 @@ def reading(name: str) -> Iterator[None]:
     try:
         yield
     except ObjectUnreadable as error:
-        raise Unreadable(error.message, hint=error.hint, **{**error.context, "object": name}) from error
+        kind = NotAllowed if error.context.get("forbidden") else Unreadable
+        raise kind(error.message, hint=error.hint, **{**error.context, "object": name}) from error
 
 
 def fetch(store: Store, what: ObjectInfo | str, limit: int = MAX_BOX_BYTES) -> bytes:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from vmkeep.errors import VmkeepError
 from vmkeep.objectstore.errors import BadObjectName, ObjectMissing, StoreForbidden
 from vmkeep.objectstore.store import ObjectInfo, Store
-from vmkeep.repository.errors import KeyRefused, Tampered, WrongKey
+from vmkeep.repository.errors import KeyRefused, Tampered, Unreadable, WrongKey
 from vmkeep.repository.fetching import fetch
 from vmkeep.repository.parameters import Parameters, canonical
 from vmkeep.secrets import Secret
@@ -153,11 +153,11 @@ def unlock(
     on; among equals the one the store has had longest, if it tells.
 
     Raises WrongKey when no key fits, KeyRefused when some were left untried for
-    their number or cost, and Tampered or StoreForbidden when none fits but some
+    their number or cost, and Tampered, Unreadable or StoreForbidden when none fits but some
     could not be judged: damaged, of other parameters, not ours to read.
     """
     found = _read_keys(store, parameters)
-    if not (found.usable or found.foreign or found.damaged or found.forbidden):
+    if not (found.usable or found.foreign or found.damaged or found.unread):
         raise Tampered(
             "the repository has no key object any more: without one nothing opens it.", object=PREFIX
         )
@@ -185,8 +185,8 @@ def unlock(
             "its own tools, delete the objects `keys/ID` that nobody made (it may tell when each came).",
             object=untried[0],
         )
-    if found.forbidden:
-        raise found.forbidden[0]
+    if found.unread:
+        raise found.unread[0]
     if found.foreign:
         raise Tampered(
             f"`format` or {', '.join(found.foreign)} was altered: they do not belong together.",
@@ -201,12 +201,12 @@ _Usable: TypeAlias = tuple[ObjectInfo, dict[str, Any]]
 
 
 class _Found(NamedTuple):
-    """The key objects a password may open, the names of foreign and of damaged ones, and refusals to read."""
+    """The key objects a password may open, the names of foreign and damaged ones, and what was not read."""
 
     usable: list[_Usable]
     foreign: list[str]
     damaged: list[str]
-    forbidden: list[StoreForbidden]
+    unread: list[StoreForbidden | Unreadable]
 
 
 def _read_keys(store: Store, parameters: Parameters) -> _Found:
@@ -217,8 +217,8 @@ def _read_keys(store: Store, parameters: Parameters) -> _Found:
             fields = _read(info.name, fetch(store, info, _MAX_BYTES))
         except ObjectMissing:
             continue  # removed just now
-        except StoreForbidden as error:
-            found.forbidden.append(error)
+        except (StoreForbidden, Unreadable) as error:
+            found.unread.append(error)
             continue
         except (Tampered, KeyRefused, BadObjectName):
             found.damaged.append(info.name)
