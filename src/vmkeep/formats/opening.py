@@ -184,7 +184,8 @@ class _Opening:
         fresh = [name for name in named if self._files.one_file(name) not in self._trail]
         if not fresh:
             raise CorruptDisk(
-                f"{reference.child!r} names {self._files.base(named[0])!r} as its parent, which is its child already.",
+                f"{reference.child!r} names {self._files.base(named[0])!r} as its parent, "
+                "which is its child already.",
                 file=reference.child,
             )
         if len(self._trail) >= _DEEPEST_CHAIN:
