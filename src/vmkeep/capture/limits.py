@@ -45,7 +45,7 @@ class LimitWatch:
         held_s = now - self._started
         if held_s >= self._limits.max_hold_s:
             raise HoldLimitReached(
-                f"the VM {self._vm_name!r} has been held for {held_s / 60:.0f} minutes, as long as it may be.",
+                f"the VM {self._vm_name!r} has been held for {held_s / 60:.0f} minutes, as it may at most.",
                 limit="deadline",
                 held_s=held_s,
             )
