@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.lab_process import Lab
 from vmkeep.capture.checkpoint import CheckpointHold, hold_vm
 from vmkeep.capture.limits import HoldLimits
 from vmkeep.formats.disk import Disk
@@ -87,9 +86,9 @@ def noted(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
 
 @dataclass
 class Doors:
-    """One host of the lab, as capture sees it."""
+    """One host of the lab, as capture sees it; ``facts`` are what the lab said of itself."""
 
-    lab: Lab
+    facts: Mapping[str, Any]
     host: HyperV
     files: HostFiles
     clock: QuickClock
@@ -141,20 +140,19 @@ class Doors:
 
     def truth(self, checkpoint_id: str) -> dict[str, str]:
         """The lab's SHA-256 of each disk at a checkpoint, by VirtualDiskId."""
-        lines = map(json.loads, Path(self.lab.facts["truth"]).read_text().splitlines())
+        lines = map(json.loads, Path(self.facts["truth"]).read_text().splitlines())
         wanted = checkpoint_id.removeprefix("Microsoft:")
         return {each["disk_id"]: each["sha256"] for each in lines if each["checkpoint"] == wanted}
 
 
 @contextmanager
-def doors(lab: Lab, clock: QuickClock | None = None) -> Iterator[Doors]:
+def doors(facts: Mapping[str, Any], clock: QuickClock | None = None) -> Iterator[Doors]:
     """Open a host of the lab: its wire, and its files as a mapped folder."""
-    facts = lab.facts
     clock = clock or QuickClock()
     endpoint = Endpoint(
         address=facts["address"],
         user=facts["user"],
-        password=Secret(lab.password),
+        password=Secret(Path(facts["password_file"]).read_text().strip()),
         transport=facts["transport"],
         port=facts["port"],
         auth=facts["auth"],
@@ -163,7 +161,7 @@ def doors(lab: Lab, clock: QuickClock | None = None) -> Iterator[Doors]:
         Client(endpoint, clock) as client,
         HostFiles(facts["address"], 445, None, PathMap(facts["paths"])) as files,
     ):
-        yield Doors(lab, HyperV(client, clock), files, clock)
+        yield Doors(facts, HyperV(client, clock), files, clock)
 
 
 def sha256_of(disk: Disk) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,15 +20,15 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def host(lab: Lab) -> Iterator[Doors]:
-    with doors(lab) as host:
+    with doors(lab.facts) as host:
         yield host
 
 
 def names_of(host: Doors) -> list[str]:
-    return DEMO if host.lab.facts["name"] == "LAB01" else STANDARD
+    return DEMO if host.facts["name"] == "LAB01" else STANDARD
 
 
-def test_each_vm_is_read_as_it_was_while_its_guest_writes_on(host: Doors) -> None:
+def test_each_vm_is_read_as_it_was_while_its_guest_writes_on(lab: Lab, host: Doors) -> None:
     before = host.strangers()
     for name in names_of(host):
         host.journal = NotedJournal()
@@ -39,7 +38,7 @@ def test_each_vm_is_read_as_it_was_while_its_guest_writes_on(host: Doors) -> Non
             assert {str(d.disk.profile.disk_id).upper() for d in held.disks} == {
                 each.strip("{}").upper() for each in truth
             }
-            host.lab.control.ask("step", vm=host.vm(name).vm.id, writes=5)
+            lab.control.ask("step", vm=host.vm(name).vm.id, writes=5)
             assert sorted(sha256_of(disk.disk) for disk in held.disks) == sorted(truth.values())
             assert {file.role for file in held.files} >= {"configuration", "runtime-state"}
             assert held.check() >= len(held.disks) + len(held.files)
@@ -51,7 +50,7 @@ def test_each_vm_is_read_as_it_was_while_its_guest_writes_on(host: Doors) -> Non
     assert host.ours() == []
 
 
-def test_an_increment_by_changed_ranges_gives_the_second_truth(host: Doors) -> None:
+def test_an_increment_by_changed_ranges_gives_the_second_truth(lab: Lab, host: Doors) -> None:
     name = names_of(host)[0]
     with host.hold(name) as held:
         images = {disk.name: image_of(disk.disk) for disk in held.disks}
@@ -59,7 +58,7 @@ def test_an_increment_by_changed_ranges_gives_the_second_truth(host: Doors) -> N
         first = held.release(track=True)
     assert first.tracking is not None
     before = host.strangers()
-    host.lab.control.ask("step", vm=host.vm(name).vm.id, writes=20)
+    lab.control.ask("step", vm=host.vm(name).vm.id, writes=20)
     with host.hold(name, previous=first.tracking) as held:
         assert held.checkpoint is not None
         truth = host.truth(held.checkpoint.id)
