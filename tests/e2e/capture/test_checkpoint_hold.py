@@ -9,7 +9,7 @@ from tests.lab_captures import Doors, NotedJournal, doors, image_of, sha256_of
 from tests.lab_process import Lab, running_lab
 
 DEMO = ["web-server", "ledger"]
-STANDARD = ["files", "database", "legacy", "appliance", "twin"]
+STANDARD = ["files", "database", "legacy", "appliance", "twin", "passthrough"]
 
 
 @pytest.fixture(scope="module", params=["demo", "standard"])
@@ -32,7 +32,8 @@ def test_each_vm_is_read_as_it_was_while_its_guest_writes_on(lab: Lab, host: Doo
     before = host.strangers()
     for name in names_of(host):
         host.journal = NotedJournal()
-        with host.hold(name) as held:
+        with host.hold(name, skip_other_disks=name == "passthrough") as held:
+            assert len(held.left_out) == (name == "passthrough")
             assert held.checkpoint is not None
             truth = host.truth(held.checkpoint.id)
             assert {str(d.disk.profile.disk_id).upper() for d in held.disks} == {
