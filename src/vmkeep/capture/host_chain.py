@@ -44,6 +44,7 @@ class ChainFiles:
 
     def place(self, path: str, child: str | None = None) -> str:
         folder = ntpath.dirname(child) if child is not None else ""
+        path = path.removeprefix("\\\\?\\")  # how children write absolute places ([MS-VHDX] 2.6.2.6.3)
         return ntpath.normpath(ntpath.join(folder, path)).lower()
 
     def one_file(self, name: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.lab_captures import OWNER, Doors, QuickClock, sha256_of
+from tests.lab_captures import OWNER, Doors, sha256_of
 from tests.lab_process import Lab
 from vmkeep.capture.checkpoint import CheckpointHold
 from vmkeep.capture.errors import HoldLimitReached, LeftBehind
@@ -155,9 +155,7 @@ def test_a_hold_ends_at_its_limits(
 
 
 def test_a_merge_that_another_program_hinders_is_told_and_heals(lab: Lab, host: Doors) -> None:
-    host.clock = QuickClock(200.0)
-    host.host = replace(host.host, clock=host.clock)
-    with host.hold(VM) as held:
+    with host.hold(VM, limits=HoldLimits(free_floor=0, merge_s=20.0)) as held:
         (path,) = [disk.file for disk in held.disks]
         (layer,) = host.journal.records[-1][1]["layers"].values()
         with lab.real(path).open("rb"):
