@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 class Journal(Protocol):
     """Where a run writes down what it is about to do."""
 
-    def step(self, name: str, detail: Mapping[str, Any]) -> None:
+    def step(self, name: str, detail: Mapping[str, Any], /) -> None:
         """Store a step durably; nothing it announces is done before this returns."""
 
     def renew(self) -> None:

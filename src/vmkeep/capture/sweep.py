@@ -50,7 +50,7 @@ class Swept:
 
 @dataclass
 class _Trace:
-    """What the journal of one run says about one VM."""
+    """What the journal of a run says about one hold."""
 
     vm_id: str = ""
     known_checkpoints: tuple[str, ...] = ()
@@ -64,13 +64,16 @@ class _Trace:
     state: HoldState | None = None
 
 
-def _read(records: Sequence[tuple[str, Mapping[str, Any]]]) -> _Trace:
-    """Read the steps of a run in order; those of other rooms mean nothing here, nor does a renewed lease."""
-    trace = _Trace()
+def _read(records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[_Trace]:
+    """Return what each hold of a run wrote down; other rooms' steps and renewed leases mean nothing here."""
+    traces: list[_Trace] = []
     states = {state.value: state for state in HoldState}
     for step, detail in records:
         if (step not in states and step not in (MADE, RELEASING)) or detail.get("renewed"):
             continue
+        if step == HoldState.PREPARED.value or not traces:
+            traces.append(_Trace())
+        trace = traces[-1]
         trace.state = states.get(step, trace.state)
         trace.checkpoint = detail.get("checkpoint") or trace.checkpoint
         trace.layers = detail.get("layers") or trace.layers
@@ -83,7 +86,7 @@ def _read(records: Sequence[tuple[str, Mapping[str, Any]]]) -> _Trace:
             trace.vm_id = str(detail["vm"])
             trace.known_checkpoints = tuple(detail["known_checkpoints"])
             trace.since = datetime.fromisoformat(detail["since"]) if detail["since"] else None
-    return trace
+    return traces
 
 
 def sweep(
@@ -101,10 +104,9 @@ def sweep(
     rests on: they stay. Failures of the host are data in the answer; only when every
     item :attr:`Swept.is_clean` may the run be buried.
     """
-    trace = _read(records)
-    if trace.state is None:
-        return ()  # it died before it changed anything
-    return tuple(_Sweep(host, owner, trace, frozenset(durable), dry_run, merge_limit_s).run())
+    kept = frozenset(durable)
+    sweeps = [_Sweep(host, owner, trace, kept, dry_run, merge_limit_s) for trace in _read(records)]
+    return tuple(swept for one in sweeps for swept in one.run())
 
 
 class _Sweep:
@@ -129,6 +131,8 @@ class _Sweep:
 
     def run(self) -> list[Swept]:
         """Do all of it, checkpoints first; a failure of one thing keeps nothing from the next."""
+        if not self._trace.vm_id:  # the first record was lost
+            return [Swept("VM", "", "left", "the journal does not say which VM was held")]
         swept: list[Swept] = []
         for part in (self._checkpoints, self._reference_points, self._merge):
             try:

@@ -46,7 +46,13 @@ def test_each_vm_is_read_as_it_was_while_its_guest_writes_on(lab: Lab, host: Doo
             released = held.release(track=False)
         assert released.merge.is_done, released.merge
         assert released.is_power_equal
-        assert host.journal.steps == ["hold-prepared", "hold-made", "hold-held", "hold-releasing", "hold-released"]
+        assert host.journal.steps == [
+            "hold-prepared",
+            "hold-made",
+            "hold-held",
+            "hold-releasing",
+            "hold-released",
+        ]
     assert host.strangers() == before
     assert host.ours() == []
 
@@ -68,7 +74,9 @@ def test_an_increment_by_changed_ranges_gives_the_second_truth(lab: Lab, host: D
             assert disk.changed is not None
             assert sum(r.length for r in disk.changed) < disk.disk.profile.size / 2
             images[disk.name] = image_of(disk.disk, list(disk.changed), images[disk.name])
-        assert sorted(hashlib.sha256(image).hexdigest() for image in images.values()) == sorted(truth.values())
+        assert sorted(hashlib.sha256(image).hexdigest() for image in images.values()) == sorted(
+            truth.values()
+        )
         second = held.release(track=True)
         assert held.drop_previous(first.tracking.reference_point)
     assert second.tracking is not None

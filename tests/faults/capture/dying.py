@@ -1,4 +1,4 @@
-"""Hold a VM of a lab, let go regularly, and be killed at one record of the journal: ``FACTS JOURNAL VM STEP WHEN``.
+"""Hold a VM of a lab, let go, and be killed at one record of the journal: ``FACTS JOURNAL VM STEP WHEN``.
 
 WHEN is ``before`` (what came before that record has happened, and is not known) or
 ``after`` (it is announced, and has not happened).

@@ -53,9 +53,7 @@ def test_the_journal_is_kept_alive_while_the_host_works(host: Doors) -> None:
     ("at", "error"),
     [("create-late", OperationFailed), ("create-job", OperationFailed), ("rename-ignored", SettingIgnored)],
 )
-def test_a_creation_that_fails_leaves_nothing(
-    lab: Lab, host: Doors, at: str, error: type[Exception]
-) -> None:
+def test_a_creation_that_fails_leaves_nothing(lab: Lab, host: Doors, at: str, error: type[Exception]) -> None:
     lab.control.ask("fail", at=at, vm=VM)
     with pytest.raises(error):
         host.hold(VM)
