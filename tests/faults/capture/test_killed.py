@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.lab_captures import OWNER, Doors, noted
-from tests.lab_process import Lab
+from tests.lab_process import ForeignClient, Lab, reference, text
 from vmkeep.capture.sweep import sweep
-from vmkeep.host.hyperv import list_reference_points
+from vmkeep.host.hyperv import destroy_reference_point, list_reference_points
 
 STEPS = ["hold-prepared", "hold-made", "hold-held", "hold-releasing", "hold-released", "hold-tracked"]
 # What the sweep finds, where it does not find the host as it was.
@@ -67,3 +67,53 @@ def test_a_sweep_takes_away_what_a_killed_run_left(
     assert sweep(host.host, released_only, OWNER, durable=left)[-1].is_clean
     assert {point.id for point in list_reference_points(host.host, vm_id)} - before == left
     sweep(host.host, released_only, OWNER)
+
+
+def make_strangers_point(lab: Lab, vm_id: str) -> None:
+    """Let another product make a reference point of its own."""
+    client = ForeignClient(lab)
+    keys = {"CreationClassName": "Msvm_ComputerSystem", "Name": vm_id}
+    client.finish(
+        client.call(
+            "Msvm_VirtualSystemReferencePointService",
+            "CreateReferencePoint",
+            reference("AffectedSystem", "Msvm_ComputerSystem", **keys),
+            text("ReferencePointType", 1),
+        )
+    )
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("step", "when", "left"), [("hold-releasing", "after", 1), ("hold-released", "before", 2)]
+)
+def test_a_reference_point_that_may_be_a_strangers_stays_and_is_told(
+    lab: Lab, host: Doors, tmp_path: Path, step: str, when: str, left: int
+) -> None:
+    vm_id = host.vm("web-server").vm.id
+    before = {point.id for point in list_reference_points(host.host, vm_id)}
+    die(lab, tmp_path / "journal", step, when)
+    make_strangers_point(lab, vm_id)
+    new = {point.id for point in list_reference_points(host.host, vm_id)} - before
+    swept = sweep(host.host, noted(tmp_path / "journal"), OWNER)
+    assert {point.id for point in list_reference_points(host.host, vm_id)} - before == new
+    assert len(new) == left
+    told = {each.id for each in swept if each.what == "reference point" and each.outcome == "left"}
+    assert told == (new if left > 1 else set())
+    for point in new:
+        destroy_reference_point(host.host, vm_id, point)
+
+
+def test_the_point_before_goes_once_the_new_one_is_durable(host: Doors) -> None:
+    with host.hold("web-server") as held:
+        first = held.release(track=True).tracking
+    assert first is not None
+    host.journal.records.clear()
+    with host.hold("web-server", previous=first) as held:
+        second = held.release(track=True).tracking
+    assert second is not None
+    old, new = first.reference_point, second.reference_point
+    (kept,) = [s for s in sweep(host.host, host.journal.records, OWNER, durable=[new]) if s.id == old]
+    assert kept.outcome == "removed"
+    (gone,) = [s for s in sweep(host.host, host.journal.records, OWNER, durable=[old]) if s.id == new]
+    assert gone.outcome == "removed"
