@@ -41,7 +41,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "host.vss": MODEL | {"host.wsman"},
     "planner": TIMELESS_GROUND | {"model"},
     "diagnose": TIMELESS_GROUND | {"model"},
-    "capture": MODEL | HOST | {"formats", "guestfs"},
+    "capture": MODEL | HOST | {"formats", "guestfs", "planner"},  # the trust rule of changed ranges
     "backup": MODEL | {"capture", "planner", "repository", "guestfs"},
     "restore": MODEL | HOST | {"repository", "formats", "guestfs"},
     "nbd": MODEL | HOST | {"repository", "formats", "guestfs"},

@@ -1,6 +1,6 @@
 """Why a VM could not be held still."""
 
-from vmkeep.errors import Retry, VmkeepError
+from vmkeep.errors import ExitCode, Retry, VmkeepError
 
 
 class CaptureError(VmkeepError):
@@ -30,3 +30,35 @@ class SourceMissing(CaptureError):
     code = "CP002"
     retry = Retry.AFTER_CURE
     default_hint = "Check the path and your rights."
+
+
+class HoldLimitReached(CaptureError):
+    """A VM was held for longer than allowed, or its host runs out of space under the hold."""
+
+    code = "CP004"
+    exit_code = ExitCode.PARTIAL
+    retry = Retry.LATER
+    default_hint = "Free space on the host, or allow more time with --max-hold; the VM runs on undisturbed."
+
+
+class HandlesOpen(CaptureError):
+    """Files of the VM may still be open on the host, which could not merge the checkpoint then."""
+
+    code = "CP005"
+    retry = Retry.LATER
+    default_hint = "Find what keeps the connection to the host's files; the host closes them with it."
+
+
+class NothingFrozen(CaptureError):
+    """The host made a checkpoint, and not one disk of the VM can be read in it."""
+
+    code = "CP006"
+    default_hint = "Pass-through disks and disks without a file need an agent inside the guest."
+
+
+class LeftBehind(CaptureError):
+    """Something a run made on the host could not be removed."""
+
+    code = "CP007"
+    retry = Retry.LATER
+    default_hint = "`vmkeep sweep hyperv://HOST --repo REPOSITORY` removes it; the next run tries, too."

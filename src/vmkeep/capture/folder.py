@@ -18,7 +18,7 @@ from vmkeep.capture.source import SourceAddress, percent, readable
 from vmkeep.formats.disk import Disk
 from vmkeep.formats.errors import FormatError, SourceChanged
 from vmkeep.formats.opening import disk_in_disguise, open_paths
-from vmkeep.formats.source import FileSource
+from vmkeep.formats.source import FileSource, Source
 from vmkeep.model.plan import MOST_DAMAGE, FolderFacts
 from vmkeep.ranges import ByteRange
 
@@ -43,7 +43,7 @@ class HeldFile:
 
     name: str
     role: str
-    source: FileSource
+    source: Source
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         if self.source.read_into(offset, buffer) != len(buffer):

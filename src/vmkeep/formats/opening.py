@@ -4,17 +4,16 @@ A name and a content that contradict each other are refused: the guest decides
 what stands in a raw or fixed disk, and could make it look like another format.
 """
 
-import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from vmkeep.formats.disk import Disk, Format
-from vmkeep.formats.errors import CorruptDisk, FormatError, NotADisk, SourceUnreadable, UnsupportedDisk
+from vmkeep.formats.errors import CorruptDisk, FormatError, NotADisk, UnsupportedDisk
+from vmkeep.formats.files import Files, LocalFiles
 from vmkeep.formats.parents import ParentReference
 from vmkeep.formats.raw import open_raw
-from vmkeep.formats.source import FileSource, Source, read_at
+from vmkeep.formats.source import Source, read_at
 from vmkeep.formats.target_folder import PARTIAL_SUFFIX
 from vmkeep.formats.vhd import open_vhd
 from vmkeep.formats.vhdx import LogAllowance, VhdxDisk, open_vhdx
@@ -92,11 +91,19 @@ def open_paths(paths: Sequence[Path], *, siblings: Sequence[Path], complete: boo
     Each disk is closed by itself: what it shares stays open for the others.
     Raises ``FormatError``; nothing stays open then.
     """
+    return open_files([str(path) for path in paths], LocalFiles(siblings), complete=complete)
+
+
+def open_files(names: Sequence[str], files: Files, *, complete: bool = True) -> list[Disk]:
+    """Open several disk files of any machine, as :func:`open_paths` does those of this one.
+
+    Raises ``FormatError`` and what ``files`` raises; nothing stays open then.
+    """
     disks: list[Disk] = []
-    with _Opening(siblings, complete) as opening:
+    with _Opening(files, complete) as opening:
         try:
-            for path in paths:
-                disk = opening.open_file(path, raw_allowed=True)
+            for name in names:
+                disk = opening.open_file(name, raw_allowed=True)
                 disks.append(disk)
         except BaseException:
             for disk in disks:
@@ -112,7 +119,7 @@ def open_disk(source: Source, *, siblings: Sequence[Path] = (), raw_allowed: boo
     their base names and by the identity the child asks for, never by a path
     that stands in the file.
     """
-    with _Opening(siblings) as opening:
+    with _Opening(LocalFiles(siblings)) as opening:
         return opening.open_source(source, raw_allowed=raw_allowed)
 
 
@@ -123,12 +130,12 @@ class _Opening:
     is opened and examined twice.
     """
 
-    def __init__(self, siblings: Sequence[Path], complete: bool = True) -> None:
-        self._siblings = tuple(siblings)
+    def __init__(self, files: Files, complete: bool = True) -> None:
+        self._files = files
         self._complete = complete
         self._trail: list[str] = []
         self._opened = 0
-        self._kept: dict[Path, Disk] = {}
+        self._kept: dict[str, Disk] = {}
         self._allowance = LogAllowance()
 
     def __enter__(self) -> "_Opening":
@@ -138,30 +145,25 @@ class _Opening:
         for disk in self._kept.values():
             disk.close()
 
-    def open_file(self, path: Path, *, raw_allowed: bool) -> Disk:
-        kept = self._kept.get(path)
+    def open_file(self, name: str, *, raw_allowed: bool) -> Disk:
+        kept = self._kept.get(name)
         if kept is not None:
             return kept.share()
         if not self._trail:
             self._opened = 0
-        # Opening a pipe would wait for ever, and a device reports no size.
-        if not _may_be_regular(path):
-            raise SourceUnreadable(
-                f"{str(path)!r} is not a regular file.", file=str(path), hint="Give a disk file."
-            )
-        source = FileSource(path)
+        source = self._files.open(name)
         try:
             disk = self.open_source(source, raw_allowed=raw_allowed)
         except BaseException:
             source.close()
             raise
         if disk.profile.format != "raw":  # a raw disk is nobody's parent
-            self._kept[path] = disk.share()
+            self._kept[name] = disk.share()
         return disk
 
     def open_source(self, source: Source, *, raw_allowed: bool) -> Disk:
         self._opened += 1
-        self._trail.append(os.path.realpath(source.name))
+        self._trail.append(self._files.one_file(source.name))
         try:
             match recognise(source, raw_allowed=raw_allowed):
                 case "vhdx":
@@ -179,10 +181,11 @@ class _Opening:
         named = self._named(reference)
         if not named:
             return None
-        fresh = [path for path in named if os.path.realpath(path) not in self._trail]
+        fresh = [name for name in named if self._files.one_file(name) not in self._trail]
         if not fresh:
             raise CorruptDisk(
-                f"{reference.child!r} names {named[0].name!r} as its parent, which is its child already.",
+                f"{reference.child!r} names {self._files.base(named[0])!r} as its parent, "
+                "which is its child already.",
                 file=reference.child,
             )
         if len(self._trail) >= _DEEPEST_CHAIN:
@@ -198,44 +201,47 @@ class _Opening:
             raise _too_many(reference, _TOO_DEEP)
         return disk
 
-    def _named(self, reference: ParentReference) -> list[Path]:
-        """Return the siblings that carry one of the parent's names; most useful first."""
-        found: list[Path] = []
+    def _named(self, reference: ParentReference) -> list[str]:
+        """Return the allowed files that carry one of the parent's names; most useful first."""
+        bases = {name: self._files.base(name) for name in self._files.names}
+        found: list[str] = []
         for base in reference.base_names():
-            same = [path for path in self._siblings if path.name == base]
+            same = [name for name, own in bases.items() if own == base]
             if not same:
-                alike = [path for path in self._siblings if path.name.casefold() == base.casefold()]
+                alike = [name for name, own in bases.items() if own.casefold() == base.casefold()]
                 same = alike if len(alike) == 1 else []
             found += same
         return list(dict.fromkeys(found))
 
-    def _choose(self, paths: list[Path], reference: ParentReference) -> Disk:
+    def _choose(self, names: list[str], reference: ParentReference) -> Disk:
         """Open the one of several that is the parent.
 
         Copies of one VM carry the same identities and not always the same bytes,
         so among several parents the one that the child's place points to is taken.
         """
-        opened: dict[Path, Disk] = {}
-        failures: dict[Path, FormatError] = {}
-        for path in paths:
+        opened: dict[str, Disk] = {}
+        failures: dict[str, FormatError] = {}
+        for name in names:
             try:
-                opened[path] = self.open_file(path, raw_allowed=False)
+                opened[name] = self.open_file(name, raw_allowed=False)
             except FormatError as error:
-                failures[path] = error
+                failures[name] = error
         chosen = None
         try:
-            chosen = _chosen(opened, failures, reference)
+            chosen = _chosen(self._files, opened, failures, reference)
         finally:
-            for path, disk in opened.items():
-                if path != chosen:
+            for name, disk in opened.items():
+                if name != chosen:
                     disk.close()
         return opened[chosen]
 
 
-def _chosen(opened: dict[Path, Disk], failures: dict[Path, FormatError], reference: ParentReference) -> Path:
-    parents = [path for path, disk in opened.items() if _carries(disk, reference)]
+def _chosen(
+    files: Files, opened: dict[str, Disk], failures: dict[str, FormatError], reference: ParentReference
+) -> str:
+    parents = [name for name, disk in opened.items() if _carries(disk, reference)]
     # What could not be opened may be the parent, too: another file must not quietly take its place.
-    meant = _meant([*parents, *failures], reference)
+    meant = _meant(files, [*parents, *failures], reference)
     if not opened:
         raise failures[meant] if meant is not None else next(iter(failures.values()))
     if meant is not None:
@@ -244,23 +250,22 @@ def _chosen(opened: dict[Path, Disk], failures: dict[Path, FormatError], referen
         return meant
     if len(parents) > 1:
         raise UnsupportedDisk(
-            f"{str(parents[0])!r} and {str(parents[1])!r} both say that they are the parent "
-            f"of {reference.child!r}.",
+            f"{parents[0]!r} and {parents[1]!r} both say that they are the parent of {reference.child!r}.",
             file=reference.child,
             hint="Give each copy of a VM a folder of its own, with the disks and their checkpoints together.",
         )
     return parents[0] if parents else next(iter(opened))
 
 
-def _meant(paths: Sequence[Path], reference: ParentReference) -> Path | None:
+def _meant(files: Files, names: Sequence[str], reference: ParentReference) -> str | None:
     """Return the file to which a path in the child leads, else the only one beside the child."""
-    folder = os.path.dirname(os.path.abspath(reference.child))
+    child = reference.child
     for candidate in reference.candidates:
-        place = os.path.normpath(os.path.join(folder, candidate.replace("\\", "/")))
-        for path in paths:
-            if os.path.abspath(path) == place:
-                return path
-    beside = [path for path in paths if os.path.dirname(os.path.abspath(path)) == folder]
+        place = files.place(candidate, child)
+        for name in names:
+            if files.place(name) == place:
+                return name
+    beside = [name for name in names if files.place(files.base(name), child) == files.place(name)]
     return beside[0] if len(beside) == 1 else None
 
 
@@ -273,13 +278,6 @@ def _too_many(reference: ParentReference, sentence: str) -> UnsupportedDisk:
         file=reference.child,
         hint="Merge checkpoints on the host first.",
     )
-
-
-def _may_be_regular(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:  # opening it will say what is wrong
-        return True
 
 
 def _carries(disk: Disk, reference: ParentReference) -> bool:

@@ -42,6 +42,7 @@ from vmkeep.host.hyperv.errors import (
     VmBusy,
     VmNotFound,
 )
+from vmkeep.host.hyperv.hosttime import read_host_time
 from vmkeep.host.hyperv.inventory import Inventory, is_foreign, take_inventory, with_guests
 from vmkeep.host.hyperv.jobs import HyperV, Outcome, Waiting
 from vmkeep.host.hyperv.merging import MergeState, layers_of, read_merge, wait_for_merge
@@ -107,6 +108,7 @@ __all__ = [
     "read_disk_file",
     "read_disks",
     "read_free_bytes",
+    "read_host_time",
     "read_merge",
     "read_power_state",
     "take_inventory",

@@ -1,0 +1,118 @@
+"""Take a checkpoint of ours away and see its layers merged: for releases, failures and sweeps alike."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from vmkeep.host.hyperv import (
+    CheckpointMissing,
+    CheckpointUnidentified,
+    HyperV,
+    HyperVError,
+    MergeUnfinished,
+    Owner,
+    Waiting,
+    destroy_checkpoint,
+    layers_of,
+    left_unmarked,
+    read_checkpoint,
+    read_power_state,
+    wait_for_merge,
+)
+from vmkeep.host.hyperv.created import after_lost_answer
+from vmkeep.host.hyperv.jobs import Kind
+from vmkeep.host.hyperv.states import CREATING_CHECKPOINT
+from vmkeep.host.wsman import HostError, HostFault, OutcomeUnknown
+from vmkeep.model.facts import CheckpointFacts
+
+HostTrouble = (HyperVError, HostError)
+"""What a host can answer that must not keep a run from cleaning up the rest."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What became of the layers above a checkpoint: all merged, or which are left and why."""
+
+    is_done: bool
+    unmerged: Mapping[str, str] = field(default_factory=dict)
+    why: str = ""
+
+
+def await_merge(host: HyperV, vm_id: str, layers: Mapping[str, str], limit_s: float) -> Merge:
+    """Wait for the merge of some layers and say how it ended; what the host fails in is data here."""
+    try:
+        wait_for_merge(host, vm_id, layers, limit_s=limit_s)
+    except MergeUnfinished as error:
+        left = error.context.get("unmerged")
+        return Merge(False, left if isinstance(left, Mapping) else layers, error.message)
+    except HostTrouble as error:
+        return Merge(False, layers, error.message)
+    return Merge(True)
+
+
+def layers_above(host: HyperV, checkpoint: CheckpointFacts) -> Mapping[str, str]:
+    """Return the layers that have to vanish after a checkpoint, which still exists; none if it has gone."""
+    try:
+        return layers_of(host, read_checkpoint(host, checkpoint.id))
+    except CheckpointMissing:
+        return {}
+
+
+def unheard(host: HyperV) -> HyperV:
+    """Return the host with nobody listening: what cleans up must not be stopped by whoever watches."""
+
+    def nobody(_: Waiting) -> None:
+        return
+
+    return HyperV(host.client, host.clock, nobody)
+
+
+def has_begun(error: BaseException) -> bool:
+    """Tell whether the call that failed so may have made a checkpoint, or may still make one.
+
+    What the call itself refused has begun nothing: an unmarked checkpoint that is
+    there all the same is somebody else's.
+    """
+    if isinstance(error, HyperVError):
+        return isinstance(error, CheckpointUnidentified) or bool({"job", "error_code"} & set(error.context))
+    return not isinstance(error, HostFault)
+
+
+def appeared_after(
+    host: HyperV, vm_id: str, known: tuple[str, ...], since: datetime, error: BaseException
+) -> tuple[CheckpointFacts, ...]:
+    """Return the unmarked checkpoints that a call which failed so may have made: none, one, or too many.
+
+    Waits as long as the host is making one. Raises OutcomeUnknown if it never ends.
+    """
+
+    def look() -> tuple[CheckpointFacts, ...]:
+        return left_unmarked(host, vm_id, known_before=known, since=since)
+
+    if isinstance(error, HyperVError) and "error_code" in error.context:
+        return look()  # the job has ended
+    unknown = OutcomeUnknown(f"nobody knows whether a checkpoint of VM {vm_id} was made.")
+    try:
+        return after_lost_answer(
+            host, lambda: _is_creating(host, vm_id), lambda: look() or None, Kind.CREATE.limit_s, unknown
+        )
+    except OutcomeUnknown:
+        if _is_creating(host, vm_id):
+            raise
+        return look()
+
+
+def _is_creating(host: HyperV, vm_id: str) -> bool:
+    return read_power_state(host, vm_id).phase == CREATING_CHECKPOINT
+
+
+def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> bool:
+    """Remove a checkpoint that is known to be ours, whether its name got its mark or not; False if gone.
+
+    Safe to repeat. Raises NotOurs if its name is neither the one it was made with nor our mark.
+    """
+    try:
+        now = read_checkpoint(host, checkpoint.id)
+    except CheckpointMissing:
+        return False
+    return destroy_checkpoint(host, now if now.name == owner.name else checkpoint)

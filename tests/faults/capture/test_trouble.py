@@ -1,0 +1,183 @@
+"""What goes wrong while a VM is held: it is let go, the first error is told, and nothing is left."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.lab_captures import OWNER, Doors, sha256_of
+from tests.lab_process import Lab
+from vmkeep.capture.checkpoint import CheckpointHold
+from vmkeep.capture.errors import HoldLimitReached, LeftBehind
+from vmkeep.capture.limits import HoldLimits
+from vmkeep.capture.sweep import sweep
+from vmkeep.host.hyperv import (
+    CheckpointMissing,
+    OperationFailed,
+    SettingIgnored,
+    VmBusy,
+    Waiting,
+    destroy_checkpoint,
+    destroy_reference_point,
+    wait_for_merge,
+)
+
+VM = "web-server"
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a run from outside."""
+
+
+def test_an_error_in_the_block_is_told_and_the_checkpoint_goes(host: Doors) -> None:
+    with pytest.raises(Interrupted) as told, host.hold(VM):
+        raise Interrupted
+    assert not hasattr(told.value, "__notes__")
+    assert host.journal.steps[-2:] == ["hold-releasing", "hold-released"]
+
+
+def test_a_block_that_is_left_without_release_keeps_nothing(host: Doors) -> None:
+    with host.hold(VM) as held:
+        held.check()
+    with pytest.raises(ValueError, match="is not held"):
+        held.release(track=True)
+
+
+def test_the_journal_is_kept_alive_while_the_host_works(host: Doors) -> None:
+    with host.hold(VM) as held:
+        held.release(track=False)
+    assert host.journal.renewed > 0
+
+
+@pytest.mark.parametrize(
+    ("at", "error"),
+    [("create-late", OperationFailed), ("create-job", OperationFailed), ("rename-ignored", SettingIgnored)],
+)
+def test_a_creation_that_fails_leaves_nothing(lab: Lab, host: Doors, at: str, error: type[Exception]) -> None:
+    lab.control.ask("fail", at=at, vm=VM)
+    with pytest.raises(error):
+        host.hold(VM)
+    assert host.journal.steps[-1] == "hold-released"
+
+
+def test_a_refused_creation_claims_no_checkpoint(lab: Lab, host: Doors) -> None:
+    lab.control.ask("fail", at="create-call", vm=VM, code=32775)
+    with pytest.raises(VmBusy):
+        host.hold(VM)
+    assert host.journal.steps == ["hold-prepared", "hold-released"]
+    assert host.journal.records[-1][1]["checkpoint"] is None
+
+
+def test_a_run_that_is_stopped_while_the_host_makes_the_checkpoint_waits_for_it(host: Doors) -> None:
+    def stop(waiting: Waiting) -> None:
+        if waiting.what.startswith("create"):
+            raise Interrupted
+
+    host.host = replace(host.host, watch=stop)
+    with pytest.raises(Interrupted):
+        host.hold(VM)
+    assert host.journal.steps[-1] == "hold-released"
+
+
+def test_a_refused_conversion_destroys_the_checkpoint_and_says_why(lab: Lab, host: Doors) -> None:
+    lab.control.ask("fail", at="convert-job", vm=VM)
+    with host.hold(VM) as held:
+        released = held.release(track=True)
+    assert released.tracking is None
+    assert released.why_untracked is not None
+    assert released.why_untracked.code == "rct-not-converted"
+    assert released.merge.is_done
+
+
+def test_what_cannot_be_removed_is_told_beside_the_first_error_and_swept_later(lab: Lab, host: Doors) -> None:
+    lab.control.ask("fail", at="destroy-call", vm=VM, times=1, code=32775)
+    with pytest.raises(Interrupted) as told, host.hold(VM):
+        raise Interrupted
+    assert any("left behind" in note for note in told.value.__notes__)
+    assert host.journal.steps[-1] == "hold-releasing"
+    swept = sweep(host.host, host.journal.records, OWNER)
+    assert [each.outcome for each in swept] == ["removed", "finished"]
+
+
+def test_what_cannot_be_removed_without_an_error_is_an_error(lab: Lab, host: Doors) -> None:
+    lab.control.ask("fail", at="destroy-call", vm=VM, times=1, code=32775)
+    with pytest.raises(LeftBehind), host.hold(VM):
+        pass
+    assert all(each.is_clean for each in sweep(host.host, host.journal.records, OWNER))
+
+
+def test_a_checkpoint_that_somebody_removed_breaks_the_hold(host: Doors) -> None:
+    with host.hold(VM) as held:
+        assert held.checkpoint is not None
+        destroy_checkpoint(host.host, held.checkpoint)
+        with pytest.raises(CheckpointMissing):
+            held.check()
+
+
+def test_a_journal_that_refuses_does_not_keep_the_checkpoint(host: Doors) -> None:
+    held = host.hold(VM)
+
+    def refuse(name: str, detail: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    host.journal.step = refuse  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="No space") as told, held:
+        held.release(track=True)
+    assert any("the journal" in note for note in told.value.__notes__)
+
+
+def free(lab: Lab, host: Doors) -> None:
+    lab.control.ask("free", bytes=1000)
+
+
+def late(lab: Lab, host: Doors) -> None:
+    host.clock.push(3600.0)
+
+
+@pytest.mark.parametrize(("worsen", "limit"), [(free, "free space"), (late, "deadline")])
+def test_a_hold_ends_at_its_limits(
+    lab: Lab, host: Doors, worsen: Callable[[Lab, Doors], None], limit: str
+) -> None:
+    def read_on(held: CheckpointHold) -> None:
+        held.watch()
+        worsen(lab, host)
+        held.watch()
+        host.clock.push(61.0)
+        held.watch()
+
+    limits = HoldLimits(max_hold_s=1800.0, free_floor=2000)
+    with pytest.raises(HoldLimitReached) as told, host.hold(VM, limits=limits) as held:
+        read_on(held)
+    assert told.value.context["limit"] == limit
+    assert told.value.exit_code == 3
+
+
+def test_a_merge_that_another_program_hinders_is_told_and_heals(lab: Lab, host: Doors) -> None:
+    with host.hold(VM, limits=HoldLimits(free_floor=0, merge_s=20.0)) as held:
+        (path,) = [disk.file for disk in held.disks]
+        (layer,) = host.journal.records[-1][1]["layers"].values()
+        with lab.real(path).open("rb"):
+            released = held.release(track=False)
+            assert not released.merge.is_done
+            assert list(released.merge.unmerged.values()) == [layer]
+            assert held.evidence["merged"] is False
+    wait_for_merge(host.host, host.vm(VM).vm.id, released.merge.unmerged)
+    swept = sweep(host.host, host.journal.records, OWNER)
+    assert [(each.what, each.outcome) for each in swept] == [("merge", "finished")]
+
+
+def test_lost_tracking_has_everything_read_and_says_so(lab: Lab, host: Doors) -> None:
+    with host.hold(VM) as held:
+        first = held.release(track=True).tracking
+    assert first is not None
+    lab.control.ask("lose-tracking", vm=VM)
+    with host.hold(VM, previous=first) as held:
+        assert held.checkpoint is not None
+        (disk,) = held.disks
+        assert disk.changed is None
+        assert disk.why_all is not None
+        assert disk.why_all.code == "rct-lost"
+        assert held.evidence["read_all"] == {disk.name: "rct-lost"}
+        assert [sha256_of(disk.disk)] == list(host.truth(held.checkpoint.id).values())
+        held.release(track=False)
+    destroy_reference_point(host.host, host.vm(VM).vm.id, first.reference_point)

@@ -1,0 +1,29 @@
+"""What a sweep makes of a journal before it asks any host."""
+
+from typing import cast
+
+import pytest
+
+from tests.clocks import FakeClock
+from tests.lab_captures import OWNER
+from vmkeep.capture.sweep import sweep
+from vmkeep.host.hyperv import HyperV
+from vmkeep.host.wsman import Client
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.fixture
+def nobody(fake_clock: FakeClock) -> HyperV:
+    """A host that cannot be asked anything."""
+    return HyperV(cast(Client, None), fake_clock)
+
+
+def test_a_run_that_held_nothing_left_nothing(nobody: HyperV) -> None:
+    assert sweep(nobody, [], OWNER) == ()
+    assert sweep(nobody, [("begun", {}), ("claimed", {}), ("writing", {"bytes": 3})], OWNER) == ()
+
+
+def test_a_journal_that_lost_its_beginning_is_not_called_clean(nobody: HyperV) -> None:
+    (left,) = sweep(nobody, [("hold-made", {"checkpoint": "Microsoft:1"})], OWNER)
+    assert not left.is_clean
