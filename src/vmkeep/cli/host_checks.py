@@ -5,7 +5,7 @@ each other. What a check ``fact`` says is fit for anybody's eyes: codes, numbers
 our own words. Names of VMs, paths and the host's own texts stand in ``detail``.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -93,27 +93,33 @@ def examine(
     """
     watch("getting in")
     checks = list(_getting_in(client))
-    if checks[-1].name != "login" or checks[-1].state != "confirmed":
+    if checks[-1].name == "login" and checks[-1].state == "confirmed":
+        checks += examine_inside(HyperV(client, clock), files, paths, watch)
+    else:
         checks += [skipped(name, means, "vmkeep did not get in") for name, means in _AFTER_ENTRY.items()]
-        return Examined(tuple(checks), client.requests)
-    host = HyperV(client, clock)
+    return Examined(tuple(checks), client.requests)
+
+
+def examine_inside(
+    host: HyperV, files: HostFiles, paths: PathMap, watch: Callable[[str], None]
+) -> Iterator[Check]:
+    """Yield what a host shows that has let us in."""
     watch("reading the inventory")
-    before = client.requests
+    before = host.client.requests
     try:
         inventory = take_inventory(host)
     except (HostError, HyperVError) as error:
-        checks.append(failed("read-wmi", _READING, error))
+        yield failed("read-wmi", _READING, error)
         for name in ("invoke", "files"):
-            checks.append(skipped(name, _AFTER_ENTRY[name], "the VMs could not be listed"))
-        return Examined(tuple(checks), client.requests)
-    checks += _about_inventory(inventory, client.requests - before)
-    checks += _about_host(inventory, clock)
+            yield skipped(name, _AFTER_ENTRY[name], "the VMs could not be listed")
+        return
+    yield from _about_inventory(inventory, host.client.requests - before)
+    yield from _about_host(inventory, host.clock)
     watch("calling methods that read")
-    checks += _about_methods(host, inventory)
-    checks += _about_forms(inventory)
-    for check in examine_folders(inventory.vms, files, paths, watch):
-        checks.append(check)
-    return Examined(tuple(checks), client.requests)
+    yield from _about_methods(host, inventory)
+    yield _disk_ids(inventory)
+    yield _ide(inventory)
+    yield from examine_folders(inventory.vms, files, paths, watch)
 
 
 def _getting_in(client: Client) -> Iterator[Check]:
@@ -311,39 +317,34 @@ def _tracking(host: HyperV, path: str, size: int, means: str) -> Check:
     )
 
 
-def _about_forms(inventory: Inventory) -> Iterator[Check]:
+def _disk_ids(inventory: Inventory) -> Check:
     """Compare the ids of disks with the form they are believed to have."""
     means = "ids of disks have the form that ties a checkpoint's disks to its VM's"
     disks = [disk for vm in inventory.vms for disk in vm.disks]
     if not disks:
-        yield skipped("disk-ids", means, "no VM has a disk")
-        return
+        return skipped("disk-ids", means, "no VM has a disk")
     strange = [disk for disk in disks if disk.label == disk.slot]
-    loose = [
-        disk
-        for vm in inventory.vms
-        for checkpoint in vm.checkpoints
-        for disk in checkpoint.disks
-        if disk.slot not in {mine.slot for mine in vm.disks}
-    ]
-    yield judged(
+    # Where nothing of an id is as believed, the disk belongs to no VM.
+    empty = sum(not vm.disks for vm in inventory.vms)
+    return judged(
         "disk-ids",
         means,
         is_so=not strange,
-        fact=f"{len(disks)} disks, {len(strange)} of another form; {len(loose)} disks of checkpoints where "
-        "the VM has none",
+        fact=f"{len(disks)} disks, {len(strange)} of another form; {empty} VMs without a disk",
         detail=", ".join(disk.setting for disk in strange),
         hint="Please report this: disks of a checkpoint may not be recognised.",
         beliefs=(49,),
     )
-    first = [vm for vm in inventory.vms if vm.generation == 1 and vm.disks]
+
+
+def _ide(inventory: Inventory) -> Check:
     means = "generation 1 VMs have the IDE controller that is known"
+    first = [vm for vm in inventory.vms if vm.generation == 1 and vm.disks]
     if not first:
-        yield skipped("ide", means, "no VM of generation 1 has a disk")
-        return
+        return skipped("ide", means, "no VM of generation 1 has a disk")
     # A generation 1 VM starts from IDE only; one that starts from the network may have no disk there.
-    known = sum(_has_ide(vm.disks) for vm in first)
-    yield judged(
+    known = sum(any(disk.label.startswith("ide ") for disk in vm.disks) for vm in first)
+    return judged(
         "ide",
         means,
         is_so=known > 0,
@@ -352,7 +353,3 @@ def _about_forms(inventory: Inventory) -> Iterator[Check]:
         needed=False,
         beliefs=(50,),
     )
-
-
-def _has_ide(disks: Iterable[DiskFacts]) -> bool:
-    return any(disk.label.startswith("ide ") for disk in disks)
