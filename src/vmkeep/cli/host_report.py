@@ -28,12 +28,15 @@ def _lines(checks: Sequence[Check], summary: str, now: datetime) -> Iterator[str
     for check in checks:
         cells = (check.name, check.state, _plain(check.means), _plain(check.fact), check.error)
         yield f"| {' | '.join(cells)} |"
-    hints = [check for check in checks if check.hint and check.state in {"refuted", "unknown"}]
+    hints: dict[str, list[str]] = {}
+    for check in checks:
+        if check.hint and check.state in {"refuted", "unknown"}:
+            hints.setdefault(check.hint, []).append(check.name)
     if hints:
         yield ""
         yield "## What to do"
         yield ""
-        yield from (f"- {check.name}: {_plain(check.hint)}" for check in hints)
+        yield from (f"- {', '.join(names)}: {_plain(hint)}" for hint, names in hints.items())
     beliefs = sorted(
         (row, check.state, check.name)
         for check in checks

@@ -180,13 +180,16 @@ def _recorder(file: Path | None) -> Iterator["Recorder | None"]:
 
 def _lines(found: "Examined") -> Sequence[str]:
     """Return what was found for people: a line for each check, and what to do about those that need it."""
-    lines = []
+    lines: list[str] = []
+    told: set[str] = set()  # a hundred folders that are refused for one reason need one hint
     for check in found.checks:
         fact = f": {check.fact}" if check.fact else ""
         what = check.subject or check.means
         lines.append(f"{_MARKS[check.state]:>3}  {check.name:<16} {what}{fact}")
         if check.state in {"refuted", "unknown"}:
-            lines += [f"{'':>22}{text}" for text in (check.detail, check.hint) if text]
+            texts = [check.detail, *([] if check.hint in told else [check.hint])]
+            lines += [f"{'':>22}{text}" for text in texts if text]
+            told.add(check.hint)
         elif check.detail and settings.verbose:
             lines.append(f"{'':>22}{check.detail}")
     return lines
