@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from vmkeep import __version__
-from vmkeep.cli import backup, demo, disk, points, repo, restore
+from vmkeep.cli import backup, demo, disk, hosts, lab, points, repo, restore
 from vmkeep.cli.frame import EPILOG
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.command("show")(points.show)
 app.command("restore")(restore.restore)
 app.add_typer(repo.app, name="repo")
 app.add_typer(disk.app, name="disk")
+app.add_typer(hosts.app, name="hosts")
+app.add_typer(lab.app, name="lab")
 
 
 def _version(wanted: bool) -> None:

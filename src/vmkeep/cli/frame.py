@@ -138,6 +138,15 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise _Stopped(number)
 
 
+@contextmanager
+def until_stopped() -> Iterator[None]:
+    """Take a signal for the wanted end of what is inside, and go on after it."""
+    try:
+        yield
+    except _Stopped:
+        return  # a second signal is ignored from here on
+
+
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the application and turn whatever happens into an exit code and one clear sentence."""
     rest = _take_settings(arguments)

@@ -1,0 +1,202 @@
+"""`vmkeep hosts`: which hosts are configured, and whether vmkeep can work with one."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from vmkeep.cli.frame import AsJson, settings, try_answer, warn
+from vmkeep.cli.text import visible
+from vmkeep.errors import UsageError, VmkeepError
+from vmkeep.secrets import Secret
+
+if TYPE_CHECKING:
+    from vmkeep.cli.configuration import Configuration, HostBlock
+    from vmkeep.cli.host_checks import Examined
+    from vmkeep.host.wsman import Recorder
+
+app = typer.Typer(
+    help="Show the configured Hyper-V hosts, and check whether vmkeep can work with one.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+_MARKS: Final = {"confirmed": "yes", "refuted": "NO", "unknown": "?", "skipped": "-"}
+_CONFIGURATION: Final = (
+    "The configuration is the file that VMKEEP_CONFIG names, else vmkeep/config.toml in XDG_CONFIG_HOME "
+    "(~/.config), on Windows in %APPDATA%; docs/rights.md shows a host's block."
+)
+
+
+@app.command("list", epilog=_CONFIGURATION)
+def list_hosts(as_json: AsJson = False) -> None:
+    """List the configured hosts; none of them is contacted.
+
+    Exit codes: 0 listed; 2 the configuration cannot be used.
+    """
+    configuration = _configuration()
+    documents = [_described(host) for host in configuration.hosts.values()]
+    lines = [
+        f"{each['name']}  {each['transport']}://{each['address']}"
+        f"{':' + str(each['port']) if each['port'] else ''}  {each['auth']}  {each['user'] or '-'}"
+        for each in documents
+    ]
+    where = str(configuration.file) if configuration.file is not None else "a folder this user does not have"
+    try_answer(documents, lines or [f"No host is configured in {where}."])
+
+
+@app.command("check", epilog=_CONFIGURATION)
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The host's name in the configuration.")],
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="FILE", help="Also write it as Markdown, without any name, path or secret."
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            "--record", metavar="FILE", help="Write a trace of the wire, with names replaced, to a new file."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try every kind of call that a run makes on a host, and say what each attempt shows.
+
+    Nothing on the host is changed. Each check is confirmed, refuted, unknown or skipped; what is refuted
+    comes with the missing right or the next step. The least rights, and how to grant them: docs/rights.md.
+    Exit codes: 0 all is well; 1 something that a run needs is refuted; 2 the configuration cannot be used;
+    3 something is unknown or weaker than it should be; 13 the host is out of reach or refuses.
+    """
+    from vmkeep.cli.host_checks import examine
+    from vmkeep.cli.host_report import report_of
+    from vmkeep.cli.host_verdicts import exit_code_of, summary_of
+    from vmkeep.clock import SystemClock
+    from vmkeep.host.files.host_files import HostFiles
+    from vmkeep.host.wsman import Client
+
+    host = _configuration().find(name)
+    for warning in host.warnings():
+        warn(warning)
+    password = _password_of(host)
+    clock, paths = SystemClock(), host.path_map()
+    files = HostFiles(
+        host.address,
+        host.smb_port,
+        host.credentials(password),
+        paths,
+        require_encryption=host.smb_encryption,
+        clock=clock,
+    )
+    with _recorder(record) as recorder, Client(host.endpoint(password), clock, recorder) as wsman, files:
+        found = examine(wsman, files, paths, clock, _announce)
+    _announce("")
+    checks = found.checks
+    code, summary = exit_code_of(checks), summary_of(checks)
+    document = {
+        "message_type": "host_check",
+        "host": host.name,
+        "ok": code == 0,
+        "exit_code": int(code),
+        "summary": summary,
+        "requests": found.requests,
+        "checks": [check.as_document() for check in checks],
+    }
+    unheard = try_answer(document, [*_lines(found), summary])
+    if report is not None:
+        report.write_text(report_of(checks, summary, clock.now()), "utf-8", newline="\n")
+    if unheard is not None:
+        warn(f"the result could not be printed: {unheard}.")
+    if code:
+        raise typer.Exit(int(code))
+
+
+def _configuration() -> "Configuration":
+    from vmkeep.cli.configuration import load_configuration
+
+    return load_configuration(os.environ)
+
+
+def _described(host: "HostBlock") -> dict[str, Any]:
+    """Return a host as the configuration describes it: where a password is, never the password."""
+    return {
+        "name": host.name,
+        "address": host.address,
+        "port": host.port,
+        "transport": host.transport,
+        "auth": host.auth,
+        "user": host.user,
+        "password_file": None if host.password_file is None else str(host.password_file),
+        "password_command": host.password_command is not None,
+        "ca_file": None if host.ca_file is None else str(host.ca_file),
+        "smb_port": host.smb_port,
+        "smb_encryption": host.smb_encryption,
+        "paths": dict(host.paths),
+    }
+
+
+def _password_of(host: "HostBlock") -> Secret | None:
+    """Fetch the password of a host's account, or ask for it; None where a ticket is used."""
+    from vmkeep.cli.configuration import HostPasswordUnavailable
+
+    password = host.password(os.environ)
+    if password is not None or host.user is None or host.auth == "kerberos":
+        return password
+    if not sys.stdin.isatty():
+        raise HostPasswordUnavailable(
+            f"[hosts.{host.name}] does not say where the password of {host.user} is."
+        )
+    text = str(typer.prompt(f"Password of {visible(host.user)}", hide_input=True, err=True))
+    return Secret(text)
+
+
+@contextmanager
+def _recorder(file: Path | None) -> Iterator["Recorder | None"]:
+    """Open a trace, readable by its owner only; what is there already is not overwritten."""
+    if file is None:
+        yield None
+        return
+    from vmkeep.clock import SystemClock
+    from vmkeep.host.wsman import Recorder
+
+    try:
+        number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise UsageError(
+            f"{str(file)!r} exists; a trace goes into a new file.", hint="Choose another name."
+        ) from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise VmkeepError(
+            f"cannot write the trace {str(file)!r}: {reason}.", hint="Choose another place."
+        ) from error
+    with os.fdopen(number, "w", encoding="utf-8", newline="\n") as stream:
+        yield Recorder(stream, SystemClock())
+
+
+def _lines(found: "Examined") -> Sequence[str]:
+    """Return what was found for people: a line for each check, and what to do about those that need it."""
+    lines: list[str] = []
+    told: set[str] = set()  # a hundred folders that are refused for one reason need one hint
+    for check in found.checks:
+        fact = f": {check.fact}" if check.fact else ""
+        what = check.subject or check.means
+        lines.append(f"{_MARKS[check.state]:>3}  {check.name:<16} {what}{fact}")
+        if check.state in {"refuted", "unknown"}:
+            texts = [check.detail, *([] if check.hint in told else [check.hint])]
+            lines += [f"{'':>22}{text}" for text in texts if text]
+            told.add(check.hint)
+        elif check.detail and settings.verbose:
+            lines.append(f"{'':>22}{check.detail}")
+    return lines
+
+
+def _announce(what: str) -> None:
+    """Show on a terminal what is being tried; empty: nothing any more."""
+    if not settings.quiet and not settings.json and sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{visible(what)}{' ...' if what else ''}")
+        sys.stderr.flush()
