@@ -4,16 +4,16 @@ import re
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from functools import cache
 from typing import Final, NamedTuple
 
 from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
 from vmkeep.formats.source import Source
+from vmkeep.formats.space import TakenSpace
 from vmkeep.formats.vhdx import layout
 from vmkeep.formats.vhdx.geometry import Geometry
-from vmkeep.formats.vhdx.space import DISPUTED, TakenSpace
 from vmkeep.ranges import ByteRange
 
 STATE_MASK: Final = 0x7
@@ -122,15 +122,14 @@ class BlockTable:
         image: Source,
         region: ByteRange,
         geometry: Geometry,
-        structures: Sequence[tuple[ByteRange, str]],
+        structures: Iterable[tuple[ByteRange, str]],
     ) -> None:
         self.geometry = geometry
         self.region = region
         self.structures = structures
-        # Writers put all structures in front of the blocks: one comparison is enough for most places.
-        self._structures_end = max(place.end for place, _ in structures)
-        self._space = TakenSpace()
-        self._has_disputes = False
+        # What is taken, and in it the places of blocks that lie on something else.
+        self._space = TakenSpace(layout.MIB)
+        self._disputed = TakenSpace(layout.MIB)
         self._placed_pages: set[int] = set()
         self._placed_bitmaps: set[int] = set()
         self._placing = threading.Lock()
@@ -138,6 +137,9 @@ class BlockTable:
         self._file = image.name
         self._size = image.size()
         self._ratio = geometry.chunk_ratio
+        for place, _ in structures:
+            if place.offset < self._size:  # no block lies beyond
+                self._space.take(ByteRange(place.offset, min(place.length, self._size - place.offset)))
         self._recent: tuple[int, bytes] = (-1, b"")
         self._pages = PagedRegion(image, _TABLE_PAGE, _TABLE_PAGES_KEPT)
         self._bitmaps = PagedRegion(image, _BITMAP_PAGE, _BITMAP_PAGES_KEPT)
@@ -200,20 +202,19 @@ class BlockTable:
             end = at + 1
             while end < len(places) and places[end] - places[end - 1] == size:
                 end += 1
-            length = places[end - 1] + size - places[at]
-            if places[at] + length > self._size or self._space.strongest(ByteRange(places[at], length)):
+            run = ByteRange(places[at], places[end - 1] + size - places[at])
+            if run.end > self._size or self._space.meets(run):
                 for place in places[at:end]:
                     self._take(place, size)
             else:
-                self._space.take(ByteRange(places[at], length))
+                self._space.take(run)
             at = end
 
     def _take(self, place: int, length: int) -> None:
         if place + length <= self._size:  # else refused when it is used
             where = ByteRange(place, length)
             if self._space.take(where):
-                self._space.take(where, DISPUTED)
-                self._has_disputes = True
+                self._disputed.take(where)
 
     def entries(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Yield ``(index, count, value)`` for the raw entries of ``[start, stop)``.
@@ -315,10 +316,6 @@ class BlockTable:
     def _place(self, index: int, value: int, needed: int, rule: str = "2.5.1.1 FileOffsetMB") -> int:
         """Return where a block lies, or raise when ``needed`` bytes from there on are not its own."""
         place = value & OFFSET_MASK
-        if place < self._structures_end:
-            for taken, title in self.structures:
-                if place < taken.end and taken.offset < place + needed:
-                    raise self._corrupt(index, f"a block lies on top of {title}", rule)
         if place + needed > self._size:
             raise TruncatedDisk(
                 f"{self._file!r} is cut: a block at {place} lies beyond its end at {self._size}.",
@@ -326,9 +323,17 @@ class BlockTable:
                 offset=self.entry_offset(index),
                 rule=f"[MS-VHDX] {rule}",
             )
-        if self._has_disputes and self._space.strongest(ByteRange(place, needed)) == DISPUTED:
-            raise self._corrupt(index, "a block lies on top of another block", rule)
+        if self._disputed and self._is_disputed(ByteRange(place, needed)):
+            raise self._corrupt(index, f"a block lies on top of {self._what_lies(place, needed)}", rule)
         return place
+
+    def _is_disputed(self, place: ByteRange) -> bool:
+        with self._placing:
+            return self._disputed.meets(place)
+
+    def _what_lies(self, place: int, length: int) -> str:
+        titles = (title for at, title in self.structures if place < at.end and at.offset < place + length)
+        return next(titles, "another block")
 
     def _corrupt(self, index: int, what: str, rule: str) -> CorruptDisk:
         return CorruptDisk(
