@@ -3,13 +3,16 @@
 import re
 import struct
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from functools import cache
 from typing import Final, NamedTuple
 
+from vmkeep.formats.bitmaps import bit_runs, granules
 from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
+from vmkeep.formats.layers import GRANULE
 from vmkeep.formats.source import Source
 from vmkeep.formats.space import TakenSpace
 from vmkeep.formats.vhdx import layout
@@ -62,6 +65,14 @@ class Span(NamedTuple):
     end: int
     holder: Holder
     place: int
+
+    def joined(self, right: "Span") -> "Span | None":
+        """Return both as one span, or None when they must stay apart."""
+        if self.end != right.start or self.holder is not right.holder or self.holder is Holder.MIXED:
+            return None
+        if self.holder is Holder.FILE and self.place + self.end - self.start != right.place:
+            return None
+        return self._replace(end=right.end)
 
 
 class PagedRegion:
@@ -251,33 +262,39 @@ class BlockTable:
             yield base + low, stop - low, value
             low = stop
 
+    def walk(self, wanted: list[ByteRange]) -> Iterator[tuple[Holder, int, list[ByteRange]]]:
+        """Yield who holds the parts of a range list, with their place in the file less that in the disk.
+
+        Ascending; parts of blocks that one entry, or a run of them, speaks for
+        come together. Raises when an entry of a wanted block cannot be right.
+        """
+        if not wanted:
+            return
+        geometry, size = self.geometry, self.geometry.block_size
+        rest = _Rest(wanted)
+        first, last = wanted[0].offset // size, (wanted[-1].end - 1) // size
+        low_index, high_index = geometry.payload_index(first), geometry.payload_index(last) + 1
+        for index, count, value in self.entries(low_index, high_index):
+            block = geometry.payload_blocks_before(index)
+            parts = rest.until(geometry.payload_blocks_before(index + count) * size)
+            if parts:  # else the entry of a bitmap, or nobody asked for the block
+                holder, place = self._judge(index, block, value)
+                yield holder, place - block * size, parts
+
     def spans(self, start: int, end: int) -> Iterator[Span]:
         """Yield who holds ``[start, end)``, ascending, without gaps, neighbours joined.
 
         Raises when an entry is reached that cannot be right.
         """
-        if start >= end:
-            return
-        geometry = self.geometry
-        block_size = geometry.block_size
-        first, last = start // block_size, (end - 1) // block_size
         pending: Span | None = None
-        low_index, high_index = geometry.payload_index(first), geometry.payload_index(last) + 1
-        for index, count, value in self.entries(low_index, high_index):
-            block = geometry.payload_blocks_before(index)
-            stop = geometry.payload_blocks_before(index + count)
-            if stop == block:
-                continue  # the entry of a bitmap
-            low, high = max(block * block_size, start), min(stop * block_size, end)
-            holder, place = self._judge(index, block, value)
-            span = Span(low, high, holder, place + low - block * block_size if place else 0)
-            joined = _join(pending, span) if pending is not None else span
-            if joined is None:
-                assert pending is not None
-                yield pending
-                pending = span
-            else:
-                pending = joined
+        for holder, shift, parts in self.walk([ByteRange(start, end - start)] if start < end else []):
+            for part in parts:
+                span = Span(part.offset, part.end, holder, part.offset + shift)
+                joined = pending.joined(span) if pending is not None else span
+                if joined is None:
+                    assert pending is not None
+                    yield pending
+                pending = joined or span
         if pending is not None:
             yield pending
 
@@ -356,53 +373,68 @@ class BlockTable:
                     self._placed_bitmaps.add(chunk)
         return self._place(index, value, BITMAP_BLOCK_SIZE, "2.5.1.2 FileOffsetMB")
 
-    def sector_runs(self, start: int, end: int) -> list[tuple[int, int, bool]]:
+    def sector_runs(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
         """Cut ``[start, end)`` of one mixed block into ``(start, end, whether this file holds it)``."""
-        geometry = self.geometry
-        block = start // geometry.block_size
-        base = block * geometry.block_size
+        bits, base = self._bitmap(start)
+        sector = self.geometry.sector
+        for low, high, is_set in bit_runs(bits, (start - base) // sector, -(-(end - base) // sector)):
+            yield max(base + low * sector, start), min(base + high * sector, end), is_set
+
+    def shares(self, start: int, end: int) -> tuple[list[ByteRange], list[ByteRange]]:
+        """Return where in ``[start, end)`` of one mixed block this file holds sectors, and where its parent.
+
+        Both in whole granules, so that the time does not depend on the sectors.
+        """
+        bits, base = self._bitmap(start)
+        sector = self.geometry.sector
+        first, last = (start - base) // sector, -(-(end - base) // sector)
+        here, there = [], []
+        for low, high, some_here, some_there in granules(bits, first, last, GRANULE // sector):
+            low, high = max(base + low * sector, start), min(base + high * sector, end)
+            if some_here:
+                here.append(ByteRange(low, high - low))
+            if some_there:
+                there.append(ByteRange(low, high - low))
+        return here, there
+
+    def _bitmap(self, at: int) -> tuple[bytes, int]:
+        """Return the bits of the mixed block around ``at``, and where the block starts."""
+        block = at // self.geometry.block_size
         chunk, position = divmod(block, self._ratio)
-        bits_at = position * geometry.bitmap_bytes_per_block
-        page_at = bits_at // _BITMAP_PAGE * _BITMAP_PAGE
-        page = self._bitmaps.page(self.bitmap_place(chunk) + page_at, _BITMAP_PAGE)
-        bytes_unit = 8 * geometry.sector
-        low_byte, high_byte = (start - base) // bytes_unit, -(-(end - base) // bytes_unit)
-        within = bits_at - page_at
-        first = base + low_byte * bytes_unit
-        runs = []
-        for low, high, is_set in bit_runs(page[within + low_byte : within + high_byte]):
-            low, high = max(first + low * geometry.sector, start), min(first + high * geometry.sector, end)
-            if low < high:
-                runs.append((low, high, is_set))
-        return runs
+        size = self.geometry.bitmap_bytes_per_block
+        page_at, within = divmod(position * size, _BITMAP_PAGE)
+        page = self._bitmaps.page(self.bitmap_place(chunk) + page_at * _BITMAP_PAGE, _BITMAP_PAGE)
+        return page[within : within + size], block * self.geometry.block_size
 
 
-def bit_runs(bits: bytes) -> list[tuple[int, int, bool]]:
-    """Cut a bitmap, least significant bit first, into ``(first, end, whether set)``.
+class _Rest:
+    """A range list of which the front is taken away piece by piece."""
 
-    The bits become text, in which the interpreter's own search finds the
-    edges: the time grows with the edges, not with the sectors.
-    """
-    size = len(bits) * 8
-    if not size:
-        return []
-    # The leading 1 keeps the zeros at the top from being dropped.
-    text = format(int.from_bytes(bits, "little") | 1 << size, "b")[:0:-1]
-    runs = []
-    at = 0
-    is_set = text[0] == "1"
-    while at < size:
-        edge = text.find("0" if is_set else "1", at)
-        edge = size if edge < 0 else edge
-        runs.append((at, edge, is_set))
-        at, is_set = edge, not is_set
-    return runs
+    def __init__(self, ranges: list[ByteRange]) -> None:
+        self._ranges = ranges
+        self._turn(0)
 
+    def _turn(self, first: int) -> None:
+        self._first = first
+        self._low, self._high = (
+            (self._ranges[first].offset, self._ranges[first].end) if first < len(self._ranges) else (0, 0)
+        )
 
-def _join(left: Span, right: Span) -> Span | None:
-    """Return both as one span, or None when they must stay apart."""
-    if left.holder is not right.holder or left.holder is Holder.MIXED:
-        return None
-    if left.holder is Holder.FILE and left.place + left.end - left.start != right.place:
-        return None
-    return left._replace(end=right.end)
+    def until(self, end: int) -> list[ByteRange]:
+        """Take what lies in front of ``end``, in slices, however many ranges it is."""
+        low = self._low
+        if self._high > end:
+            if low >= end:
+                return []
+            self._low = end
+            return [ByteRange(low, end - low)]
+        stop = bisect_left(self._ranges, (end,), self._first)
+        parts = self._ranges[self._first : stop]
+        if parts:
+            parts[0] = ByteRange(low, self._high - low)
+            self._turn(stop)
+            if parts[-1].end > end:
+                self._turn(stop - 1)
+                self._low = end
+                parts[-1] = ByteRange(parts[-1].offset, end - parts[-1].offset)
+        return parts

@@ -1,0 +1,54 @@
+"""Where a disk of several files may hold data, found for all its files together."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from itertools import chain
+from typing import Final
+
+from vmkeep.formats.disk import Disk
+from vmkeep.formats.parents import parent_missing
+from vmkeep.ranges import ByteRange, clip, join_sorted, normalise
+
+# Where sectors of several files are mixed, they are told apart in pieces of this size only:
+# whoever reads a sector reads as much, and a bitmap has a bit for each 512 bytes.
+GRANULE: Final = 64 << 10
+# As much of a disk is asked for at once: never more than a quarter of a million granules.
+_STRETCH: Final = 16 << 30
+
+
+class LayeredDisk(Disk):
+    """A disk file that may leave some of its bytes to a parent."""
+
+    @abstractmethod
+    def share_out(self, wanted: list[ByteRange]) -> tuple[list[ByteRange], list[ByteRange]]:
+        """Return where in ``wanted`` this file may hold data, in any order, and what it leaves to its parent.
+
+        ``wanted`` is a range list; what is left ascends, and may be in both.
+        """
+
+    def extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
+        stop = self.profile.size if end is None else min(end, self.profile.size)
+        stretches = (self._data(at, min(at + _STRETCH, stop)) for at in range(start, stop, _STRETCH))
+        return join_sorted(chain.from_iterable(stretches))
+
+    def _data(self, start: int, end: int) -> list[ByteRange]:
+        """Return where ``[start, end)`` may hold data.
+
+        Each file is asked once, for all that its children leave to it: a chain
+        costs what its files hold, not that times its length.
+        """
+        found: list[ByteRange] = []
+        wanted = [ByteRange(start, end - start)]
+        layer: Disk | None = self
+        while wanted and layer is not None:
+            if wanted[-1].end > layer.profile.size:  # nothing demands a parent as long as its child
+                wanted = clip(wanted, 0, layer.profile.size)
+            if not isinstance(layer, LayeredDisk):
+                found += chain.from_iterable(layer.extents(part.offset, part.end) for part in wanted)
+                break
+            data, wanted = layer.share_out(wanted)
+            found += data
+            if wanted and layer.parent is None and layer.parent_reference is not None:
+                raise parent_missing(layer.parent_reference)
+            layer = layer.parent
+        return normalise(found)
