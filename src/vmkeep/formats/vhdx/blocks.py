@@ -4,16 +4,15 @@ import re
 import struct
 import threading
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from functools import cache
 from typing import Final, NamedTuple
 
 from vmkeep.formats.bitmaps import bit_runs, granules
 from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
 from vmkeep.formats.layers import GRANULE
-from vmkeep.formats.source import Source
+from vmkeep.formats.pages import Pages
+from vmkeep.formats.source import Source, read_at
 from vmkeep.formats.space import TakenSpace
 from vmkeep.formats.vhdx import layout
 from vmkeep.formats.vhdx.geometry import Geometry
@@ -29,10 +28,8 @@ BITMAP_BLOCK_SIZE: Final = layout.MIB
 
 # As much as SMB reads at once: the table of a 4 TiB disk with 32 MiB blocks is two pages.
 _TABLE_PAGE: Final = layout.MIB
-_TABLE_PAGES_KEPT: Final = 4
 # No block needs more bits than one page: 256 MiB of 512-byte sectors.
 _BITMAP_PAGE: Final = 64 * layout.KIB
-_BITMAP_PAGES_KEPT: Final = 32
 
 _SOMETHING: Final = re.compile(rb"[^\x00]")
 _ZERO_ENTRIES: Final = re.compile(rb"(?:\x02\x00{7})+")
@@ -75,50 +72,6 @@ class Span(NamedTuple):
         return self._replace(end=right.end)
 
 
-class PagedRegion:
-    """A part of the file read in aligned pages on first use, the last few kept; for any thread."""
-
-    def __init__(self, image: Source, page_size: int, kept: int) -> None:
-        self._image = image
-        self._page_size = page_size
-        self._kept = kept
-        self._zeros = _zeros(page_size)
-        self._pages: OrderedDict[int, bytes] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def page(self, offset: int, length: int) -> bytes:
-        """Return the page at ``offset`` of the file; raises when the file is shorter."""
-        with self._lock:
-            page = self._pages.get(offset)
-            if page is not None:
-                self._pages.move_to_end(offset)
-                return page
-        buffer = bytearray(length)
-        got = self._image.read_into(offset, memoryview(buffer))
-        if got < length:
-            raise TruncatedDisk(
-                f"{self._image.name!r} ends inside its tables.",
-                file=self._image.name,
-                offset=offset + got,
-                rule="[MS-VHDX] 2.4, 2.5",
-            )
-        # Tables of large disks are mostly empty: one object stands for all their pages.
-        page = self._zeros if buffer == self._zeros else bytes(buffer)
-        with self._lock:
-            self._pages[offset] = page
-            while len(self._pages) > self._kept:
-                self._pages.popitem(last=False)
-        return page
-
-    def is_empty(self, page: bytes) -> bool:
-        return page is self._zeros
-
-
-@cache
-def _zeros(size: int) -> bytes:
-    return bytes(size)
-
-
 class BlockTable:
     """The BAT of one file, read as far as it is asked; every entry is checked when it is used.
 
@@ -151,9 +104,8 @@ class BlockTable:
         for place, _ in structures:
             if place.offset < self._size:  # no block lies beyond
                 self._space.take(ByteRange(place.offset, min(place.length, self._size - place.offset)))
-        self._recent: tuple[int, bytes] = (-1, b"")
-        self._pages = PagedRegion(image, _TABLE_PAGE, _TABLE_PAGES_KEPT)
-        self._bitmaps = PagedRegion(image, _BITMAP_PAGE, _BITMAP_PAGES_KEPT)
+        self._pages = Pages(self._read_table)
+        self._bitmaps = Pages(lambda place: self._read(place, _BITMAP_PAGE))
         needed = geometry.table_bytes()
         if needed > region.length:
             raise CorruptDisk(
@@ -164,10 +116,26 @@ class BlockTable:
                 rule="[MS-VHDX] 2.5",
             )
 
+    def _read_table(self, number: int) -> bytes:
+        start = number * _TABLE_PAGE
+        return self._read(self.region.offset + start, min(_TABLE_PAGE, self.geometry.table_bytes() - start))
+
+    def _read(self, offset: int, length: int) -> bytes:
+        data = read_at(self._image, offset, length)
+        if len(data) < length:
+            raise TruncatedDisk(
+                f"{self._file!r} ends inside its tables.",
+                file=self._file,
+                offset=offset + len(data),
+                rule="[MS-VHDX] 2.4, 2.5",
+            )
+        return data
+
     def entry(self, index: int) -> int:
         """Return one raw entry by its index in the table."""
         page_number, at = divmod(index * layout.BAT_ENTRY.size, _TABLE_PAGE)
-        value: int = layout.BAT_ENTRY.unpack_from(self._page(page_number), at)[0]
+        page = self._page(page_number)
+        value: int = layout.BAT_ENTRY.unpack_from(page, at)[0] if page else 0
         return value
 
     def entry_offset(self, index: int) -> int:
@@ -175,14 +143,10 @@ class BlockTable:
         return self.region.offset + index * layout.BAT_ENTRY.size
 
     def _page(self, number: int) -> bytes:
-        recent = self._recent  # one look, for another thread may replace it
-        if recent[0] == number:
-            return recent[1]
-        start = number * _TABLE_PAGE
-        page = self._pages.page(self.region.offset + start, min(_TABLE_PAGE, self.region.length - start))
+        """Return a page of the table, or nothing where all its entries are zero."""
+        page = self._pages.get(number)
         if number not in self._placed_pages:
             self._take_places(number, page)
-        self._recent = (number, page)
         return page
 
     def _take_places(self, number: int, page: bytes) -> None:
@@ -190,8 +154,7 @@ class BlockTable:
         with self._placing:
             if number in self._placed_pages:
                 return
-            if not self._pages.is_empty(page):
-                self._take_payload(number * (_TABLE_PAGE // layout.BAT_ENTRY.size), page)
+            self._take_payload(number * (_TABLE_PAGE // layout.BAT_ENTRY.size), page)
             self._placed_pages.add(number)
 
     def _take_payload(self, first: int, page: bytes) -> None:
@@ -239,10 +202,10 @@ class BlockTable:
             base = number * per_page
             page = self._page(number)
             low, high = start - base, min(per_page, stop - base)
-            if self._pages.is_empty(page):
-                yield start, high - low, 0
-            else:
+            if page:
                 yield from self._page_entries(page, base, low, high)
+            else:
+                yield start, high - low, 0
             start = base + high
 
     def _page_entries(self, page: bytes, base: int, low: int, high: int) -> Iterator[tuple[int, int, int]]:
@@ -403,8 +366,8 @@ class BlockTable:
         chunk, position = divmod(block, self._ratio)
         size = self.geometry.bitmap_bytes_per_block
         page_at, within = divmod(position * size, _BITMAP_PAGE)
-        page = self._bitmaps.page(self.bitmap_place(chunk) + page_at * _BITMAP_PAGE, _BITMAP_PAGE)
-        return page[within : within + size], block * self.geometry.block_size
+        page = self._bitmaps.get(self.bitmap_place(chunk) + page_at * _BITMAP_PAGE)
+        return page[within : within + size] or bytes(size), block * self.geometry.block_size
 
 
 class _Rest:

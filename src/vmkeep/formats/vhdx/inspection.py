@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final, Literal
 
 from vmkeep.formats.disk import Finding
+from vmkeep.formats.source import read_at
 from vmkeep.formats.space import TakenSpace
 from vmkeep.formats.vhdx import layout
 from vmkeep.formats.vhdx.blocks import (
@@ -30,15 +31,16 @@ _WITH_FORMER_PLACE: Final = (BlockState.UNDEFINED, BlockState.UNMAPPED)
 
 def inspect(structures: Structures) -> Iterator[Finding]:
     """Yield what is wrong or unusual; the file was opened, so its headers and metadata are sound."""
-    yield from _header_findings(structures)
-    yield from _region_findings(structures)
+    section = read_at(structures.image, 0, layout.HEADER_SECTION_USED)
+    yield from _header_findings(structures, section)
+    yield from _region_findings(structures, section)
     yield from _TableInspection(structures).findings()
 
 
-def _header_findings(structures: Structures) -> Iterator[Finding]:
+def _header_findings(structures: Structures, section: bytes) -> Iterator[Finding]:
     file = structures.source.name
     for number, offset in enumerate(layout.HEADER_OFFSETS, 1):
-        if parse_header(structures.section[offset : offset + layout.HEADER_SIZE]) is None:
+        if parse_header(section[offset : offset + layout.HEADER_SIZE]) is None:
             yield Finding(
                 "warning",
                 file,
@@ -59,20 +61,19 @@ def _header_findings(structures: Structures) -> Iterator[Finding]:
             "warning", file, header.log.offset, "[MS-VHDX] 2.2.2 LogOffset", f"Unused now, but {fault}"
         )
         return
-    for region in structures.regions.all:
+    for region in structures.regions.all():
         if region.place.offset < header.log.end and header.log.offset < region.place.end:
             message = f"The {region.title} lies on top of the log, which is unused now."
             yield Finding("warning", file, region.place.offset, "[MS-VHDX] 2.2.2 LogOffset", message)
 
 
-def _region_findings(structures: Structures) -> Iterator[Finding]:
+def _region_findings(structures: Structures, section: bytes) -> Iterator[Finding]:
     file = structures.source.name
     for offset, fault in structures.regions.faults:
         message = f"This copy of the region table {fault}; the other one is used."
         yield Finding("warning", file, offset, "[MS-VHDX] 2.2.3", message)
     first, second = (
-        structures.section[offset : offset + layout.REGION_TABLE_SIZE]
-        for offset in layout.REGION_TABLE_OFFSETS
+        section[offset : offset + layout.REGION_TABLE_SIZE] for offset in layout.REGION_TABLE_OFFSETS
     )
     if not structures.regions.faults and first != second:
         message = "The two copies of the region table differ; the first one is used."
