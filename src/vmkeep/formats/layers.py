@@ -12,8 +12,8 @@ from vmkeep.ranges import ByteRange, clip, join_sorted, normalise
 # Where sectors of several files are mixed, they are told apart in pieces of this size only:
 # whoever reads a sector reads as much, and a bitmap has a bit for each 512 bytes.
 GRANULE: Final = 64 << 10
-# As much of a disk is asked for at once: never more than a quarter of a million granules.
-_STRETCH: Final = 16 << 30
+# As many pieces of a disk are asked for at once: 16 GiB, or less where blocks are smaller than granules.
+_MOST_PIECES: Final = 1 << 18
 
 
 class LayeredDisk(Disk):
@@ -28,7 +28,9 @@ class LayeredDisk(Disk):
 
     def extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
         stop = self.profile.size if end is None else min(end, self.profile.size)
-        stretches = (self._data(at, min(at + _STRETCH, stop)) for at in range(start, stop, _STRETCH))
+        blocks = (layer.profile.block_size for layer in self.chain())
+        length = _MOST_PIECES * min(GRANULE, *(size for size in blocks if size is not None))
+        stretches = (self._data(at, min(at + length, stop)) for at in range(start, stop, length))
         return join_sorted(chain.from_iterable(stretches))
 
     def _data(self, start: int, end: int) -> list[ByteRange]:

@@ -9,8 +9,8 @@ from typing import Final
 from vmkeep.formats.filling import is_zero
 
 # A folder may hold hundreds of files: a bound for each alone would be none. The tables of a chain
-# of 64 files of 1 TiB, in blocks of 2 MiB or more, stay in memory.
-_MOST_BYTES: Final = 64 << 20
+# of 64 files of 1 TiB in the usual blocks of 32 MiB are half of it.
+_MOST_BYTES: Final = 32 << 20
 # What an entry of the dictionary and a small object take, roughly.
 _OVERHEAD: Final = 256
 

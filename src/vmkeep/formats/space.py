@@ -3,6 +3,7 @@
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 from vmkeep.ranges import ByteRange
@@ -61,6 +62,50 @@ class TakenSpace:
             parts.append((page, low, high))
             at += high - low
         return parts
+
+
+class BlockSpace:
+    """The places of a file's structures and blocks, and which of them are claimed twice.
+
+    ``end`` is where blocks end: one beyond is not noted, for whoever uses it refuses it.
+    """
+
+    def __init__(self, unit: int, end: int) -> None:
+        self._end = end
+        self._taken = TakenSpace(unit)
+        self.disputed = TakenSpace(unit)
+
+    def take_structure(self, place: ByteRange) -> None:
+        """Note where something lies on which no block may lie."""
+        if place.offset < self._end:
+            self._taken.take(ByteRange(place.offset, min(place.length, self._end - place.offset)))
+
+    def take_block(self, place: ByteRange) -> None:
+        """Note where one block lies."""
+        if place.end <= self._end and self._taken.take(place):
+            self.disputed.take(place)
+
+    def take_blocks(self, places: list[int], size: int) -> None:
+        """Note where blocks of one size lie, given in any order."""
+        ordered = sorted(places)
+        places = sorted(set(places))
+        if len(places) < len(ordered):
+            for place in {one for one, other in pairwise(ordered) if one == other}:
+                if place + size <= self._end:
+                    self.disputed.take(ByteRange(place, size))
+        at = 0
+        while at < len(places):
+            # Neighbours are taken in one step; one by one where something else lies among them.
+            end = at + 1
+            while end < len(places) and places[end] - places[end - 1] == size:
+                end += 1
+            run = ByteRange(places[at], places[end - 1] + size - places[at])
+            if run.end > self._end or self._taken.meets(run):
+                for place in places[at:end]:
+                    self.take_block(ByteRange(place, size))
+            else:
+                self._taken.take(run)
+            at = end
 
 
 def _meets(edges: "array[int]", low: int, high: int) -> bool:

@@ -8,11 +8,13 @@ from uuid import UUID
 
 import pytest
 
+from tests.generators import vhd_bytes as vhd
 from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.disk import Disk
 from vmkeep.formats.errors import ParentMissing
 from vmkeep.formats.parents import FindParent, ParentReference
 from vmkeep.formats.source import BytesSource
+from vmkeep.formats.vhd import open_vhd
 from vmkeep.formats.vhdx import open_vhdx
 from vmkeep.ranges import ByteRange
 
@@ -135,3 +137,42 @@ def test_extents_of_mixed_blocks_come_in_whole_granules(sector: int) -> None:
         list(incomplete.extents(3 * K64, 4 * K64))
     assert list(incomplete.extents(4 * K64, 6 * K64)) == [ByteRange(4 * K64, 2 * K64)]
     assert list(full.extents()) == [ByteRange(0, gen.MIB)]
+
+
+def test_scattered_sectors_of_a_vhd_are_found_together() -> None:
+    block = 32 << 20
+    bits = [sector % 2 == 0 for sector in range(block // 512)]
+    base = vhd.fixed(bytes(block), UUID(int=1))
+    layer = vhd.Sparse(
+        block, block, {0: vhd.Block(bits, bytes(block))}, UUID(int=2), vhd.DIFFERENCING, UUID(int=1)
+    )
+    layer.parent_name = "base.vhd"
+    data = layer.build()
+    parent = open_vhd(BytesSource(base, "base.vhd"), over(None))
+    tracemalloc.start()
+    disk = open_vhd(BytesSource(data, "child.avhd"), over(parent))
+    assert list(disk.extents()) == [ByteRange(0, block)]
+    assert sum(part.length for part in disk.layer_extents()) == block // 2
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2 << 20
+
+
+def test_a_vhd_block_that_holds_all_its_sectors_needs_no_parent() -> None:
+    """The last block is cut within its first byte of bits; what stands behind them means nothing."""
+    size = 4096 + 3 * 512
+    layer = vhd.Sparse(
+        size,
+        4096,
+        {0: vhd.Block([True] * 8, b"\1" * 4096), 1: vhd.Block([True] * 3 + [False] * 5, b"\2" * 4096)},
+        UUID(int=2),
+        vhd.DIFFERENCING,
+        UUID(int=1),
+        parent_name="base.vhd",
+    )
+    disk = open_vhd(BytesSource(layer.build(), "child.avhd"), over(None), complete=False)
+    assert list(disk.extents()) == [ByteRange(0, size)]
+    layer.blocks = {0: vhd.Block([True] * 7 + [False], b"\1" * 4096)}
+    disk = open_vhd(BytesSource(layer.build(), "child.avhd"), over(None), complete=False)
+    with pytest.raises(ParentMissing):
+        list(disk.extents(0, 4096))

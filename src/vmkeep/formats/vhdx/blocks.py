@@ -13,7 +13,7 @@ from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
 from vmkeep.formats.layers import GRANULE
 from vmkeep.formats.pages import Pages
 from vmkeep.formats.source import Source, read_at
-from vmkeep.formats.space import TakenSpace
+from vmkeep.formats.space import BlockSpace
 from vmkeep.formats.vhdx import layout
 from vmkeep.formats.vhdx.geometry import Geometry
 from vmkeep.ranges import ByteRange
@@ -91,9 +91,6 @@ class BlockTable:
         self.geometry = geometry
         self.region = region
         self.structures = structures
-        # What is taken, and in it the places of blocks that lie on something else.
-        self._space = TakenSpace(layout.MIB)
-        self._disputed = TakenSpace(layout.MIB)
         self._placed_pages: set[int] = set()
         self._placed_bitmaps: set[int] = set()
         self._placing = threading.Lock()
@@ -101,9 +98,9 @@ class BlockTable:
         self._file = image.name
         self._size = image.size()
         self._ratio = geometry.chunk_ratio
+        self._space = BlockSpace(layout.MIB, self._size)
         for place, _ in structures:
-            if place.offset < self._size:  # no block lies beyond
-                self._space.take(ByteRange(place.offset, min(place.length, self._size - place.offset)))
+            self._space.take_structure(place)
         self._pages = Pages(self._read_table)
         self._bitmaps = Pages(lambda place: self._read(place, _BITMAP_PAGE))
         needed = geometry.table_bytes()
@@ -167,28 +164,10 @@ class BlockTable:
         if first + count == last + 1:
             value = values.pop()
             if value & STATE_MASK >= BlockState.FULLY_PRESENT:
-                self._take(value & OFFSET_MASK, geometry.bytes_of_block(geometry.payload_count - 1))
+                used = geometry.bytes_of_block(geometry.payload_count - 1)
+                self._space.take_block(ByteRange(value & OFFSET_MASK, used))
         del values[(self._ratio - first) % (self._ratio + 1) :: self._ratio + 1]  # the entries of bitmaps
-        places = sorted([value & OFFSET_MASK for value in values if value & STATE_MASK >= 6])
-        at = 0
-        while at < len(places):
-            # Neighbours are taken in one step; one by one where something else lies among them.
-            end = at + 1
-            while end < len(places) and places[end] - places[end - 1] == size:
-                end += 1
-            run = ByteRange(places[at], places[end - 1] + size - places[at])
-            if run.end > self._size or self._space.meets(run):
-                for place in places[at:end]:
-                    self._take(place, size)
-            else:
-                self._space.take(run)
-            at = end
-
-    def _take(self, place: int, length: int) -> None:
-        if place + length <= self._size:  # else refused when it is used
-            where = ByteRange(place, length)
-            if self._space.take(where):
-                self._disputed.take(where)
+        self._space.take_blocks([value & OFFSET_MASK for value in values if value & STATE_MASK >= 6], size)
 
     def entries(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Yield ``(index, count, value)`` for the raw entries of ``[start, stop)``.
@@ -303,13 +282,13 @@ class BlockTable:
                 offset=self.entry_offset(index),
                 rule=f"[MS-VHDX] {rule}",
             )
-        if self._disputed and self._is_disputed(ByteRange(place, needed)):
+        if self._space.disputed and self._is_disputed(ByteRange(place, needed)):
             raise self._corrupt(index, f"a block lies on top of {self._what_lies(place, needed)}", rule)
         return place
 
     def _is_disputed(self, place: ByteRange) -> bool:
         with self._placing:
-            return self._disputed.meets(place)
+            return self._space.disputed.meets(place)
 
     def _what_lies(self, place: int, length: int) -> str:
         titles = (title for at, title in self.structures if place < at.end and at.offset < place + length)
@@ -332,7 +311,7 @@ class BlockTable:
         if chunk not in self._placed_bitmaps:
             with self._placing:
                 if chunk not in self._placed_bitmaps:
-                    self._take(value & OFFSET_MASK, BITMAP_BLOCK_SIZE)
+                    self._space.take_block(ByteRange(value & OFFSET_MASK, BITMAP_BLOCK_SIZE))
                     self._placed_bitmaps.add(chunk)
         return self._place(index, value, BITMAP_BLOCK_SIZE, "2.5.1.2 FileOffsetMB")
 
