@@ -12,7 +12,7 @@ from vmkeep.formats.filling import is_zero
 # of 64 files of 1 TiB in the usual blocks of 32 MiB are half of it.
 _MOST_BYTES: Final = 32 << 20
 # What an entry of the dictionary and a small object take, roughly.
-_OVERHEAD: Final = 256
+_OVERHEAD: Final = 400
 
 
 class PagePool:

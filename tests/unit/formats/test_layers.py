@@ -7,16 +7,19 @@ from types import FrameType
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.generators import vhd_bytes as vhd
 from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.disk import Disk
 from vmkeep.formats.errors import ParentMissing
+from vmkeep.formats.layers import Remaining
 from vmkeep.formats.parents import FindParent, ParentReference
 from vmkeep.formats.source import BytesSource
 from vmkeep.formats.vhd import open_vhd
 from vmkeep.formats.vhdx import open_vhdx
-from vmkeep.ranges import ByteRange
+from vmkeep.ranges import ByteRange, clip, normalise
 
 pytestmark = pytest.mark.quick
 
@@ -176,3 +179,31 @@ def test_a_vhd_block_that_holds_all_its_sectors_needs_no_parent() -> None:
     disk = open_vhd(BytesSource(layer.build(), "child.avhd"), over(None), complete=False)
     with pytest.raises(ParentMissing):
         list(disk.extents(0, 4096))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 6)), max_size=8),
+    st.lists(st.integers(0, 50), max_size=8),
+)
+def test_ranges_are_taken_from_the_front(ranges: list[tuple[int, int]], ends: list[int]) -> None:
+    given_ranges = normalise(ByteRange(*one) for one in ranges)
+    rest = Remaining(list(given_ranges))
+    at = 0
+    for end in sorted(ends):
+        assert rest.until(end) == clip(given_ranges, at, end)
+        at = end
+
+
+def test_a_layer_is_asked_for_nothing_behind_its_end() -> None:
+    """The child holds what its parent is long enough for."""
+    layer = vhd.Sparse(
+        8192, 4096, {0: vhd.Block([True] * 8, b"\1" * 4096)}, UUID(int=2), vhd.DIFFERENCING, UUID(int=1)
+    )
+    layer.parent_name = "base.vhd"
+    for base in (
+        vhd.fixed(b"\1" * 4096, UUID(int=1)),
+        vhd.Sparse(4096, 4096, {0: vhd.Block([True] * 8, b"\1" * 4096)}, UUID(int=1)).build(),
+    ):
+        parent = open_vhd(BytesSource(base, "base.vhd"), over(None))
+        disk = open_vhd(BytesSource(layer.build(), "child.avhd"), over(parent))
+        assert list(disk.extents()) == [ByteRange(0, 4096)]

@@ -161,11 +161,13 @@ class BlockMap:
             space.take_blocks([entry * SECTOR for entry in page if entry != ABSENT], size)
         return space.disputed
 
+    def used(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield each block of ``[start, end)`` that the table says is here, with its entry."""
+        return self.table.used(start // self.block_size, -(-end // self.block_size))
+
     def present(self, start: int, end: int) -> Iterator[Present]:
         """Yield the blocks of ``[start, end)`` that the file holds."""
-        if start >= end:
-            return
-        for number, entry in self.table.used(start // self.block_size, -(-end // self.block_size)):
+        for number, entry in self.used(start, end) if start < end else ():
             low = number * self.block_size
             high = min(low + self.block_size, end)
             yield Present(number, max(low, start), high, self.place_alone(number, entry))

@@ -7,7 +7,7 @@ from typing import Final
 from vmkeep.formats.disk import Disk, DiskProfile, Finding, Kind
 from vmkeep.formats.errors import ParentMismatch, TruncatedDisk
 from vmkeep.formats.filling import fill_from, fill_with_zeros
-from vmkeep.formats.layers import LayeredDisk
+from vmkeep.formats.layers import LayeredDisk, Remaining
 from vmkeep.formats.parents import FindParent, ParentReference, parent_missing
 from vmkeep.formats.raw import FlatDisk, require_inside
 from vmkeep.formats.source import Source, read_at
@@ -172,16 +172,19 @@ class SparseVhd(Vhd, LayeredDisk):
     def share_out(self, wanted: list[ByteRange]) -> tuple[list[ByteRange], list[ByteRange]]:
         own: list[ByteRange] = []
         below: list[ByteRange] = []
-        for part in wanted:
-            at = part.offset
-            for block in self._blocks.present(part.offset, part.end):
+        rest = Remaining(wanted)
+        for number, entry in self._blocks.used(wanted[0].offset, wanted[-1].end):
+            below += rest.until(number * self._blocks.block_size)
+            parts = rest.until((number + 1) * self._blocks.block_size)
+            place = self._blocks.place_alone(number, entry) if parts else 0
+            for part in parts:
+                block = Present(number, part.offset, part.end, place)
                 here, there = self._blocks.shares(block)
                 if here:
                     own += intersect(here, self._data_in_file(block))
                 if self.parent_reference is not None:
-                    below += [ByteRange(at, block.low - at), *there]
-                at = block.high
-            below.append(ByteRange(at, part.end - at))
+                    below += there
+        below += rest.until(wanted[-1].end)
         return own, list(join_sorted(below)) if self.parent_reference is not None else []
 
     def _data_in_file(self, block: Present) -> Iterator[ByteRange]:

@@ -3,14 +3,13 @@
 import re
 import struct
 import threading
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Final, NamedTuple
 
 from vmkeep.formats.bitmaps import bit_runs, granules
 from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
-from vmkeep.formats.layers import GRANULE
+from vmkeep.formats.layers import GRANULE, Remaining
 from vmkeep.formats.pages import Pages
 from vmkeep.formats.source import Source, read_at
 from vmkeep.formats.space import BlockSpace
@@ -213,7 +212,7 @@ class BlockTable:
         if not wanted:
             return
         geometry, size = self.geometry, self.geometry.block_size
-        rest = _Rest(wanted)
+        rest = Remaining(wanted)
         first, last = wanted[0].offset // size, (wanted[-1].end - 1) // size
         low_index, high_index = geometry.payload_index(first), geometry.payload_index(last) + 1
         for index, count, value in self.entries(low_index, high_index):
@@ -347,36 +346,3 @@ class BlockTable:
         page_at, within = divmod(position * size, _BITMAP_PAGE)
         page = self._bitmaps.get(self.bitmap_place(chunk) + page_at * _BITMAP_PAGE)
         return page[within : within + size] or bytes(size), block * self.geometry.block_size
-
-
-class _Rest:
-    """A range list of which the front is taken away piece by piece."""
-
-    def __init__(self, ranges: list[ByteRange]) -> None:
-        self._ranges = ranges
-        self._turn(0)
-
-    def _turn(self, first: int) -> None:
-        self._first = first
-        self._low, self._high = (
-            (self._ranges[first].offset, self._ranges[first].end) if first < len(self._ranges) else (0, 0)
-        )
-
-    def until(self, end: int) -> list[ByteRange]:
-        """Take what lies in front of ``end``, in slices, however many ranges it is."""
-        low = self._low
-        if self._high > end:
-            if low >= end:
-                return []
-            self._low = end
-            return [ByteRange(low, end - low)]
-        stop = bisect_left(self._ranges, (end,), self._first)
-        parts = self._ranges[self._first : stop]
-        if parts:
-            parts[0] = ByteRange(low, self._high - low)
-            self._turn(stop)
-            if parts[-1].end > end:
-                self._turn(stop - 1)
-                self._low = end
-                parts[-1] = ByteRange(parts[-1].offset, end - parts[-1].offset)
-        return parts

@@ -30,12 +30,13 @@ def parse_locator(data: bytes, file: str) -> ParentReference:
     entries_end = layout.LOCATOR.size + count * layout.LOCATOR_ENTRY.size
     if entries_end > len(data):
         raise _broken(file, f"it claims {count} entries")
-    entries = list(layout.LOCATOR_ENTRY.iter_unpack(data[layout.LOCATOR.size : entries_end]))
+    entries = data[layout.LOCATOR.size : entries_end]
     # One stretch of text named by each of 65535 entries would become thousands of MiB.
-    if sum(key_length + value_length for _, _, key_length, value_length in entries) > len(data):
+    lengths = (key + value for _, _, key, value in layout.LOCATOR_ENTRY.iter_unpack(entries))
+    if sum(lengths) > len(data):
         raise _broken(file, "its texts lie on each other")
     pairs: dict[str, str] = {}
-    for key_at, value_at, key_length, value_length in entries:
+    for key_at, value_at, key_length, value_length in layout.LOCATOR_ENTRY.iter_unpack(entries):
         key = _text(data, key_at, key_length, file)
         if key in pairs:
             raise _broken(file, f"it has the key {key[:_QUOTED]!r} twice")
