@@ -5,6 +5,7 @@ pass around: ascending, not overlapping, not touching, without empty ranges.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import NamedTuple
 
 
@@ -61,12 +62,31 @@ def align_out(ranges: Iterable[ByteRange], unit: int, limit: int) -> list[ByteRa
     The input is a range list. Needed wherever a change inside a unit means
     that the whole unit is read again.
     """
+    return list(_aligned(ranges, unit, limit))
+
+
+def coarsen(ranges: Iterable[ByteRange], unit: int, limit: int, most: int) -> list[ByteRange]:
+    """Grow each range as :func:`align_out` does, by four times the unit, and so on, until ``most`` are left.
+
+    The input is a range list, and may be a stream of any length: no more than
+    ``most`` of it are in memory at once.
+    """
+    rest = _aligned(ranges, unit, limit)
+    while True:
+        found = list(islice(rest, most + 1))
+        if len(found) <= most:
+            return found
+        unit *= 4
+        rest = _aligned(chain(found, rest), unit, limit)
+
+
+def _aligned(ranges: Iterable[ByteRange], unit: int, limit: int) -> Iterator[ByteRange]:
     grown = (
         ByteRange(low, min(limit, -(-r.end // unit) * unit) - low)
         for r in ranges
         if (low := r.offset // unit * unit) < limit
     )
-    return list(join_sorted(grown))
+    return join_sorted(grown)
 
 
 def intersect(left: Iterable[ByteRange], right: Iterable[ByteRange]) -> list[ByteRange]:

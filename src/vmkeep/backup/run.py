@@ -26,6 +26,9 @@ from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
 
 _PREFERRED: Final = Policy()
+# What is to be read of all disks is in memory at once, in two lists of some 150 bytes a range. Where
+# a chain, or the holes of files, are more scattered than that, zeros between are read.
+_MOST_RANGES: Final = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -225,11 +228,12 @@ def _work(
             f"--changes lists the ranges of one disk, but the source has {len(held.disks)}.",
             hint="Give each disk with disk:FILE, or leave --changes away.",
         )
+    unit, most = repository.parameters.chunk_size, max(1, _MOST_RANGES // len(held.disks))
     work = []
     for disk in held.disks:
         before = _base_map(request, disk, held.disks, base, repository)
         if request.changes is None or before is None:
-            work.append(DiskWork(before, disk.extents()))
+            work.append(DiskWork(before, disk.extents(unit, most)))
         else:
             work.append(DiskWork(before, _declared(disk, request.changes), inherit=True))
     return work

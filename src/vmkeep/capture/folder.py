@@ -20,7 +20,7 @@ from vmkeep.formats.errors import FormatError, SourceChanged
 from vmkeep.formats.opening import disk_in_disguise, open_paths
 from vmkeep.formats.source import FileSource, Source
 from vmkeep.model.plan import MOST_DAMAGE, FolderFacts
-from vmkeep.ranges import ByteRange
+from vmkeep.ranges import ByteRange, coarsen
 
 DISK_SUFFIXES: Final = frozenset({".vhdx", ".avhdx", ".vhd", ".avhd", ".vhds", ".raw", ".img"})
 _LAYER_SUFFIXES: Final = frozenset({".avhdx", ".avhd"})
@@ -60,8 +60,12 @@ class HeldDisk:
     file: str
     disk: Disk
 
-    def extents(self) -> list[ByteRange]:
-        return list(self.disk.extents())
+    def extents(self, unit: int, most: int) -> list[ByteRange]:
+        """Return at most ``most`` ranges of whole units that hold all the disk may hold besides zeros.
+
+        Where there are more, they are joined over what lies between them.
+        """
+        return coarsen(self.disk.extents(), unit, self.disk.profile.size, most)
 
 
 class FolderHold:

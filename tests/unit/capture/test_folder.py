@@ -65,7 +65,17 @@ def test_one_disk_has_no_other_files(tmp_path: Path) -> None:
     put(tmp_path, "d.raw", "other.raw", f"Virtual Machines/{GUID}.vmcx")
     with hold(SourceAddress("disk", tmp_path / "d.raw")) as held:
         assert ([d.name for d in held.disks], held.files) == (["d"], ())
-        assert [(r.offset, r.length) for r in held.disks[0].extents()] in ([], [(0, 512)])
+        assert [(r.offset, r.length) for r in held.disks[0].extents(1, 9)] in ([], [(0, 512)])
+
+
+def test_scattered_data_are_a_bounded_number_of_ranges_of_whole_units(tmp_path: Path) -> None:
+    blocks = {number: Block(FULL, b"\1" * MIB) for number in range(0, 16, 2)}
+    (tmp_path / "d.vhdx").write_bytes(bytes(make_vhdx(disk_size=16 * MIB, blocks=blocks).data))
+    with hold(folder(tmp_path)) as held:
+        (disk,) = held.disks
+        exact = [(number * MIB, MIB) for number in blocks]
+        assert disk.extents(64 << 10, 8) == exact
+        assert disk.extents(64 << 10, 7) == [(0, 16 * MIB)]
 
 
 def test_a_folder_of_chains_opens_each_file_once(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Ranges against a model that is a set of byte numbers."""
 
+import tracemalloc
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from vmkeep.ranges import (
     ByteRange,
     align_out,
     clip,
+    coarsen,
     complement,
     intersect,
     join_sorted,
@@ -81,6 +83,26 @@ def test_align_out_covers_every_unit_that_is_touched(one: list[ByteRange], unit:
     result = align_out(ranges, unit, limit)
     assert is_range_list(result)
     assert numbers(result) == expected
+
+
+@given(any_ranges, st.integers(1, 9), st.integers(1, SIZE), st.integers(1, 6))
+def test_coarsen_takes_the_smallest_unit_that_leaves_few_ranges(
+    one: list[ByteRange], unit: int, limit: int, most: int
+) -> None:
+    ranges = normalise(one)
+    allowed = (unit * 4**n for n in range(8))
+    expected = next(found for u in allowed if len(found := align_out(ranges, u, limit)) <= most)
+    assert coarsen(iter(ranges), unit, limit, most) == expected
+
+
+def test_coarsen_holds_few_ranges_of_a_long_stream() -> None:
+    stream = (ByteRange(2 * n, 1) for n in range(200_000))
+    tracemalloc.start()
+    found = coarsen(stream, 1, 1 << 20, 1000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == [ByteRange(0, 400_000)]
+    assert peak < 1 << 20
 
 
 def test_numbers_as_large_as_disks_get() -> None:

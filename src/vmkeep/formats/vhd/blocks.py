@@ -1,52 +1,25 @@
 """Find a sparse VHD's blocks and sectors: the block table read by pages, the bitmaps on demand."""
 
 import sys
-import threading
 from array import array
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
-from itertools import pairwise
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
+from vmkeep.formats.bitmaps import bit_runs, granules
 from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
 from vmkeep.formats.filling import fill_from
+from vmkeep.formats.layers import GRANULE
+from vmkeep.formats.pages import Pages
 from vmkeep.formats.source import Source
+from vmkeep.formats.space import BlockSpace, TakenSpace
 from vmkeep.formats.vhd.footer import SECTOR, Footers
 from vmkeep.formats.vhd.header import ABSENT, HEADER_SIZE, DynamicHeader
+from vmkeep.ranges import ByteRange
 
 _PAGE_ENTRIES: Final = 1 << 14
-_PAGES_KEPT: Final = 64
-_BITMAP_BYTES_KEPT: Final = 4 << 20
-# 2040 GiB in blocks of 2 MiB need fewer.
-_MOST_COMPARED: Final = 1 << 20
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class RecentlyUsed(Generic[K, V]):
-    """Keeps the values used last, up to a number of them; safe to ask from several threads."""
-
-    def __init__(self, capacity: int, load: Callable[[K], V]) -> None:
-        self._capacity = max(1, capacity)
-        self._load = load
-        self._kept: OrderedDict[K, V] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: K) -> V:
-        """Return the kept value, or load it; two threads may load the same one twice."""
-        with self._lock:
-            value = self._kept.get(key)
-            if value is not None:
-                self._kept.move_to_end(key)
-                return value
-        value = self._load(key)  # outside the lock: a slow read must not stop the other threads
-        with self._lock:
-            self._kept[key] = value
-            while len(self._kept) > self._capacity:
-                self._kept.popitem(last=False)
-        return value
+# The first sector of a block has the highest bit of its byte, where everything else counts from the lowest.
+_TURNED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 class BlockTable:
@@ -56,68 +29,38 @@ class BlockTable:
         self._source = source
         self._offset = offset
         self.count = count
-        self._pages: RecentlyUsed[int, array[int]] = RecentlyUsed(_PAGES_KEPT, self._load)
+        self._pages = Pages(self._read)
 
-    def __getitem__(self, block: int) -> int:
-        return self._pages.get(block // _PAGE_ENTRIES)[block % _PAGE_ENTRIES]
+    def used(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield each block of ``[first, stop)`` that is not absent, with its entry."""
+        while first < stop:
+            page, low = divmod(first, _PAGE_ENTRIES)
+            high = min(low + stop - first, _PAGE_ENTRIES)
+            entries = _entries(self._pages.get(page)[4 * low : 4 * high] or bytes(4 * (high - low)))
+            yield from _used(first, entries)
+            first += high - low
 
     def pages(self) -> Iterator[tuple[int, "array[int]"]]:
         """Yield the whole table in pages, each with the number of its first block; keeps none."""
         for page in range(-(-self.count // _PAGE_ENTRIES)):
-            yield page * _PAGE_ENTRIES, self._load(page)
+            yield page * _PAGE_ENTRIES, _entries(self._read(page))
 
-    def _load(self, page: int) -> "array[int]":
+    def _read(self, page: int) -> bytes:
         first = page * _PAGE_ENTRIES
-        entries = array("I", bytes(4 * min(_PAGE_ENTRIES, self.count - first)))
-        fill_from(self._source, self._offset + 4 * first, memoryview(entries).cast("B"))
-        if sys.byteorder == "little":
-            entries.byteswap()
-        return entries
+        stored = bytearray(4 * min(_PAGE_ENTRIES, self.count - first))
+        fill_from(self._source, self._offset + 4 * first, memoryview(stored))
+        return bytes(stored)
 
 
-class Bitmaps:
-    """The sector bitmaps in front of the blocks: bit 7 of byte 0 is the block's first sector.
-
-    1: this file holds the sector. 0: its parent does, or it is zero.
-    """
-
-    def __init__(self, source: Source, size: int) -> None:
-        self._source = source
-        self._size = size
-        self._kept: RecentlyUsed[int, bytes] = RecentlyUsed(_BITMAP_BYTES_KEPT // size, self._load)
-
-    def runs(self, offset: int, first: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield the runs of 1 bits in ``[first, end)`` of the bitmap stored at ``offset``."""
-        return runs_of_ones(self._kept.get(offset), first, end)
-
-    def _load(self, offset: int) -> bytes:
-        bitmap = bytearray(self._size)
-        fill_from(self._source, offset, memoryview(bitmap))
-        return bytes(bitmap)
+def _entries(stored: bytes) -> "array[int]":
+    entries = array("I", stored)
+    if sys.byteorder == "little":
+        entries.byteswap()
+    return entries
 
 
-# One byte of the bitmap as eight bytes of 0 or 1, so that runs can be found by a search for a byte.
-_SPREAD: Final = [bytes(byte >> (7 - bit) & 1 for bit in range(8)) for byte in range(256)]
-
-
-def runs_of_ones(bitmap: bytes, first: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield ``(low, high)`` for each run of 1 bits in ``[first, end)``, most significant bit first."""
-    if first >= end:
-        return
-    base = first // 8 * 8
-    part = bitmap[base // 8 : -(-end // 8)]
-    if not part.strip(b"\xff"):
-        yield first, end
-        return
-    if not part.strip(b"\0"):
-        return
-    flags = b"".join(map(_SPREAD.__getitem__, part))
-    at, stop = first - base, end - base
-    while (low := flags.find(1, at, stop)) >= 0:
-        at = flags.find(0, low, stop)
-        if at < 0:
-            at = stop
-        yield base + low, base + at
+def _used(first: int, entries: "array[int]") -> list[tuple[int, int]]:
+    return [(number, entry) for number, entry in enumerate(entries, first) if entry != ABSENT]
 
 
 class Present(NamedTuple):
@@ -135,19 +78,19 @@ class BlockMap:
     Raises :class:`CorruptDisk` for a block that is not where a block can be:
     its bytes would be wrong, and zeros in their place as well. That includes
     blocks that overlap, for which the first block used costs a look at the
-    whole table; a table of more entries than any usual writer makes is
-    compared by `disk check` only.
+    whole table.
     """
 
     def __init__(self, source: Source, footers: Footers, header: DynamicHeader) -> None:
         footer = footers.footer
+        self._source = source
         self._name = source.name
         self._size = footer.current_size
         self.block_size = header.block_size
         self.bitmap_size = header.bitmap_size
         count = -(-self._size // self.block_size)
         self.table = BlockTable(source, header.table_offset, count)
-        self._bitmaps = Bitmaps(source, header.bitmap_size)
+        self._bitmaps = Pages(self._read_bitmap)
         # Blocks end where the footer begins; without one at the end, where the file ends.
         self._data_end = footers.end.offset if footers.end.footer is not None else source.size()
         self._structures = (
@@ -156,12 +99,15 @@ class BlockMap:
             (header.table_offset, header.table_offset + 4 * count, "the block table"),
         )
 
+    def _read_bitmap(self, place: int) -> bytes:
+        bitmap = bytearray(self.bitmap_size)
+        fill_from(self._source, place, memoryview(bitmap))
+        return bytes(bitmap.translate(_TURNED))
+
     def entries(self) -> Iterator[tuple[int, int]]:
         """Yield the number of each block that the table says is here, with its entry, judged by nobody."""
         for first, page in self.table.pages():
-            for number, entry in enumerate(page, first):
-                if entry != ABSENT:
-                    yield number, entry
+            yield from _used(first, page)
 
     def length(self, number: int) -> int:
         """Return how many of the guest's bytes block ``number`` covers; the last one may be short."""
@@ -187,50 +133,87 @@ class BlockMap:
     def place_alone(self, number: int, entry: int) -> int:
         """Return :meth:`place`, or raise when another block lies there, too."""
         offset = self.place(number, entry)
-        if entry in self._disputed:
+        if self.is_shared(number, entry):
             raise CorruptDisk(
                 f"block {number} of {self._name!r} lies on another block.",
                 file=self._name, offset=offset, rule="VHD block allocation table",
             )  # fmt: skip
         return offset
 
+    def is_shared(self, number: int, entry: int) -> bool:
+        """Tell whether two blocks claim what this entry does."""
+        return bool(self._disputed) and self._disputed.meets(self._extent(number, entry))
+
+    def _extent(self, number: int, entry: int) -> ByteRange:
+        return ByteRange(entry * SECTOR, self.bitmap_size + self.length(number))
+
     @cached_property
-    def _disputed(self) -> frozenset[int]:
-        """The entries of blocks that overlap."""
-        if self.table.count > _MOST_COMPARED:
-            return frozenset()
-        used: list[int] = []
-        last = ABSENT
-        for _, page in self.table.pages():
-            used += [entry for entry in page if entry != ABSENT]
-            last = page[-1]
-        used.sort()
-        sectors = (self.bitmap_size + self.block_size) // SECTOR
-        # The last block may be cut where the disk ends.
-        short = -(-(self.bitmap_size + self.length(self.table.count - 1)) // SECTOR)
-        found: set[int] = set()
-        for one, other in pairwise(used):
-            if other - one < sectors and (one != last or other - one < short):
-                found |= {one, other}
-        return frozenset(found)
+    def _disputed(self) -> TakenSpace:
+        """The places that several blocks claim."""
+        space = BlockSpace(SECTOR, self._data_end)
+        size = self.bitmap_size + self.block_size
+        last = self.table.count - 1  # it may be cut where the disk ends
+        for first, page in self.table.pages():
+            if first + len(page) > last:
+                entry = page.pop()
+                if entry != ABSENT:
+                    space.take_block(self._extent(last, entry))
+            space.take_blocks([entry * SECTOR for entry in page if entry != ABSENT], size)
+        return space.disputed
+
+    def used(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield each block of ``[start, end)`` that the table says is here, with its entry."""
+        return self.table.used(start // self.block_size, -(-end // self.block_size))
 
     def present(self, start: int, end: int) -> Iterator[Present]:
         """Yield the blocks of ``[start, end)`` that the file holds."""
-        for number in range(start // self.block_size, -(-end // self.block_size) if start < end else 0):
-            entry = self.table[number]
-            if entry != ABSENT:
-                low = number * self.block_size
-                high = min(low + self.block_size, end)
-                yield Present(number, max(low, start), high, self.place_alone(number, entry))
+        for number, entry in self.used(start, end) if start < end else ():
+            low = number * self.block_size
+            high = min(low + self.block_size, end)
+            yield Present(number, max(low, start), high, self.place_alone(number, entry))
+
+    def sectors(self, block: Present) -> Iterator[tuple[int, int, bool]]:
+        """Cut the guest's range of a block into ``(low, high, whether this file holds it)``.
+
+        1: it does. 0: its parent does, or it is zero.
+        """
+        bits, start, first, end = self._bits(block)
+        if not bits:
+            yield block.low, block.high, False
+            return
+        for low, high, is_set in bit_runs(bits, first, end):
+            yield max(block.low, start + low * SECTOR), min(block.high, start + high * SECTOR), is_set
+
+    def shares(self, block: Present) -> tuple[list[ByteRange], list[ByteRange]]:
+        """Return where in a block's range this file holds sectors and where not, in whole granules."""
+        bits, start, first, end = self._bits(block)
+        if not bits:
+            return [], [ByteRange(block.low, block.high - block.low)]
+        here, there = [], []
+        for low, high, some_here, some_there in granules(bits, first, end, GRANULE // SECTOR):
+            low, high = max(block.low, start + low * SECTOR), min(block.high, start + high * SECTOR)
+            if some_here:
+                here.append(ByteRange(low, high - low))
+            if some_there:
+                there.append(ByteRange(low, high - low))
+        return here, there
+
+    def _bits(self, block: Present) -> tuple[bytes, int, int, int]:
+        """Return a block's bitmap (empty: all clear), where the block starts, and its range in bits."""
+        bits = self._bitmaps.get(block.place)
+        start = block.number * self.block_size
+        return bits, start, (block.low - start) // SECTOR, -(-(block.high - start) // SECTOR)
+
+    def shift(self, block: Present) -> int:
+        """Return the place of a block's bytes in the file less that in the disk."""
+        return block.place + self.bitmap_size - block.number * self.block_size
 
     def held(self, block: Present) -> Iterator[tuple[int, int, int]]:
         """Yield ``(low, high, offset in the file)`` for each run of bytes the block's bitmap claims."""
-        start = block.number * self.block_size
-        shift = block.place + self.bitmap_size - start
-        first, end = (block.low - start) // SECTOR, -(-(block.high - start) // SECTOR)
-        for one, other in self._bitmaps.runs(block.place, first, end):
-            low, high = max(block.low, start + one * SECTOR), min(block.high, start + other * SECTOR)
-            yield low, high, low + shift
+        shift = self.shift(block)
+        for low, high, is_here in self.sectors(block):
+            if is_here:
+                yield low, high, low + shift
 
     def pieces(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Yield ``(low, high, offset in the file)`` for what the file holds of ``[start, end)``."""

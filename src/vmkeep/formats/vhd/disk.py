@@ -7,6 +7,7 @@ from typing import Final
 from vmkeep.formats.disk import Disk, DiskProfile, Finding, Kind
 from vmkeep.formats.errors import ParentMismatch, TruncatedDisk
 from vmkeep.formats.filling import fill_from, fill_with_zeros
+from vmkeep.formats.layers import LayeredDisk, Remaining
 from vmkeep.formats.parents import FindParent, ParentReference, parent_missing
 from vmkeep.formats.raw import FlatDisk, require_inside
 from vmkeep.formats.source import Source, read_at
@@ -14,7 +15,7 @@ from vmkeep.formats.vhd.blocks import BlockMap, Present
 from vmkeep.formats.vhd.findings import examine_fixed, examine_sparse
 from vmkeep.formats.vhd.footer import SECTOR, Footers, read_footers, require_readable
 from vmkeep.formats.vhd.header import HEADER_SIZE, DynamicHeader, parent_locators, read_header
-from vmkeep.ranges import ByteRange, clip, intersect, join_sorted, subtract
+from vmkeep.ranges import ByteRange, intersect, join_sorted
 
 # More runs than this inside one block: two reads and copying beat reading each run.
 _SCATTERED: Final = 8
@@ -101,7 +102,7 @@ class FixedVhd(Vhd, FlatDisk):
         return examine_fixed(self._source, self._footers)
 
 
-class SparseVhd(Vhd):
+class SparseVhd(Vhd, LayeredDisk):
     """A dynamic VHD, or a differencing one over its parent.
 
     ``header`` is judged already; ``parent`` is open and proven to be the right
@@ -168,31 +169,28 @@ class SparseVhd(Vhd):
         if length > 0 and self.parent is None and self.parent_reference is not None:
             raise parent_missing(self.parent_reference)
 
-    def extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
-        stop = self.profile.size if end is None else min(end, self.profile.size)
-        return join_sorted(self._data(start, stop))
+    def share_out(self, wanted: list[ByteRange]) -> tuple[list[ByteRange], list[ByteRange]]:
+        own: list[ByteRange] = []
+        below: list[ByteRange] = []
+        rest = Remaining(wanted)
+        for number, entry in self._blocks.used(wanted[0].offset, wanted[-1].end):
+            below += rest.until(number * self._blocks.block_size)
+            parts = rest.until((number + 1) * self._blocks.block_size)
+            place = self._blocks.place_alone(number, entry) if parts else 0
+            for part in parts:
+                block = Present(number, part.offset, part.end, place)
+                here, there = self._blocks.shares(block)
+                if here:
+                    own += intersect(here, self._data_in_file(block))
+                if self.parent_reference is not None:
+                    below += there
+        below += rest.until(wanted[-1].end)
+        return own, list(join_sorted(below)) if self.parent_reference is not None else []
 
-    def _data(self, start: int, end: int) -> Iterator[ByteRange]:
-        below = start  # from here on nothing but absent blocks was seen
-        for block in self._blocks.present(start, end):
-            yield from self._data_below(below, block.low)
-            below = block.high
-            runs = list(self._blocks.held(block))
-            own = [ByteRange(low, high - low) for low, high, _ in runs]
-            data = subtract(self._data_below(block.low, block.high), own)
-            if runs:
-                data += intersect(own, self._data_in_file(runs[0][0], runs[-1][1], runs[0][2] - runs[0][0]))
-            yield from sorted(data)
-        yield from self._data_below(below, end)
-
-    def _data_in_file(self, low: int, high: int, shift: int) -> list[ByteRange]:
-        ranges = self._source.data_ranges(low + shift, high + shift)
-        return clip((ByteRange(r.offset - shift, r.length) for r in ranges), low, high)
-
-    def _data_below(self, start: int, end: int) -> Iterator[ByteRange]:
-        self._require_parent(end - start)
-        if self.parent is not None and start < min(end, self.parent.profile.size):
-            yield from self.parent.extents(start, min(end, self.parent.profile.size))
+    def _data_in_file(self, block: Present) -> Iterator[ByteRange]:
+        shift = self._blocks.shift(block)
+        for found in self._source.data_ranges(block.low + shift, block.high + shift):
+            yield ByteRange(found.offset - shift, found.length)
 
     def layer_extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
         stop = self.profile.size if end is None else min(end, self.profile.size)

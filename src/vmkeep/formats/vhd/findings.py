@@ -1,8 +1,7 @@
 """Examine a VHD: every structure, every table entry, every bitmap."""
 
-from array import array
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Final
 
 from vmkeep.formats.disk import Disk, Finding
@@ -16,8 +15,8 @@ from vmkeep.formats.vhd.header import DynamicHeader, locator_fits
 _TABLE_RULE: Final = "VHD block allocation table"
 # More of the same kind tell the reader nothing; a hostile table could hold millions.
 _MOST_PER_KIND: Final = 100
-# 64 MiB of positions; 2040 GiB in blocks of 2 MiB need one sixteenth of that.
-_MOST_COMPARED: Final = 1 << 23
+_MOST_COMPARED: Final = 100_000
+_PIECE: Final = 1 << 20
 
 
 def examine_fixed(source: Source, footers: Footers) -> Iterator[Finding]:
@@ -107,10 +106,9 @@ def _odd_parent(
 def _wrong_places(source: Source, blocks: BlockMap) -> Iterator[Finding]:
     """Yield blocks outside the file, on other structures or on each other.
 
-    A hole of a few bytes on the medium can hold a table of four thousand million
+    A hole of a few bytes on the medium can hold a table of millions of
     misplaced entries: the first hundred end the examination.
     """
-    used = array("Q")
     wrong = 0
     for number, entry in blocks.entries():
         try:
@@ -120,22 +118,23 @@ def _wrong_places(source: Source, blocks: BlockMap) -> Iterator[Finding]:
             if wrong > _MOST_PER_KIND:
                 break
             yield Finding("error", source.name, error.offset, error.rule, error.message)
-            continue
-        if len(used) < _MOST_COMPARED:
-            used.append(entry << 32 | number)
     if wrong > _MOST_PER_KIND:
         yield Finding(
             "error", source.name, None, _TABLE_RULE,
             "more blocks are misplaced; the rest of the block table was not examined",
         )  # fmt: skip
-    if len(used) == _MOST_COMPARED:
-        yield Finding(
-            "warning", source.name, None, _TABLE_RULE, "too many blocks to compare them all for overlaps"
-        )  # fmt: skip
-    yield from _overlaps(source, blocks, sorted(used))
+    else:
+        yield from _overlaps(source, blocks)
 
 
-def _overlaps(source: Source, blocks: BlockMap, used: list[int]) -> Iterator[Finding]:
+def _overlaps(source: Source, blocks: BlockMap) -> Iterator[Finding]:
+    """Yield pairs of blocks that lie on each other, of the first hundred thousand that do."""
+    shared = (
+        entry << 32 | number
+        for number, entry in blocks.entries()
+        if blocks.is_shared(number, entry) and _is_well_placed(blocks, number, entry)
+    )
+    used = sorted(islice(shared, _MOST_COMPARED))
     found = 0
     for one, other in pairwise(used):
         number, low = one & 0xFFFFFFFF, (one >> 32) * SECTOR
@@ -146,10 +145,16 @@ def _overlaps(source: Source, blocks: BlockMap, used: list[int]) -> Iterator[Fin
                     "error", source.name, (other >> 32) * SECTOR, _TABLE_RULE,
                     f"blocks {number} and {other & 0xFFFFFFFF} overlap in the file",
                 )  # fmt: skip
-    if found > _MOST_PER_KIND:
-        yield Finding(
-            "error", source.name, None, _TABLE_RULE, f"{found - _MOST_PER_KIND} more blocks overlap"
-        )
+    if found > _MOST_PER_KIND or len(used) == _MOST_COMPARED:
+        yield Finding("error", source.name, None, _TABLE_RULE, "more blocks overlap")
+
+
+def _is_well_placed(blocks: BlockMap, number: int, entry: int) -> bool:
+    try:
+        blocks.place(number, entry)
+    except FormatError:
+        return False  # reported as misplaced
+    return True
 
 
 def _denied_sectors(source: Source, blocks: BlockMap) -> Iterator[Finding]:
@@ -184,22 +189,34 @@ def _denied_sectors(source: Source, blocks: BlockMap) -> Iterator[Finding]:
 
 
 def _denied(source: Source, blocks: BlockMap, number: int, place: int) -> tuple[int, int | None]:
-    """Count the sectors of one block that are marked unused and not zero; with the first one's offset."""
+    """Count the sectors of one block that are marked unused and not zero; with the first one's offset.
+
+    Looks only where the file may hold something, and at its bits a piece at a time.
+    """
     start = number * blocks.block_size
     end = start + blocks.length(number)
-    data = place + blocks.bitmap_size
-    count, first, at = 0, None, start
-    runs = [(low, high) for low, high, _ in blocks.held(Present(number, start, end, place))]
-    for low, high in [*runs, (end, end)]:
-        for held in source.data_ranges(data + at - start, data + low - start):
-            for offset in range(held.offset, held.end, 1 << 20):
-                piece = bytearray(min(1 << 20, held.end - offset))
-                fill_from(source, offset, memoryview(piece))
-                if is_zero(piece):
-                    continue
-                for sector in range(0, len(piece), SECTOR):
-                    if not is_zero(piece[sector : sector + SECTOR]):
-                        count += 1
-                        first = offset + sector if first is None else first
-        at = high
+    shift = place + blocks.bitmap_size - start
+    count, first = 0, None
+    for held in source.data_ranges(start + shift, end + shift):
+        low = (held.offset - shift) // SECTOR * SECTOR
+        for at in range(low, min(held.end - shift, end), _PIECE):
+            piece = Present(number, at, min(at + _PIECE, end), place)
+            for offset in _denied_in(source, blocks, piece):
+                count += 1
+                first = offset if first is None else first
     return count, first
+
+
+def _denied_in(source: Source, blocks: BlockMap, part: Present) -> Iterator[int]:
+    """Yield the offsets in the file of such sectors in a part of a block."""
+    unused = [(low, high) for low, high, is_here in blocks.sectors(part) if not is_here]
+    if not unused:
+        return
+    data = bytearray(part.high - part.low)
+    shift = blocks.shift(part)
+    fill_from(source, part.low + shift, memoryview(data))
+    for low, high in unused:
+        if not is_zero(memoryview(data)[low - part.low : high - part.low]):
+            for at in range(low, high, SECTOR):
+                if not is_zero(data[at - part.low : min(at + SECTOR, high) - part.low]):
+                    yield at + shift

@@ -27,6 +27,8 @@ _CHECKSUM_AT: Final = 36
 _LOCATOR: Final = struct.Struct(">4sII4xQ")
 _LOCATORS_AT: Final = 576
 _LOCATOR_COUNT: Final = 8
+# 2040 GiB in blocks of 512 KiB, the smallest that programs make, need fewer.
+_MOST_BLOCKS: Final = 1 << 22
 # A Windows path has at most 32767 characters; more is not a name but an attack on memory.
 _LONGEST_PATH: Final = 1 << 16
 
@@ -130,6 +132,11 @@ def _judge(header: DynamicHeader, name: str, offset: int, file_size: int, disk_s
         raise TruncatedDisk(
             f"{name!r} ends before its block table.",
             file=name, offset=header.table_offset, rule="VHD dynamic header: Table Offset",
+        )  # fmt: skip
+    if needed > _MOST_BLOCKS:
+        raise UnsupportedDisk(
+            f"{name!r} has {needed} blocks, more than any disk in blocks of the usual sizes has.",
+            file=name, offset=offset + 32, rule="VHD dynamic header: Block Size",
         )  # fmt: skip
 
 

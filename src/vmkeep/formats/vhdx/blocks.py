@@ -3,17 +3,18 @@
 import re
 import struct
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from functools import cache
 from typing import Final, NamedTuple
 
+from vmkeep.formats.bitmaps import bit_runs, granules
 from vmkeep.formats.errors import CorruptDisk, TruncatedDisk
-from vmkeep.formats.source import Source
+from vmkeep.formats.layers import GRANULE, Remaining
+from vmkeep.formats.pages import Pages
+from vmkeep.formats.source import Source, read_at
+from vmkeep.formats.space import BlockSpace
 from vmkeep.formats.vhdx import layout
 from vmkeep.formats.vhdx.geometry import Geometry
-from vmkeep.formats.vhdx.space import DISPUTED, TakenSpace
 from vmkeep.ranges import ByteRange
 
 STATE_MASK: Final = 0x7
@@ -26,10 +27,8 @@ BITMAP_BLOCK_SIZE: Final = layout.MIB
 
 # As much as SMB reads at once: the table of a 4 TiB disk with 32 MiB blocks is two pages.
 _TABLE_PAGE: Final = layout.MIB
-_TABLE_PAGES_KEPT: Final = 4
 # No block needs more bits than one page: 256 MiB of 512-byte sectors.
 _BITMAP_PAGE: Final = 64 * layout.KIB
-_BITMAP_PAGES_KEPT: Final = 32
 
 _SOMETHING: Final = re.compile(rb"[^\x00]")
 _ZERO_ENTRIES: Final = re.compile(rb"(?:\x02\x00{7})+")
@@ -63,49 +62,13 @@ class Span(NamedTuple):
     holder: Holder
     place: int
 
-
-class PagedRegion:
-    """A part of the file read in aligned pages on first use, the last few kept; for any thread."""
-
-    def __init__(self, image: Source, page_size: int, kept: int) -> None:
-        self._image = image
-        self._page_size = page_size
-        self._kept = kept
-        self._zeros = _zeros(page_size)
-        self._pages: OrderedDict[int, bytes] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def page(self, offset: int, length: int) -> bytes:
-        """Return the page at ``offset`` of the file; raises when the file is shorter."""
-        with self._lock:
-            page = self._pages.get(offset)
-            if page is not None:
-                self._pages.move_to_end(offset)
-                return page
-        buffer = bytearray(length)
-        got = self._image.read_into(offset, memoryview(buffer))
-        if got < length:
-            raise TruncatedDisk(
-                f"{self._image.name!r} ends inside its tables.",
-                file=self._image.name,
-                offset=offset + got,
-                rule="[MS-VHDX] 2.4, 2.5",
-            )
-        # Tables of large disks are mostly empty: one object stands for all their pages.
-        page = self._zeros if buffer == self._zeros else bytes(buffer)
-        with self._lock:
-            self._pages[offset] = page
-            while len(self._pages) > self._kept:
-                self._pages.popitem(last=False)
-        return page
-
-    def is_empty(self, page: bytes) -> bool:
-        return page is self._zeros
-
-
-@cache
-def _zeros(size: int) -> bytes:
-    return bytes(size)
+    def joined(self, right: "Span") -> "Span | None":
+        """Return both as one span, or None when they must stay apart."""
+        if self.end != right.start or self.holder is not right.holder or self.holder is Holder.MIXED:
+            return None
+        if self.holder is Holder.FILE and self.place + self.end - self.start != right.place:
+            return None
+        return self._replace(end=right.end)
 
 
 class BlockTable:
@@ -122,15 +85,11 @@ class BlockTable:
         image: Source,
         region: ByteRange,
         geometry: Geometry,
-        structures: Sequence[tuple[ByteRange, str]],
+        structures: Iterable[tuple[ByteRange, str]],
     ) -> None:
         self.geometry = geometry
         self.region = region
         self.structures = structures
-        # Writers put all structures in front of the blocks: one comparison is enough for most places.
-        self._structures_end = max(place.end for place, _ in structures)
-        self._space = TakenSpace()
-        self._has_disputes = False
         self._placed_pages: set[int] = set()
         self._placed_bitmaps: set[int] = set()
         self._placing = threading.Lock()
@@ -138,9 +97,11 @@ class BlockTable:
         self._file = image.name
         self._size = image.size()
         self._ratio = geometry.chunk_ratio
-        self._recent: tuple[int, bytes] = (-1, b"")
-        self._pages = PagedRegion(image, _TABLE_PAGE, _TABLE_PAGES_KEPT)
-        self._bitmaps = PagedRegion(image, _BITMAP_PAGE, _BITMAP_PAGES_KEPT)
+        self._space = BlockSpace(layout.MIB, self._size)
+        for place, _ in structures:
+            self._space.take_structure(place)
+        self._pages = Pages(self._read_table)
+        self._bitmaps = Pages(lambda place: self._read(place, _BITMAP_PAGE))
         needed = geometry.table_bytes()
         if needed > region.length:
             raise CorruptDisk(
@@ -151,10 +112,26 @@ class BlockTable:
                 rule="[MS-VHDX] 2.5",
             )
 
+    def _read_table(self, number: int) -> bytes:
+        start = number * _TABLE_PAGE
+        return self._read(self.region.offset + start, min(_TABLE_PAGE, self.geometry.table_bytes() - start))
+
+    def _read(self, offset: int, length: int) -> bytes:
+        data = read_at(self._image, offset, length)
+        if len(data) < length:
+            raise TruncatedDisk(
+                f"{self._file!r} ends inside its tables.",
+                file=self._file,
+                offset=offset + len(data),
+                rule="[MS-VHDX] 2.4, 2.5",
+            )
+        return data
+
     def entry(self, index: int) -> int:
         """Return one raw entry by its index in the table."""
         page_number, at = divmod(index * layout.BAT_ENTRY.size, _TABLE_PAGE)
-        value: int = layout.BAT_ENTRY.unpack_from(self._page(page_number), at)[0]
+        page = self._page(page_number)
+        value: int = layout.BAT_ENTRY.unpack_from(page, at)[0] if page else 0
         return value
 
     def entry_offset(self, index: int) -> int:
@@ -162,14 +139,10 @@ class BlockTable:
         return self.region.offset + index * layout.BAT_ENTRY.size
 
     def _page(self, number: int) -> bytes:
-        recent = self._recent  # one look, for another thread may replace it
-        if recent[0] == number:
-            return recent[1]
-        start = number * _TABLE_PAGE
-        page = self._pages.page(self.region.offset + start, min(_TABLE_PAGE, self.region.length - start))
+        """Return a page of the table, or nothing where all its entries are zero."""
+        page = self._pages.get(number)
         if number not in self._placed_pages:
             self._take_places(number, page)
-        self._recent = (number, page)
         return page
 
     def _take_places(self, number: int, page: bytes) -> None:
@@ -177,8 +150,7 @@ class BlockTable:
         with self._placing:
             if number in self._placed_pages:
                 return
-            if not self._pages.is_empty(page):
-                self._take_payload(number * (_TABLE_PAGE // layout.BAT_ENTRY.size), page)
+            self._take_payload(number * (_TABLE_PAGE // layout.BAT_ENTRY.size), page)
             self._placed_pages.add(number)
 
     def _take_payload(self, first: int, page: bytes) -> None:
@@ -191,29 +163,10 @@ class BlockTable:
         if first + count == last + 1:
             value = values.pop()
             if value & STATE_MASK >= BlockState.FULLY_PRESENT:
-                self._take(value & OFFSET_MASK, geometry.bytes_of_block(geometry.payload_count - 1))
+                used = geometry.bytes_of_block(geometry.payload_count - 1)
+                self._space.take_block(ByteRange(value & OFFSET_MASK, used))
         del values[(self._ratio - first) % (self._ratio + 1) :: self._ratio + 1]  # the entries of bitmaps
-        places = sorted([value & OFFSET_MASK for value in values if value & STATE_MASK >= 6])
-        at = 0
-        while at < len(places):
-            # Neighbours are taken in one step; one by one where something else lies among them.
-            end = at + 1
-            while end < len(places) and places[end] - places[end - 1] == size:
-                end += 1
-            length = places[end - 1] + size - places[at]
-            if places[at] + length > self._size or self._space.strongest(ByteRange(places[at], length)):
-                for place in places[at:end]:
-                    self._take(place, size)
-            else:
-                self._space.take(ByteRange(places[at], length))
-            at = end
-
-    def _take(self, place: int, length: int) -> None:
-        if place + length <= self._size:  # else refused when it is used
-            where = ByteRange(place, length)
-            if self._space.take(where):
-                self._space.take(where, DISPUTED)
-                self._has_disputes = True
+        self._space.take_blocks([value & OFFSET_MASK for value in values if value & STATE_MASK >= 6], size)
 
     def entries(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Yield ``(index, count, value)`` for the raw entries of ``[start, stop)``.
@@ -227,10 +180,10 @@ class BlockTable:
             base = number * per_page
             page = self._page(number)
             low, high = start - base, min(per_page, stop - base)
-            if self._pages.is_empty(page):
-                yield start, high - low, 0
-            else:
+            if page:
                 yield from self._page_entries(page, base, low, high)
+            else:
+                yield start, high - low, 0
             start = base + high
 
     def _page_entries(self, page: bytes, base: int, low: int, high: int) -> Iterator[tuple[int, int, int]]:
@@ -250,33 +203,39 @@ class BlockTable:
             yield base + low, stop - low, value
             low = stop
 
+    def walk(self, wanted: list[ByteRange]) -> Iterator[tuple[Holder, int, list[ByteRange]]]:
+        """Yield who holds the parts of a range list, with their place in the file less that in the disk.
+
+        Ascending; parts of blocks that one entry, or a run of them, speaks for
+        come together. Raises when an entry of a wanted block cannot be right.
+        """
+        if not wanted:
+            return
+        geometry, size = self.geometry, self.geometry.block_size
+        rest = Remaining(wanted)
+        first, last = wanted[0].offset // size, (wanted[-1].end - 1) // size
+        low_index, high_index = geometry.payload_index(first), geometry.payload_index(last) + 1
+        for index, count, value in self.entries(low_index, high_index):
+            block = geometry.payload_blocks_before(index)
+            parts = rest.until(geometry.payload_blocks_before(index + count) * size)
+            if parts:  # else the entry of a bitmap, or nobody asked for the block
+                holder, place = self._judge(index, block, value)
+                yield holder, place - block * size, parts
+
     def spans(self, start: int, end: int) -> Iterator[Span]:
         """Yield who holds ``[start, end)``, ascending, without gaps, neighbours joined.
 
         Raises when an entry is reached that cannot be right.
         """
-        if start >= end:
-            return
-        geometry = self.geometry
-        block_size = geometry.block_size
-        first, last = start // block_size, (end - 1) // block_size
         pending: Span | None = None
-        low_index, high_index = geometry.payload_index(first), geometry.payload_index(last) + 1
-        for index, count, value in self.entries(low_index, high_index):
-            block = geometry.payload_blocks_before(index)
-            stop = geometry.payload_blocks_before(index + count)
-            if stop == block:
-                continue  # the entry of a bitmap
-            low, high = max(block * block_size, start), min(stop * block_size, end)
-            holder, place = self._judge(index, block, value)
-            span = Span(low, high, holder, place + low - block * block_size if place else 0)
-            joined = _join(pending, span) if pending is not None else span
-            if joined is None:
-                assert pending is not None
-                yield pending
-                pending = span
-            else:
-                pending = joined
+        for holder, shift, parts in self.walk([ByteRange(start, end - start)] if start < end else []):
+            for part in parts:
+                span = Span(part.offset, part.end, holder, part.offset + shift)
+                joined = pending.joined(span) if pending is not None else span
+                if joined is None:
+                    assert pending is not None
+                    yield pending
+                pending = joined or span
         if pending is not None:
             yield pending
 
@@ -315,10 +274,6 @@ class BlockTable:
     def _place(self, index: int, value: int, needed: int, rule: str = "2.5.1.1 FileOffsetMB") -> int:
         """Return where a block lies, or raise when ``needed`` bytes from there on are not its own."""
         place = value & OFFSET_MASK
-        if place < self._structures_end:
-            for taken, title in self.structures:
-                if place < taken.end and taken.offset < place + needed:
-                    raise self._corrupt(index, f"a block lies on top of {title}", rule)
         if place + needed > self._size:
             raise TruncatedDisk(
                 f"{self._file!r} is cut: a block at {place} lies beyond its end at {self._size}.",
@@ -326,9 +281,17 @@ class BlockTable:
                 offset=self.entry_offset(index),
                 rule=f"[MS-VHDX] {rule}",
             )
-        if self._has_disputes and self._space.strongest(ByteRange(place, needed)) == DISPUTED:
-            raise self._corrupt(index, "a block lies on top of another block", rule)
+        if self._space.disputed and self._is_disputed(ByteRange(place, needed)):
+            raise self._corrupt(index, f"a block lies on top of {self._what_lies(place, needed)}", rule)
         return place
+
+    def _is_disputed(self, place: ByteRange) -> bool:
+        with self._placing:
+            return self._space.disputed.meets(place)
+
+    def _what_lies(self, place: int, length: int) -> str:
+        titles = (title for at, title in self.structures if place < at.end and at.offset < place + length)
+        return next(titles, "another block")
 
     def _corrupt(self, index: int, what: str, rule: str) -> CorruptDisk:
         return CorruptDisk(
@@ -347,57 +310,39 @@ class BlockTable:
         if chunk not in self._placed_bitmaps:
             with self._placing:
                 if chunk not in self._placed_bitmaps:
-                    self._take(value & OFFSET_MASK, BITMAP_BLOCK_SIZE)
+                    self._space.take_block(ByteRange(value & OFFSET_MASK, BITMAP_BLOCK_SIZE))
                     self._placed_bitmaps.add(chunk)
         return self._place(index, value, BITMAP_BLOCK_SIZE, "2.5.1.2 FileOffsetMB")
 
-    def sector_runs(self, start: int, end: int) -> list[tuple[int, int, bool]]:
+    def sector_runs(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
         """Cut ``[start, end)`` of one mixed block into ``(start, end, whether this file holds it)``."""
-        geometry = self.geometry
-        block = start // geometry.block_size
-        base = block * geometry.block_size
+        bits, base = self._bitmap(start)
+        sector = self.geometry.sector
+        for low, high, is_set in bit_runs(bits, (start - base) // sector, -(-(end - base) // sector)):
+            yield max(base + low * sector, start), min(base + high * sector, end), is_set
+
+    def shares(self, start: int, end: int) -> tuple[list[ByteRange], list[ByteRange]]:
+        """Return where in ``[start, end)`` of one mixed block this file holds sectors, and where its parent.
+
+        Both in whole granules, so that the time does not depend on the sectors.
+        """
+        bits, base = self._bitmap(start)
+        sector = self.geometry.sector
+        first, last = (start - base) // sector, -(-(end - base) // sector)
+        here, there = [], []
+        for low, high, some_here, some_there in granules(bits, first, last, GRANULE // sector):
+            low, high = max(base + low * sector, start), min(base + high * sector, end)
+            if some_here:
+                here.append(ByteRange(low, high - low))
+            if some_there:
+                there.append(ByteRange(low, high - low))
+        return here, there
+
+    def _bitmap(self, at: int) -> tuple[bytes, int]:
+        """Return the bits of the mixed block around ``at``, and where the block starts."""
+        block = at // self.geometry.block_size
         chunk, position = divmod(block, self._ratio)
-        bits_at = position * geometry.bitmap_bytes_per_block
-        page_at = bits_at // _BITMAP_PAGE * _BITMAP_PAGE
-        page = self._bitmaps.page(self.bitmap_place(chunk) + page_at, _BITMAP_PAGE)
-        bytes_unit = 8 * geometry.sector
-        low_byte, high_byte = (start - base) // bytes_unit, -(-(end - base) // bytes_unit)
-        within = bits_at - page_at
-        first = base + low_byte * bytes_unit
-        runs = []
-        for low, high, is_set in bit_runs(page[within + low_byte : within + high_byte]):
-            low, high = max(first + low * geometry.sector, start), min(first + high * geometry.sector, end)
-            if low < high:
-                runs.append((low, high, is_set))
-        return runs
-
-
-def bit_runs(bits: bytes) -> list[tuple[int, int, bool]]:
-    """Cut a bitmap, least significant bit first, into ``(first, end, whether set)``.
-
-    The bits become text, in which the interpreter's own search finds the
-    edges: the time grows with the edges, not with the sectors.
-    """
-    size = len(bits) * 8
-    if not size:
-        return []
-    # The leading 1 keeps the zeros at the top from being dropped.
-    text = format(int.from_bytes(bits, "little") | 1 << size, "b")[:0:-1]
-    runs = []
-    at = 0
-    is_set = text[0] == "1"
-    while at < size:
-        edge = text.find("0" if is_set else "1", at)
-        edge = size if edge < 0 else edge
-        runs.append((at, edge, is_set))
-        at, is_set = edge, not is_set
-    return runs
-
-
-def _join(left: Span, right: Span) -> Span | None:
-    """Return both as one span, or None when they must stay apart."""
-    if left.holder is not right.holder or left.holder is Holder.MIXED:
-        return None
-    if left.holder is Holder.FILE and left.place + left.end - left.start != right.place:
-        return None
-    return left._replace(end=right.end)
+        size = self.geometry.bitmap_bytes_per_block
+        page_at, within = divmod(position * size, _BITMAP_PAGE)
+        page = self._bitmaps.get(self.bitmap_place(chunk) + page_at * _BITMAP_PAGE)
+        return page[within : within + size] or bytes(size), block * self.geometry.block_size

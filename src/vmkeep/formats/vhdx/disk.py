@@ -11,6 +11,7 @@ from vmkeep.formats.errors import (
     TruncatedDisk,
     UnsupportedDisk,
 )
+from vmkeep.formats.layers import LayeredDisk
 from vmkeep.formats.parents import FindParent, ParentReference, parent_missing
 from vmkeep.formats.source import Source
 from vmkeep.formats.vhdx import layout
@@ -20,7 +21,7 @@ from vmkeep.formats.vhdx.inspection import inspect
 from vmkeep.formats.vhdx.locator import parse_locator
 from vmkeep.formats.vhdx.log import LogAllowance
 from vmkeep.formats.vhdx.structures import Structures, read_structures
-from vmkeep.ranges import ByteRange, intersect, join_sorted, normalise
+from vmkeep.ranges import ByteRange, intersect, join_sorted
 
 _ZEROS: Final = memoryview(bytes(layout.MIB))
 # Scattered sectors shorter than this on average are read together with what lies between them.
@@ -78,7 +79,7 @@ def _proven_parent(parent: Disk, reference: ParentReference, child: Structures) 
     return parent
 
 
-class VhdxDisk(Disk):
+class VhdxDisk(LayeredDisk):
     """One VHDX file as the guest sees it, its log applied in memory and its parents below it.
 
     ``data_write_guid`` is what a child must name to be this disk's child.
@@ -147,7 +148,7 @@ class VhdxDisk(Disk):
             _fill_zeros(buffer[within:])
 
     def _read_mixed(self, span: Span, buffer: memoryview) -> None:
-        runs = self._table.sector_runs(span.start, span.end)
+        runs = list(self._table.sector_runs(span.start, span.end))
         if len(runs) > 2 and len(runs) * _WORTH_A_REQUEST > len(buffer):
             try:
                 self._read_together(span, runs, buffer)
@@ -173,41 +174,37 @@ class VhdxDisk(Disk):
             if is_here:
                 buffer[low - base : high - base] = own[low - base : high - base]
 
-    def extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
-        return join_sorted(self._extents(start, self._limit(end)))
+    def share_out(self, wanted: list[ByteRange]) -> tuple[list[ByteRange], list[ByteRange]]:
+        own: list[ByteRange] = []
+        below: list[ByteRange] = []
+        low = high = shift = 0  # what lies in the file as it does in the disk, not yet looked at
+        for holder, part_shift, parts in self._table.walk(wanted):
+            if holder is Holder.PARENT:
+                below += parts
+            elif holder is Holder.FILE:
+                for offset, length in parts:
+                    if offset != high or part_shift != shift:
+                        own += self._file_extents(low, high, shift)
+                        low, shift = offset, part_shift
+                    high = offset + length
+            elif holder is Holder.MIXED:
+                for part in parts:
+                    here, there = self._table.shares(part.offset, part.end)
+                    own += intersect(here, self._file_extents(part.offset, part.end, part_shift))
+                    below += there
+        own += self._file_extents(low, high, shift)
+        return own, below
 
-    def _extents(self, start: int, end: int) -> Iterator[ByteRange]:
-        for span in self._table.spans(start, end):
-            if span.holder is Holder.FILE:
-                yield from self._file_extents(span.start, span.end, span.place)
-            elif span.holder is Holder.PARENT:
-                yield from self._parent_extents(span.start, span.end)
-            elif span.holder is Holder.MIXED:
-                yield from self._mixed_extents(span)
-
-    def _file_extents(self, start: int, end: int, place: int) -> Iterator[ByteRange]:
-        for found in self._image.data_ranges(place, place + end - start):
-            yield ByteRange(found.offset - place + start, found.length)
-
-    def _parent_extents(self, start: int, end: int) -> Iterator[ByteRange]:
-        parent = self._required_parent()
-        end = min(end, parent.profile.size)
+    def _file_extents(self, start: int, end: int, shift: int) -> Iterator[ByteRange]:
         if start < end:
-            yield from parent.extents(start, end)
+            for found in self._image.data_ranges(start + shift, end + shift):
+                yield ByteRange(found.offset - shift, found.length)
 
     def _required_parent(self) -> Disk:
         if self.parent is not None:
             return self.parent
         assert self.parent_reference is not None
         raise parent_missing(self.parent_reference)
-
-    def _mixed_extents(self, span: Span) -> list[ByteRange]:
-        runs = self._table.sector_runs(span.start, span.end)
-        here = [ByteRange(low, high - low) for low, high, is_here in runs if is_here]
-        there = [ByteRange(low, high - low) for low, high, is_here in runs if not is_here]
-        own = intersect(here, self._file_extents(span.start, span.end, span.place))
-        below = intersect(there, self._parent_extents(span.start, span.end)) if there else []
-        return normalise([*own, *below])
 
     def layer_extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
         end = self._limit(end)

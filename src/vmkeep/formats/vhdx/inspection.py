@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from typing import Final, Literal
 
 from vmkeep.formats.disk import Finding
+from vmkeep.formats.source import read_at
+from vmkeep.formats.space import TakenSpace
 from vmkeep.formats.vhdx import layout
 from vmkeep.formats.vhdx.blocks import (
     BITMAP_BLOCK_SIZE,
@@ -16,7 +18,6 @@ from vmkeep.formats.vhdx.blocks import (
 from vmkeep.formats.vhdx.headers import parse_header
 from vmkeep.formats.vhdx.image import ReplayedImage
 from vmkeep.formats.vhdx.log import check_log_place
-from vmkeep.formats.vhdx.space import UNUSED, USED, TakenSpace
 from vmkeep.formats.vhdx.structures import Structures
 from vmkeep.ranges import ByteRange
 
@@ -30,15 +31,16 @@ _WITH_FORMER_PLACE: Final = (BlockState.UNDEFINED, BlockState.UNMAPPED)
 
 def inspect(structures: Structures) -> Iterator[Finding]:
     """Yield what is wrong or unusual; the file was opened, so its headers and metadata are sound."""
-    yield from _header_findings(structures)
-    yield from _region_findings(structures)
+    section = read_at(structures.image, 0, layout.HEADER_SECTION_USED)
+    yield from _header_findings(structures, section)
+    yield from _region_findings(structures, section)
     yield from _TableInspection(structures).findings()
 
 
-def _header_findings(structures: Structures) -> Iterator[Finding]:
+def _header_findings(structures: Structures, section: bytes) -> Iterator[Finding]:
     file = structures.source.name
     for number, offset in enumerate(layout.HEADER_OFFSETS, 1):
-        if parse_header(structures.section[offset : offset + layout.HEADER_SIZE]) is None:
+        if parse_header(section[offset : offset + layout.HEADER_SIZE]) is None:
             yield Finding(
                 "warning",
                 file,
@@ -59,20 +61,19 @@ def _header_findings(structures: Structures) -> Iterator[Finding]:
             "warning", file, header.log.offset, "[MS-VHDX] 2.2.2 LogOffset", f"Unused now, but {fault}"
         )
         return
-    for region in structures.regions.all:
+    for region in structures.regions.all():
         if region.place.offset < header.log.end and header.log.offset < region.place.end:
             message = f"The {region.title} lies on top of the log, which is unused now."
             yield Finding("warning", file, region.place.offset, "[MS-VHDX] 2.2.2 LogOffset", message)
 
 
-def _region_findings(structures: Structures) -> Iterator[Finding]:
+def _region_findings(structures: Structures, section: bytes) -> Iterator[Finding]:
     file = structures.source.name
     for offset, fault in structures.regions.faults:
         message = f"This copy of the region table {fault}; the other one is used."
         yield Finding("warning", file, offset, "[MS-VHDX] 2.2.3", message)
     first, second = (
-        structures.section[offset : offset + layout.REGION_TABLE_SIZE]
-        for offset in layout.REGION_TABLE_OFFSETS
+        section[offset : offset + layout.REGION_TABLE_SIZE] for offset in layout.REGION_TABLE_OFFSETS
     )
     if not structures.regions.faults and first != second:
         message = "The two copies of the region table differ; the first one is used."
@@ -80,17 +81,19 @@ def _region_findings(structures: Structures) -> Iterator[Finding]:
 
 
 class _TableInspection:
-    """One walk through the block table, with a map of which MiB of the file belongs to what."""
+    """One walk through the block table, noting which MiB of the file are taken."""
 
     def __init__(self, structures: Structures) -> None:
         self._file = structures.source.name
         self._table = structures.table
         self._geometry = structures.table.geometry
         self._size = structures.image.size()
-        self._taken = TakenSpace()
+        self._used = TakenSpace(layout.MIB)
+        # Places that are never read, such as the former place of a block.
+        self._unused = TakenSpace(layout.MIB)
         for place, _ in structures.table.structures:
             if place.offset < self._size:
-                self._taken.take(ByteRange(place.offset, min(place.length, self._size - place.offset)))
+                self._used.take(ByteRange(place.offset, min(place.length, self._size - place.offset)))
 
     def findings(self) -> Iterator[Finding]:
         """Yield the faults of all entries; of entries no disk uses, too."""
@@ -164,10 +167,12 @@ class _TableInspection:
             beyond: _Severity = "error" if needed and place + needed > self._size else "warning"
             yield self._finding(beyond, index, rule, f"{what} lies beyond the end of the file.")
             length = max(self._size - place, 0)
-        found = self._taken.take(ByteRange(place, length), USED if needed else UNUSED)
-        if found:
+        where = ByteRange(place, length)
+        mine, other = (self._used, self._unused) if needed else (self._unused, self._used)
+        on_mine, on_other = mine.take(where), other.meets(where)
+        if on_mine or on_other:
             # Two used blocks in one place show one part of the guest's disk as another.
-            severity = "error" if needed and found == USED else "warning"
+            severity = "error" if needed and on_mine else "warning"
             message = f"{what} lies on top of another block, the log or a table."
             yield self._finding(severity, index, rule, message)
 

@@ -13,6 +13,8 @@ _PATH_KEYS: Final = ("relative_path", "volume_path", "absolute_win32_path")
 # the text forbids it, another demands a check against both: either may match.
 _LINKAGE_KEYS: Final = ("parent_linkage", "parent_linkage2")
 
+_QUOTED: Final = 64  # characters of a text that are enough for a message
+
 _RULE: Final = "[MS-VHDX] 2.6.2.6"
 
 
@@ -28,13 +30,16 @@ def parse_locator(data: bytes, file: str) -> ParentReference:
     entries_end = layout.LOCATOR.size + count * layout.LOCATOR_ENTRY.size
     if entries_end > len(data):
         raise _broken(file, f"it claims {count} entries")
+    entries = data[layout.LOCATOR.size : entries_end]
+    # One stretch of text named by each of 65535 entries would become thousands of MiB.
+    lengths = (key + value for _, _, key, value in layout.LOCATOR_ENTRY.iter_unpack(entries))
+    if sum(lengths) > len(data):
+        raise _broken(file, "its texts lie on each other")
     pairs: dict[str, str] = {}
-    for key_at, value_at, key_length, value_length in layout.LOCATOR_ENTRY.iter_unpack(
-        data[layout.LOCATOR.size : entries_end]
-    ):
+    for key_at, value_at, key_length, value_length in layout.LOCATOR_ENTRY.iter_unpack(entries):
         key = _text(data, key_at, key_length, file)
         if key in pairs:
-            raise _broken(file, f"it has the key {key!r} twice")
+            raise _broken(file, f"it has the key {key[:_QUOTED]!r} twice")
         pairs[key] = _text(data, value_at, value_length, file)
     if "parent_linkage" not in pairs:
         raise _broken(file, "it does not say which parent it means")
@@ -65,7 +70,7 @@ def _linkage(text: str, file: str) -> UUID:
     try:
         return UUID(text.strip("{}"))
     except ValueError as error:
-        raise _broken(file, f"{text!r} is not a GUID") from error
+        raise _broken(file, f"{text[:_QUOTED]!r} is not a GUID") from error
 
 
 def _broken(file: str, what: str) -> CorruptDisk:

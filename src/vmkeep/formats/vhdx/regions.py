@@ -27,12 +27,20 @@ class Region:
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions of a file; ``faults`` says what is wrong with the copies that were not used."""
+    """The regions of a file; ``faults`` says what is wrong with the copies that were not used.
+
+    ``table`` is the copy that counts, as it is: two thousand regions would take
+    twenty times as much memory.
+    """
 
     bat: ByteRange
     metadata: ByteRange
-    all: tuple[Region, ...]
+    table: bytes
     faults: tuple[tuple[int, str], ...] = ()
+
+    def all(self) -> list[Region]:
+        """Return every region, also those that nobody knows."""
+        return _entries(self.table)
 
 
 def pack_region_table(regions: list[Region]) -> bytes:
@@ -55,14 +63,18 @@ def parse_region_table(data: bytes) -> list[Region] | str:
         return "has a wrong checksum"
     if count > layout.REGION_ENTRIES_MAX:
         return f"claims {count} entries"
-    end = layout.REGION_TABLE.size + count * layout.REGION_ENTRY.size
-    regions = [
-        Region(layout.guid(kind), ByteRange(offset, length), bool(required & 1))
-        for kind, offset, length, required in layout.REGION_ENTRY.iter_unpack(
-            data[layout.REGION_TABLE.size : end]
-        )
-    ]
+    regions = _entries(data)
     return _broken_rule(regions) or regions
+
+
+def _entries(table: bytes) -> list[Region]:
+    _, _, count, _ = layout.REGION_TABLE.unpack_from(table)
+    end = layout.REGION_TABLE.size + count * layout.REGION_ENTRY.size
+    entries = layout.REGION_ENTRY.iter_unpack(table[layout.REGION_TABLE.size : end])
+    return [
+        Region(layout.guid(kind), ByteRange(offset, length), bool(required & 1))
+        for kind, offset, length, required in entries
+    ]
 
 
 def _broken_rule(regions: list[Region]) -> str | None:
@@ -91,19 +103,21 @@ def choose_regions(section: bytes, image: Source, log: ByteRange | None) -> Regi
     file = image.name
     faults: list[tuple[int, str]] = []
     for offset in layout.REGION_TABLE_OFFSETS:
-        table = parse_region_table(section[offset : offset + layout.REGION_TABLE_SIZE])
-        if isinstance(table, list):
-            table = _overlap_with_log(table, log) or table
-        if isinstance(table, str):
-            faults.append((offset, table))
+        table = section[offset : offset + layout.REGION_TABLE_SIZE]
+        regions = parse_region_table(table)
+        if isinstance(regions, list):
+            regions = _overlap_with_log(regions, log) or regions
+        if isinstance(regions, str):
+            faults.append((offset, regions))
             continue
-        for region in table:
+        for region in regions:
             _require_known(region, file, offset)
-        places = {region.kind: region.place for region in table}
+        places = {region.kind: region.place for region in regions}
         bat, metadata = places[layout.REGION_BAT], places[layout.REGION_METADATA]
         _require_inside(bat, "block table", image)
         _require_inside(metadata, "metadata", image)
-        return Regions(bat, metadata, tuple(table), tuple(faults))
+        used = layout.REGION_TABLE.size + len(regions) * layout.REGION_ENTRY.size
+        return Regions(bat, metadata, table[:used], tuple(faults))
     what = "; ".join(f"copy {n} {fault}" for n, (_, fault) in enumerate(faults, 1))
     raise CorruptDisk(
         f"{file!r} has no usable region table: {what}.",

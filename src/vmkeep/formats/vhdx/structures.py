@@ -1,5 +1,6 @@
 """Everything in a VHDX file besides its blocks, read and checked in the order that is safe."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmkeep.formats.errors import NotADisk, TruncatedDisk, UnsupportedDisk
@@ -20,7 +21,6 @@ class Structures:
 
     source: Source
     image: Source
-    section: bytes
     header: Header
     regions: Regions
     metadata: Metadata
@@ -57,15 +57,22 @@ def read_structures(source: Source, allowance: LogAllowance | None = None) -> St
         sector=metadata.logical_sector,
         has_parent=metadata.has_parent,
     )
-    table = BlockTable(image, regions.bat, geometry, _places_of_no_block(header, regions, image))
-    return Structures(source, image, section, header, regions, metadata, table)
+    table = BlockTable(image, regions.bat, geometry, PlacesOfNoBlock(header, regions, image))
+    return Structures(source, image, header, regions, metadata, table)
 
 
-def _places_of_no_block(header: Header, regions: Regions, image: Source) -> tuple[tuple[ByteRange, str], ...]:
-    """Return what lies in the file besides blocks, each with its name: [MS-VHDX] 2.2.3, 2.4."""
-    places = [(ByteRange(0, layout.HEADER_SECTION_SIZE), "the headers")]
-    places += [(region.place, f"the {region.title}") for region in regions.all]
-    # An unused log may lie anywhere, even beyond the file.
-    if check_log_place(header, image.size(), image.name) is None:
-        places.append((header.log, "the log"))
-    return tuple(places)
+@dataclass(frozen=True)
+class PlacesOfNoBlock:
+    """What lies in the file besides blocks, each with its name: [MS-VHDX] 2.2.3, 2.4."""
+
+    header: Header
+    regions: Regions
+    image: Source
+
+    def __iter__(self) -> Iterator[tuple[ByteRange, str]]:
+        yield ByteRange(0, layout.HEADER_SECTION_SIZE), "the headers"
+        for region in self.regions.all():
+            yield region.place, f"the {region.title}"
+        # An unused log may lie anywhere, even beyond the file.
+        if check_log_place(self.header, self.image.size(), self.image.name) is None:
+            yield self.header.log, "the log"

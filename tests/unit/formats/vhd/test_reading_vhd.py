@@ -707,3 +707,33 @@ def test_a_short_last_block_directly_before_another_is_no_overlap() -> None:
     disk = open_bytes(data)
     assert disk.read_at(4096, 4096) == pattern(4096, 9)
     assert disk.read_at(4 * 4096, 2048) == pattern(4096, 4)[:2048]
+
+
+def test_overlaps_are_seen_in_a_table_of_two_million_entries() -> None:
+    """Every other block of 512 bytes is absent, all others are one."""
+    count = 1 << 21
+    layer = Sparse(count * 512, 512, {}, ID)
+    layer.build()
+    head = layer.footer() + layer.header(count, b"")
+    place = (layer.table_at + 4 * count) // 512
+    table = (place.to_bytes(4, "big") + b"\xff" * 4) * (count // 2)
+    disk = open_bytes(
+        head
+        + table.ljust((place + 1) * 512 - layer.table_at - 512, b"\0")
+        + b"\xff" * 512
+        + pattern(512)
+        + layer.footer()
+    )
+    with pytest.raises(CorruptDisk, match=r"block 0 .* lies on another block"):
+        list(disk.extents())
+    findings = list(disk.check())
+    assert len(findings) == 101
+    assert findings[-1].severity == "error" and findings[-1].message == "more blocks overlap"
+
+
+def test_more_blocks_than_any_writer_makes_are_refused() -> None:
+    count = (1 << 22) + 1
+    layer = Sparse(count * 512, 512, {}, ID)
+    head = layer.footer() + layer.header(count, b"")
+    with pytest.raises(UnsupportedDisk, match="4194305 blocks"):
+        open_bytes(head + b"\xff" * (4 * count // 512 * 512 + 512) + layer.footer())

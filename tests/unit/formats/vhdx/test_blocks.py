@@ -13,7 +13,6 @@ from vmkeep.formats.opening import open_disk
 from vmkeep.formats.parents import no_parents
 from vmkeep.formats.source import BytesSource
 from vmkeep.formats.vhdx import VhdxDisk, open_vhdx
-from vmkeep.formats.vhdx.blocks import bit_runs
 from vmkeep.formats.vhdx.geometry import Geometry
 from vmkeep.ranges import ByteRange
 
@@ -203,14 +202,6 @@ def test_the_table_has_as_many_entries_as_the_specification_says(
 ) -> None:
     geometry = Geometry(disk_size, block_size, sector, has_parent)
     assert (geometry.chunk_ratio, geometry.entry_count) == (ratio, entries)
-
-
-def test_bits_are_taken_least_significant_first() -> None:
-    assert bit_runs(b"\x01\x80") == [(0, 1, True), (1, 15, False), (15, 16, True)]
-    assert bit_runs(b"\x00\x00") == [(0, 16, False)]
-    assert bit_runs(b"\xff\xff") == [(0, 16, True)]
-    assert bit_runs(b"\x0e") == [(0, 1, False), (1, 4, True), (4, 8, False)]
-    assert bit_runs(b"") == []
 
 
 def huge(size: int, block_size: int) -> tuple[SparseSource, gen.Made]:

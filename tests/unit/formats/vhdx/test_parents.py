@@ -2,6 +2,7 @@
 
 import random
 import struct
+import tracemalloc
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from vmkeep.formats.errors import CorruptDisk, ParentMismatch, ParentMissing, Tr
 from vmkeep.formats.parents import FindParent, ParentReference, no_parents
 from vmkeep.formats.source import BytesSource
 from vmkeep.formats.vhdx import VhdxDisk, open_vhdx
+from vmkeep.formats.vhdx.locator import parse_locator
 from vmkeep.ranges import ByteRange
 
 pytestmark = pytest.mark.quick
@@ -384,3 +386,18 @@ def test_another_kind_of_locator_is_not_supported() -> None:
     raw = gen.parent_locator(linkage(), kind="11111111-2222-3333-4444-555555555555")
     with pytest.raises(UnsupportedDisk, match="not a VHDX"):
         opened(with_locator(raw))
+
+
+def test_texts_of_a_locator_do_not_come_to_more_than_it_has() -> None:
+    """Ten thousand entries name one stretch of text each in its own length: half a GiB of it."""
+    count, text = 10_000, "abcdefgh" * 4096
+    head = gen.raw_guid(gen.LOCATOR_TYPE) + struct.pack("<HH", 0, count)
+    start = len(head) + 12 * count
+    body = b"".join(struct.pack("<IIHH", start + 2 * n, start, 40_000, 60_000) for n in range(count))
+    data = head + body + text.encode("utf-16-le")
+    tracemalloc.start()
+    with pytest.raises(CorruptDisk, match="texts"):
+        parse_locator(data, "child.avhdx")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2 * gen.MIB

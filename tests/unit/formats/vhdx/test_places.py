@@ -1,6 +1,8 @@
 """A block is used only from a place that is its own: [MS-VHDX] 2.2.3, 2.4 and 2.5.1.1."""
 
 import random
+import tracemalloc
+from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
@@ -11,6 +13,9 @@ from vmkeep.formats.errors import CorruptDisk
 from vmkeep.formats.parents import ParentReference
 from vmkeep.formats.source import BytesSource
 from vmkeep.formats.vhdx import VhdxDisk, open_vhdx
+from vmkeep.formats.vhdx.blocks import BlockTable
+from vmkeep.formats.vhdx.geometry import Geometry
+from vmkeep.ranges import ByteRange
 
 pytestmark = pytest.mark.quick
 
@@ -174,3 +179,52 @@ def test_a_bitmap_that_is_not_used_takes_nothing_away() -> None:
     )
     made.set_u64(made.bitmap_entry_at(0), made.places[0] | 6)
     assert opened(made).read_at(0, gen.MIB) == A
+
+
+def far_apart(count: int) -> gen.Made:
+    """A file of 66 TiB that says so only in its log, with blocks of 256 MiB all over it."""
+    block = 256 * gen.MIB
+    ring = gen.ring_of({0: gen.log_entry(7, 0, [], last=66 * gen.TIB)})
+    made = gen.make_vhdx(
+        disk_size=count * block, block_size=block, log_guid=gen.LOG_GUID, log_ring=bytes(ring)
+    )
+    for n in range(count):
+        made.set_u64(made.entry_at(n), (n + 1) * 64 * gen.GIB | gen.FULL)
+    return made
+
+
+def test_distant_places_take_no_memory_for_what_lies_between_them() -> None:
+    made = far_apart(1000)
+    tracemalloc.start()
+    disk = opened(made)
+    assert list(disk.extents()) == []  # all of them lie beyond the bytes there are
+    assert list(disk.check()) != []
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 6 * gen.MIB
+
+
+class Counted(list[tuple[ByteRange, str]]):
+    """Counts how often it was walked through."""
+
+    walks = 0
+
+    def __iter__(self) -> Iterator[tuple[ByteRange, str]]:
+        self.walks += 1
+        return super().__iter__()
+
+
+def test_the_structures_are_looked_at_once_and_not_for_each_block() -> None:
+    """Two thousand regions beyond the blocks, in any order, are allowed: [MS-VHDX] 2.2.3."""
+    made = four_blocks()
+    image = BytesSource(made.data, "disk.vhdx")
+    regions = [(ByteRange((2000 - n) * gen.GIB, gen.MIB), f"region {n}") for n in range(1999)]
+    structures = Counted([*regions, (ByteRange(made.bat, gen.MIB), "the table")])
+    geometry = Geometry(disk_size=4 * gen.MIB, block_size=gen.MIB, sector=512, has_parent=False)
+    table = BlockTable(image, ByteRange(made.bat, gen.MIB), geometry, structures)
+    assert len(list(table.spans(0, 4 * gen.MIB))) >= 1
+    assert structures.walks == 1
+    made.set_u64(made.entry_at(3), made.bat | gen.FULL)
+    table = BlockTable(image, ByteRange(made.bat, gen.MIB), geometry, structures)
+    with pytest.raises(CorruptDisk, match="on top of the table"):
+        list(table.spans(0, 4 * gen.MIB))
