@@ -5,11 +5,13 @@ import random
 import re
 import shutil
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from tests.e2e.command import Vmkeep
 from tests.e2e.test_witness import read
+from tests.generators import vhd_bytes
 
 MIB = 1 << 20
 CHUNK = 65536
@@ -72,11 +74,13 @@ def test_a_damaged_parent_carries_no_increment(
 
 
 def test_it_says_what_was_looked_at_of_what_was_taken_over(vmkeep: Vmkeep, tmp_path: Path, seed: int) -> None:
-    (tmp_path / "disk.raw").write_bytes(random.Random(seed).randbytes(1000 * CHUNK))
+    # A disk with an identifier: where that is the parent's, the source is not asked.
+    content = vhd_bytes.fixed(random.Random(seed).randbytes(1000 * CHUNK), UUID(int=7))
+    (tmp_path / "disk.vhd").write_bytes(content)
     (tmp_path / "changes.json").write_text(json.dumps([[0, 1]]))
-    vmkeep.ok("backup", "disk:disk.raw")
+    vmkeep.ok("backup", "disk:disk.vhd")
     options = ("--changes", "changes.json", "--parent", "latest")
-    told = vmkeep.ok("backup", "disk:disk.raw", *options).text
+    told = vmkeep.ok("backup", "disk:disk.vhd", *options).text
     # Of very many, 300 show 1 % that is damaged with a probability of 1 - 0.99^300 = 0.951.
     words = "of what was taken over from the parent, 300 of at most 999 chunks were read back, all whole: "
     words += "at most 1.00 % of it can be damaged (95% confidence); the source was not read for it"
@@ -87,10 +91,10 @@ def test_it_says_what_was_looked_at_of_what_was_taken_over(vmkeep: Vmkeep, tmp_p
     assert inherited["at_most"] == pytest.approx(1 - 0.05 ** (1 / 300))
 
     assert (
-        vmkeep.backup("disk:disk.raw", *options, "--reread", "40%")["reread_audit"]["inherited"]["chunks"]
+        vmkeep.backup("disk:disk.vhd", *options, "--reread", "40%")["reread_audit"]["inherited"]["chunks"]
         == 400
     )
-    told = vmkeep.ok("backup", "disk:disk.raw", *options, "--reread", "all").text
+    told = vmkeep.ok("backup", "disk:disk.vhd", *options, "--reread", "all").text
     assert "all 999 chunks taken over from the parent were read back from the repository" in told
-    told = vmkeep.ok("backup", "disk:disk.raw").text
+    told = vmkeep.ok("backup", "disk:disk.vhd").text
     assert not re.search("taken over", told)
