@@ -119,6 +119,7 @@ class Doors:
             self.clock,
             previous,
             limits or HoldLimits(free_floor=0),
+            replaces=previous.reference_point if previous is not None else None,
             skip_other_disks=skip_other_disks,
         )
 

@@ -8,14 +8,15 @@ from typing import Final
 
 from vmkeep.backup.errors import ChangesUnusable, RepositoryInsideSource, RunRefused
 from vmkeep.backup.identity import identify
-from vmkeep.backup.taking import DiskWork, Taking
+from vmkeep.backup.outcome import Outcome, met_damage, note_failure
+from vmkeep.backup.taking import DiskWork, Taking, promised_by
 from vmkeep.capture.folder import FolderHold, HeldDisk, hold
 from vmkeep.capture.source import SourceAddress
 from vmkeep.clock import Clock
 from vmkeep.errors import ExitCode, VmkeepError
 from vmkeep.model.consistency import Policy
 from vmkeep.model.plan import Plan, VmRef
-from vmkeep.model.point import StoredDisk
+from vmkeep.model.point import Claim, StoredDisk
 from vmkeep.planner.folder import DISKS_LEFT_OUT, decide_folder
 from vmkeep.progress import Progress
 from vmkeep.ranges import ByteRange
@@ -48,23 +49,6 @@ class Request:
     accept_rollback: bool = False
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run achieved: the restore point that now exists, and how the process should end.
-
-    ``warnings`` tell what is wrong besides: disks that were left out, damaged
-    points of the same VM, damaged packs that were met, a run that could not be
-    closed. ``notes`` tell what is wrong for good: points that vanished.
-    """
-
-    sealed: SealedPoint
-    plan: Plan
-    exit_code: ExitCode
-    seconds: float
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
 def run(request: Request, repository: Repository, clock: Clock, progress: Progress) -> Outcome:
     """Take a restore point; on any error none exists and nothing stays held.
 
@@ -84,14 +68,15 @@ def run(request: Request, repository: Repository, clock: Clock, progress: Progre
                 journal.bury(records)
             taken = _take(request, repository, clock, progress, journal, vm, parent)
         except BaseException as error:
-            _note_failure(journal, error)
+            note_failure(journal, error)
             raise
         # The point exists and is whole, whatever happens now; only what is told about it may not be.
         repository.remember(taken.sealed)
         warnings = taken.warnings + _tell_end(repository, clock, journal, taken.sealed)
     code = ExitCode.PARTIAL if warnings else ExitCode.OK
     seconds = clock.monotonic() - started
-    return Outcome(taken.sealed, taken.plan, code, seconds, tuple(warnings), taken.notes)
+    got = taken.sealed.point.consistency.got
+    return Outcome(taken.sealed, taken.plan, got, code, seconds, tuple(warnings), taken.notes)
 
 
 @dataclass(frozen=True)
@@ -131,16 +116,15 @@ def _take(
             base=base,
             source=str(request.source),
             at_rest=at_rest,
-            policy=request.policy,
             reread=request.reread,
             doubt_base=_doubts_parent(request, held, base, vm),
         )
-        sealed, audit = taking.take(held, plan, work)
+        promised = promised_by(plan)
+        claim = Claim(str(request.policy), promised, promised, plan.reasons)
+        sealed, audit = taking.take(held, plan, claim, work)
     warnings = [f"{r.fact} {r.fix}" for r in plan.reasons if r.code == DISKS_LEFT_OUT]
     warnings += [problem.message for problem in listing.problems]
-    warnings += [_met_damage(name) for name in audit.replaced_packs]
-    if audit.lost:
-        warnings.append(_met_damage("something an earlier restore point holds"))
+    warnings += met_damage(audit)
     # Nothing brings a vanished point back: ending with another code from now on would hide what is new.
     return _Taken(sealed, plan, warnings, tuple(gap.message for gap in listing.gaps))
 
@@ -198,25 +182,6 @@ def _refuse_own_repository(source: SourceAddress, repository: Repository) -> Non
     place, folder = Path(repository.store.address).resolve(), source.path.resolve()
     if source.kind == "folder" and (place == folder or folder in place.parents):
         raise RepositoryInsideSource(f"the repository {str(place)!r} lies inside the folder to be protected.")
-
-
-def _met_damage(pack: str) -> str:
-    return (
-        f"{pack} is damaged or gone; this restore point got what it needs of it from the source again, "
-        "others may need it too: run `vmkeep repo check --read-data all`."
-    )
-
-
-def _note_failure(journal: Journal, error: BaseException) -> None:
-    why = {"error": type(error).__name__}
-    if isinstance(error, VmkeepError):
-        why = {"error": error.code, "message": error.message}
-    try:
-        journal.finish({"outcome": "failed", **why})
-    except VmkeepError:
-        # The store is what failed; the lease runs out by itself, and the error
-        # that matters is the one being raised.
-        return
 
 
 def _work(

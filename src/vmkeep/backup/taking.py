@@ -3,18 +3,18 @@
 The same for files and for a VM on a host: who holds it, and what of it is read, is decided before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from vmkeep import __version__
 from vmkeep.backup.audit import Audit, Auditor, Held
 from vmkeep.backup.errors import AuditFailed, RunRefused
 from vmkeep.capture.folder import HeldDisk, HeldFile
 from vmkeep.clock import Clock
-from vmkeep.model.consistency import Consistency, Policy
-from vmkeep.model.plan import Method, Plan, VmRef
+from vmkeep.model.consistency import Consistency
+from vmkeep.model.plan import Increment, Method, Plan, VmRef
 from vmkeep.model.point import Claim, RestorePoint, StoredDisk, StoredFile
 from vmkeep.progress import Progress
 from vmkeep.ranges import ByteRange, total
@@ -25,6 +25,11 @@ from vmkeep.repository.publish import publish
 from vmkeep.repository.reader import DiskMap
 from vmkeep.repository.repository import Repository
 from vmkeep.repository.writer import Writer, WrittenMap
+
+_CHANGED_RANGES: Final[Mapping[Increment, str]] = {
+    "declared": "declared by the user, not verified",
+    "rct": "told by the host's change tracking; a sample of the rest was compared with the source",
+}
 
 
 class Hold(Protocol):
@@ -65,13 +70,22 @@ class Taking:
     base: SealedPoint | None
     source: str
     at_rest: datetime
-    policy: Policy
     reread: float
     doubt_base: bool
     """Whether what is taken over may be of another disk."""
 
-    def take(self, held: Hold, plan: Plan, work: Sequence[DiskWork]) -> tuple[SealedPoint, Audit]:
-        """Write, read again, check that everything stood still, publish and seal."""
+    def take(
+        self,
+        held: Hold,
+        plan: Plan,
+        claim: Claim,
+        work: Sequence[DiskWork],
+        observed: Callable[[], Mapping[str, Any]] = dict,
+    ) -> tuple[SealedPoint, Audit]:
+        """Write, read again, check that everything stood still, publish and seal.
+
+        ``observed`` tells, right before the manifest is written, what else is evidence.
+        """
         to_read = sum(total(one.ranges) for one in work) + sum(file.source.size() for file in held.files)
         self.progress.begin(f"reading {self.vm.name}", to_read)
         with self.repository.writer(self.journal.run, self.progress) as writer:
@@ -85,11 +99,10 @@ class Taking:
             inventory = writer.flush()
             evidence = {
                 "hold_check": {"files": compared, "identical": True},
-                "changed_ranges": "declared by the user, not verified"
-                if plan.increment == "declared"
-                else "read",
+                "changed_ranges": _CHANGED_RANGES.get(plan.increment, "read"),
                 "reread_audit": audit.evidence(),
                 "held_seconds": round((self.clock.now() - self.at_rest).total_seconds(), 3),
+                **observed(),
             }
 
             def manifest(point_id: str) -> RestorePoint:
@@ -103,8 +116,8 @@ class Taking:
                     time=self.at_rest,
                     finished=self.clock.now(),
                     source=self.source,
-                    method=_chosen(plan)[0],
-                    consistency=self._claim(plan),
+                    method=method_of(plan),
+                    consistency=claim,
                     disks=tuple(disk for disk, _ in disks),
                     files=tuple(file for file, _ in files),
                     bytes_read=sum(written.bytes_read for _, written in (*disks, *files)),
@@ -154,10 +167,6 @@ class Taking:
             held.check()
             raise
 
-    def _claim(self, plan: Plan) -> Claim:
-        promised = _chosen(plan)[1]
-        return Claim(str(self.policy), promised, promised, plan.reasons)
-
     def _write_disk(self, writer: Writer, disk: HeldDisk, work: DiskWork) -> tuple[StoredDisk, WrittenMap]:
         profile = disk.disk.profile
         written = writer.write_map(
@@ -188,7 +197,15 @@ class Taking:
         return written
 
 
-def _chosen(plan: Plan) -> tuple[Method, Consistency]:
-    if plan.method is None or plan.consistency is None:
+def method_of(plan: Plan) -> Method:
+    """Return how the VM is brought to rest. Raises RunRefused where the plan is not to go on."""
+    if plan.method is None:
         raise RunRefused("the plan does not say how to go on.")
-    return plan.method, plan.consistency
+    return plan.method
+
+
+def promised_by(plan: Plan) -> Consistency:
+    """Return what the plan promises. Raises RunRefused where it is not to go on."""
+    if plan.consistency is None:
+        raise RunRefused("the plan does not say how to go on.")
+    return plan.consistency

@@ -72,14 +72,17 @@ def hold_vm(
     previous: TrackingRecord | None = None,
     limits: HoldLimits = _NO_LIMITS,
     *,
+    replaces: str | None = None,
     skip_other_disks: bool = False,
 ) -> "CheckpointHold":
     """Make a checkpoint of a VM and open what it froze; on any error nothing stays on the host.
 
     ``vm`` are facts of just now, taken before: the checkpoint of this hold must not
-    be among them. Raises the errors of host.hyperv, host.files and formats; what
-    could not be cleaned up stands in the error's context as ``left_behind``, and
-    the journal must then stay open for a sweep.
+    be among them. ``previous`` is the tracking of the very restore point that the run
+    builds on; ``replaces`` the reference point that goes when a new one is durable.
+    Raises the errors of host.hyperv, host.files and formats; what could not be
+    cleaned up stands in the error's context as ``left_behind``, and the journal must
+    then stay open for a sweep.
     """
     log = HoldLog(journal)
 
@@ -88,7 +91,7 @@ def hold_vm(
         host.watch(waiting)
 
     listening = replace(host, watch=watch)
-    hold = CheckpointHold(listening, files, vm, owner, log, clock, previous, limits)
+    hold = CheckpointHold(listening, files, vm, owner, log, clock, previous, limits, replaces)
     hold._make(CheckpointWish(consistency, guest_backup, skip_other_disks))
     return hold
 
@@ -110,6 +113,7 @@ class CheckpointHold:
         clock: Clock,
         previous: TrackingRecord | None,
         limits: HoldLimits,
+        replaces: str | None,
     ) -> None:
         self.disks: tuple[FrozenDisk, ...] = ()
         self.files: tuple[HeldFile, ...] = ()
@@ -123,6 +127,7 @@ class CheckpointHold:
         self._clock = clock
         self._previous = previous
         self._limits = limits
+        self._replaces = replaces
         self._layers: Mapping[str, str] = {}
         self._seconds: dict[str, float] = {}
         self._evidence: dict[str, Any] = {}
@@ -134,6 +139,11 @@ class CheckpointHold:
     def state(self) -> HoldState | None:
         """Where the hold is."""
         return self._log.state
+
+    @property
+    def was_off(self) -> bool:
+        """Whether the VM was off right before the checkpoint was made, and right after."""
+        return self._power.word == "off" and self._power_held.word == "off"
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -194,11 +204,16 @@ class CheckpointHold:
     def _freeze(self, made: CheckpointFacts) -> None:
         with self._timed("mark"):
             self.checkpoint = mark_checkpoint(self._host, made, self._owner)
+            self._power_held = read_power_state(self._host, made.vm_id)
             checkpoint = read_checkpoint(self._host, made.id)
             checkpoint = replace(checkpoint, disks=with_details(self._host, checkpoint.disks))
             self.checkpoint = checkpoint
             self._layers = layers_above(self._host, checkpoint)
-        self._evidence |= {"checkpoint": checkpoint.id, "checkpoint_name": checkpoint.name}
+        self._evidence |= {
+            "checkpoint": checkpoint.id,
+            "checkpoint_name": checkpoint.name,
+            "power_held": self._power_held.code,
+        }
         self._log.enter(HoldState.HELD, checkpoint=checkpoint.id, layers=dict(self._layers))
         paths = tuple(self._layers.values())
         self._limit_watch = LimitWatch(self._host, self._limits, self._vm.vm.name, paths)
@@ -314,12 +329,11 @@ class CheckpointHold:
             )
 
     def _enter_released(self) -> None:
-        previous = self._previous.reference_point if self._previous is not None else None
         self._log.enter(
             HoldState.RELEASED,
             checkpoint=self.checkpoint.id if self.checkpoint is not None else None,
             reference_point=self._point.id if self._point is not None else None,
-            previous=previous,
+            previous=self._replaces,
             layers=dict(self._layers),
         )
 
@@ -328,15 +342,16 @@ class CheckpointHold:
             after: PowerState | None = read_power_state(self._host, self._vm.vm.id)
         except HostTrouble:
             after = None  # the VM was deleted or moved away, or the host is gone: unknown
+        reached = self._point.consistency if self._point is not None else None
         self._evidence |= {
             "merged": merge.is_done,
             "merge_trouble": merge.why,
             "power_after": after.code if after is not None else None,
             "reference_point": self._point.id if self._point is not None else None,
-            "consistency_reached": self._point.consistency if self._point is not None else None,
+            "consistency_reached": reached,
         }
         record = record_of(self._point, self._tracked, self.disks) if self._point is not None else None
-        return Released(record, why, merge, self._power, after)
+        return Released(record, why, merge, self._power, after, reached)
 
     def _close(self) -> None:
         """Close every file of the VM, and prove that the host has none open for us.

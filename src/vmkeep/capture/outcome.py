@@ -25,6 +25,8 @@ class Released:
     merge: Merge
     power_before: PowerState
     power_after: PowerState | None
+    consistency: int | None
+    """The level that the host says was reached: 1 application, 2 crash; None where it does not say."""
 
     @property
     def is_power_equal(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Final, Literal, Self
 
 from vmkeep.errors import UsageError
 
+HOST_SCHEME: Final = "hyperv://"
 # What Python makes of such bytes in names and arguments (PEP 383), and any other lone surrogate.
 _NO_TEXT: Final = re.compile("[\ud800-\udfff]")
 
@@ -20,25 +21,49 @@ class SourceAddress:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read an address. Raises UsageError that says what is allowed."""
-        kind, separator, rest = text.partition(":")
-        if separator and rest and not text.startswith("hyperv://"):
-            if kind == "folder":
-                return cls("folder", Path(rest))
-            if kind == "disk":
-                return cls("disk", Path(rest))
-        if text.startswith("hyperv://"):
-            raise UsageError(
-                f"{text!r}: this version cannot talk to a Hyper-V host yet.",
-                hint="Export the VM and use folder:PATH, or give one disk with disk:FILE.",
-            )
+        """Read an address of files. Raises UsageError that says what is allowed."""
+        kind, _, rest = text.partition(":")
+        if kind == "folder" and rest:
+            return cls("folder", Path(rest))
+        if kind == "disk" and rest:
+            return cls("disk", Path(rest))
         raise UsageError(
             f"{text!r} is not a source.",
-            hint="Use folder:PATH for an exported VM or loose disks, disk:FILE for one disk.",
+            hint="Use hyperv://NAME or hyperv://NAME/VM for a configured host, folder:PATH for an exported "
+            "VM or loose disks, disk:FILE for one disk.",
         )
 
     def __str__(self) -> str:
         return readable(f"{self.kind}:{self.path}")
+
+
+@dataclass(frozen=True)
+class HostAddress:
+    """``hyperv://NAME`` or ``hyperv://NAME/VM``: a configured host, and one of its VMs by name or id.
+
+    The VM is taken letter for letter: all that stands behind the first slash.
+    """
+
+    host: str
+    vm: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an address of a host. Raises UsageError that says what is allowed."""
+        host, separator, vm = text.removeprefix(HOST_SCHEME).partition("/")
+        if not text.startswith(HOST_SCHEME) or not host or (separator and not vm):
+            raise UsageError(
+                f"{text!r} names no host.", hint="Use hyperv://NAME or hyperv://NAME/VM, as configured."
+            )
+        return cls(host, vm or None)
+
+    def __str__(self) -> str:
+        return readable(HOST_SCHEME + self.host + (f"/{self.vm}" if self.vm is not None else ""))
+
+
+def parse_source(text: str) -> SourceAddress | HostAddress:
+    """Read where data comes from. Raises UsageError that says what is allowed."""
+    return HostAddress.parse(text) if text.startswith(HOST_SCHEME) else SourceAddress.parse(text)
 
 
 def readable(text: str) -> str:

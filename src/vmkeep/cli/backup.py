@@ -1,5 +1,6 @@
 """`vmkeep backup`: take a restore point."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from unicodedata import category
@@ -16,24 +17,40 @@ from vmkeep.cli.frame import (
     announce,
     open_repository,
     progress,
+    seconds_of,
     settings,
     share_of,
     warn,
 )
+from vmkeep.cli.host_doors import Record
 from vmkeep.cli.text import rounded
-from vmkeep.errors import UsageError
+from vmkeep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from vmkeep.backup.run import Outcome
+    from vmkeep.backup.outcome import Outcome
+    from vmkeep.capture.source import SourceAddress
+    from vmkeep.model.consistency import Policy
 
 _LONGEST_NAME: Final = 200
 
 
 def backup(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="folder:PATH (exported VM or loose disks) or disk:FILE.")
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="hyperv://NAME (a configured host) or hyperv://NAME/VM, folder:PATH (exported VM or loose "
+            "disks) or disk:FILE.",
+        ),
     ],
     repo: RepositoryOption = "",
+    vms: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vm", metavar="NAME|GUID", help="A VM of the host, by name or id; may be given several times."
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All VMs of the host, new ones too.")] = False,
     name: Annotated[
         str | None,
         typer.Option(
@@ -89,12 +106,35 @@ def backup(
             help="Read every allocated byte, whatever is known to be unchanged; contradicts --changes.",
         ),
     ] = False,
+    guest_backup: Annotated[
+        str,
+        typer.Option(
+            "--guest-backup",
+            metavar="copy|full",
+            help="What a host tells the guest's applications: copy, or full, after which they may truncate "
+            "their logs.",
+        ),
+    ] = "copy",
+    max_hold: Annotated[
+        str,
+        typer.Option(
+            "--max-hold",
+            metavar="TIME",
+            help="How long a VM may be held at most, such as 90m or 12h; then it is released and nothing "
+            "taken.",
+        ),
+    ] = "12h",
+    record: Record = None,
     accept_rollback: AcceptRollback = False,
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,
     as_json: AsJson = False,
 ) -> None:
     """Take a restore point: read the VM's disks, store what is new, prove that nothing moved meanwhile.
+
+    A VM on a host is brought to rest by a checkpoint that lasts until the point is sealed, and is merged
+    again then; it goes on running. From the second time on only what changed is read, where the host's
+    change tracking (RCT) can be trusted. One VM's failure never stops the others.
 
     Before the restore point exists, a random part of what was read is read again, from the source and
     back from the repository, and compared byte by byte; `vmkeep show` tells how much can still differ.
@@ -105,66 +145,117 @@ def backup(
     over; `vmkeep repo check --read-data all` reads the whole repository.
 
     Exit codes: 0 taken; 1 failed or refused, nothing taken; 3 taken, but with warnings (such as files
-    left out that look like disks, or damage in the repository that was met and replaced);
-    10 no repository; 11 another run of this VM is under way; 12 wrong password; 14 what is stored
-    differs from the source, or the repository is damaged or was rolled back.
+    or disks left out, a point weaker than promised, or damage in the repository that was met and
+    replaced), or the hold reached its limit; 10 no repository; 11 another run of this VM is under way;
+    12 wrong password; 13 the host is out of reach or refuses; 14 what is stored differs from the source,
+    or the repository is damaged or was rolled back. With several VMs the gravest of their codes.
     """
-    from vmkeep.backup.changes import read_changes
-    from vmkeep.capture.source import SourceAddress
-    from vmkeep.clock import SystemClock
+    from vmkeep.capture.source import HostAddress, parse_source
     from vmkeep.model.consistency import Policy
 
     try:
         policy = Policy.parse(consistency, allow_interruption=allow_interruption)
     except ValueError as error:
         raise UsageError(f"{error}.") from error
+    share = share_of(reread, "--reread")
+    address = parse_source(source)
+    if isinstance(address, HostAddress):
+        _refuse_what_is_for_files(name, changes, parent)
+        from vmkeep.cli.host_backup import HostOptions, backup_host
+
+        options = HostOptions(
+            policy=policy,
+            vms=tuple(vms or ()),
+            every=every,
+            guest_backup=guest_backup,
+            reread=share,
+            reread_all=reread_all,
+            max_hold_s=seconds_of(max_hold, "--max-hold"),
+            record=record,
+            accept_rollback=accept_rollback,
+        )
+        raise typer.Exit(backup_host(address, options, repo, password_file, password_command))
+    if vms or every or record is not None:
+        raise UsageError("--vm, --all and --record are for a host (hyperv://NAME).")
     if (changes is None) != (parent is None):
         raise UsageError("--changes and --parent belong together: what changed, and since when.")
     if changes is not None and reread_all:
         raise UsageError("--changes and --reread-all contradict: read what is listed, or read everything.")
-    share = share_of(reread, "--reread")
     if name is not None and not _is_a_name(name):
         raise UsageError(
             f"--as needs a name of at most {_LONGEST_NAME} characters, not blank, none a control character."
         )
-    address = SourceAddress.parse(source)
-    ranges = tuple(read_changes(changes)) if changes is not None else None
+    wish = Files(address, policy, name, changes, parent, share, accept_rollback)
+    raise typer.Exit(_backup_files(wish, repo, password_file, password_command))
+
+
+@dataclass(frozen=True)
+class Files:
+    """What was asked for of files that lie still."""
+
+    address: "SourceAddress"
+    policy: "Policy"
+    name: str | None
+    changes: Path | None
+    parent: str | None
+    reread: float
+    accept_rollback: bool
+
+
+def _backup_files(
+    wish: Files, repo: str, password_file: Path | None, password_command: str | None
+) -> ExitCode:
+    """Take a restore point of files; return how the process ends."""
+    from vmkeep.backup.changes import read_changes
+    from vmkeep.clock import SystemClock
+
+    ranges = tuple(read_changes(wish.changes)) if wish.changes is not None else None
     with open_repository(repo, password_file, password_command, meanwhile="vmkeep.backup.run") as repository:
         from vmkeep.backup.run import Request, run
 
         request = Request(
-            source=address,
-            policy=policy,
-            name=name,
+            source=wish.address,
+            policy=wish.policy,
+            name=wish.name,
             changes=ranges,
-            parent=parent,
-            reread=share,
-            accept_rollback=accept_rollback,
+            parent=wish.parent,
+            reread=wish.reread,
+            accept_rollback=wish.accept_rollback,
         )
         outcome = run(request, repository, SystemClock(), progress())
     for warning in (*outcome.warnings, *outcome.notes):
         warn(warning)
-    announce(*_summary(outcome), f"restore point {outcome.sealed.point.id} is taken")
-    raise typer.Exit(outcome.exit_code)
+    document = {"message_type": "summary", **document_of(outcome)}
+    announce(document, lines_of(outcome), f"restore point {outcome.sealed.point.id} is taken")
+    return outcome.exit_code
+
+
+def _refuse_what_is_for_files(name: str | None, changes: Path | None, parent: str | None) -> None:
+    if name is not None or changes is not None or parent is not None:
+        raise UsageError(
+            "--as, --changes and --parent are for folder: and disk: sources.",
+            hint="A host tells names and changes itself.",
+        )
 
 
 def _is_a_name(text: str) -> bool:
     return 0 < len(text) <= _LONGEST_NAME and not text.isspace() and all(category(c) != "Cc" for c in text)
 
 
-def _summary(outcome: "Outcome") -> tuple[dict[str, Any], list[str]]:
-    from vmkeep.planner.folder import DISKS_LEFT_OUT
+def document_of(outcome: "Outcome") -> dict[str, Any]:
+    """Return what a run achieved, as JSON tells it."""
     from vmkeep.repository.manifest import format_time
 
     point = outcome.sealed.point
-    document = {
-        "message_type": "summary",
+    return {
         "point": point.id,
         "id": point.id,
         "vm": point.vm.name,
         "vm_id": point.vm.id,
         "time": format_time(point.time),
-        "consistency": point.consistency.got.value,
+        "consistency": outcome.consistency.value,
+        "promised": point.consistency.promised.value,
+        "increment": outcome.plan.increment,
         "method": point.method,
         "parent": point.parent,
         "bytes_read": point.bytes_read,
@@ -176,8 +267,15 @@ def _summary(outcome: "Outcome") -> tuple[dict[str, Any], list[str]]:
         "notes": list(outcome.notes),
         "exit_code": int(outcome.exit_code),
     }
+
+
+def lines_of(outcome: "Outcome") -> list[str]:
+    """Return what a run achieved, for people; nothing with --quiet."""
+    from vmkeep.planner.folder import DISKS_LEFT_OUT
+
+    point = outcome.sealed.point
     lines = [
-        f"{point.vm.name}: restore point {point.id[:12]}, {point.consistency.got.value}-consistent",
+        f"{point.vm.name}: restore point {point.id[:12]}, {outcome.consistency.value}-consistent",
         f"  read {rounded(point.bytes_read)}, stored {rounded(point.bytes_stored)}, {outcome.seconds:.1f} s",
         f"  {audit_lines(point.evidence)[0]}",
         *(f"  {line}" for line in inherited_lines(point.evidence)),
@@ -189,4 +287,4 @@ def _summary(outcome: "Outcome") -> tuple[dict[str, Any], list[str]]:
         for reason in point.consistency.reasons
         if settings.verbose or reason.code not in ("files-only", DISKS_LEFT_OUT)
     ]
-    return document, [] if settings.quiet else lines
+    return [] if settings.quiet else lines

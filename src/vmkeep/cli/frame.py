@@ -33,6 +33,8 @@ REPOSITORY_VARIABLE: Final = "VMKEEP_REPO"
 STATE_VARIABLE: Final = "VMKEEP_STATE_DIR"
 CACHE_VARIABLE: Final = "VMKEEP_CACHE_DIR"
 _PERCENTAGE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)%?")
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd]?)")
+_UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNNOTICED: Final = "a repository that was rolled back or replaced would go unnoticed"
 
 
@@ -377,6 +379,15 @@ def share_of(text: str | None, option: str) -> float:
     if number is None or float(number[1]) > 100:
         raise UsageError(f"{option} takes a percentage such as 5%, or all; not {text!r}.")
     return float(number[1]) / 100
+
+
+def seconds_of(text: str, option: str) -> float:
+    """Read a length of time: a number with s, m, h or d, seconds without; more than none."""
+    found = _DURATION.fullmatch(text)
+    seconds = float(found[1]) * _UNITS_S[found[2] or "s"] if found is not None else 0.0
+    if seconds <= 0:
+        raise UsageError(f"{option} takes a length of time such as 90m, 12h or 2d; not {text!r}.")
+    return seconds
 
 
 def state_folder() -> Path | None:

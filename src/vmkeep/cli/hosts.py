@@ -1,23 +1,19 @@
 """`vmkeep hosts`: which hosts are configured, and whether vmkeep can work with one."""
 
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from vmkeep.cli.frame import AsJson, settings, try_answer, warn
+from vmkeep.cli.host_doors import Record, configuration, open_host
 from vmkeep.cli.text import visible
-from vmkeep.errors import UsageError, VmkeepError
-from vmkeep.secrets import Secret
 
 if TYPE_CHECKING:
-    from vmkeep.cli.configuration import Configuration, HostBlock
+    from vmkeep.cli.configuration import HostBlock
     from vmkeep.cli.host_checks import Examined
-    from vmkeep.host.wsman import Recorder
 
 app = typer.Typer(
     help="Show the configured Hyper-V hosts, and check whether vmkeep can work with one.",
@@ -37,14 +33,14 @@ def list_hosts(as_json: AsJson = False) -> None:
 
     Exit codes: 0 listed; 2 the configuration cannot be used.
     """
-    configuration = _configuration()
-    documents = [_described(host) for host in configuration.hosts.values()]
+    known = configuration()
+    documents = [_described(host) for host in known.hosts.values()]
     lines = [
         f"{each['name']}  {each['transport']}://{each['address']}"
         f"{':' + str(each['port']) if each['port'] else ''}  {each['auth']}  {each['user'] or '-'}"
         for each in documents
     ]
-    where = str(configuration.file) if configuration.file is not None else "a folder this user does not have"
+    where = str(known.file) if known.file is not None else "a folder this user does not have"
     try_answer(documents, lines or [f"No host is configured in {where}."])
 
 
@@ -57,12 +53,7 @@ def check(
             "--report", metavar="FILE", help="Also write it as Markdown, without any name, path or secret."
         ),
     ] = None,
-    record: Annotated[
-        Path | None,
-        typer.Option(
-            "--record", metavar="FILE", help="Write a trace of the wire, with names replaced, to a new file."
-        ),
-    ] = None,
+    record: Record = None,
     as_json: AsJson = False,
 ) -> None:
     """Try every kind of call that a run makes on a host, and say what each attempt shows.
@@ -76,24 +67,11 @@ def check(
     from vmkeep.cli.host_report import report_of
     from vmkeep.cli.host_verdicts import exit_code_of, summary_of
     from vmkeep.clock import SystemClock
-    from vmkeep.host.files.host_files import HostFiles
-    from vmkeep.host.wsman import Client
 
-    host = _configuration().find(name)
-    for warning in host.warnings():
-        warn(warning)
-    password = _password_of(host)
-    clock, paths = SystemClock(), host.path_map()
-    files = HostFiles(
-        host.address,
-        host.smb_port,
-        host.credentials(password),
-        paths,
-        require_encryption=host.smb_encryption,
-        clock=clock,
-    )
-    with _recorder(record) as recorder, Client(host.endpoint(password), clock, recorder) as wsman, files:
-        found = examine(wsman, files, paths, clock, _announce)
+    host = configuration().find(name)
+    clock = SystemClock()
+    with open_host(host, clock, record) as (wsman, files):
+        found = examine(wsman, files, host.path_map(), clock, _announce)
     _announce("")
     checks = found.checks
     code, summary = exit_code_of(checks), summary_of(checks)
@@ -115,12 +93,6 @@ def check(
         raise typer.Exit(int(code))
 
 
-def _configuration() -> "Configuration":
-    from vmkeep.cli.configuration import load_configuration
-
-    return load_configuration(os.environ)
-
-
 def _described(host: "HostBlock") -> dict[str, Any]:
     """Return a host as the configuration describes it: where a password is, never the password."""
     return {
@@ -137,45 +109,6 @@ def _described(host: "HostBlock") -> dict[str, Any]:
         "smb_encryption": host.smb_encryption,
         "paths": dict(host.paths),
     }
-
-
-def _password_of(host: "HostBlock") -> Secret | None:
-    """Fetch the password of a host's account, or ask for it; None where a ticket is used."""
-    from vmkeep.cli.configuration import HostPasswordUnavailable
-
-    password = host.password(os.environ)
-    if password is not None or host.user is None or host.auth == "kerberos":
-        return password
-    if not sys.stdin.isatty():
-        raise HostPasswordUnavailable(
-            f"[hosts.{host.name}] does not say where the password of {host.user} is."
-        )
-    text = str(typer.prompt(f"Password of {visible(host.user)}", hide_input=True, err=True))
-    return Secret(text)
-
-
-@contextmanager
-def _recorder(file: Path | None) -> Iterator["Recorder | None"]:
-    """Open a trace, readable by its owner only; what is there already is not overwritten."""
-    if file is None:
-        yield None
-        return
-    from vmkeep.clock import SystemClock
-    from vmkeep.host.wsman import Recorder
-
-    try:
-        number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as error:
-        raise UsageError(
-            f"{str(file)!r} exists; a trace goes into a new file.", hint="Choose another name."
-        ) from error
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise VmkeepError(
-            f"cannot write the trace {str(file)!r}: {reason}.", hint="Choose another place."
-        ) from error
-    with os.fdopen(number, "w", encoding="utf-8", newline="\n") as stream:
-        yield Recorder(stream, SystemClock())
 
 
 def _lines(found: "Examined") -> Sequence[str]:

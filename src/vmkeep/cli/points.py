@@ -1,7 +1,7 @@
 """`vmkeep points` and `vmkeep show`: what can be restored, and what is known about it."""
 
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -19,6 +19,10 @@ from vmkeep.cli.frame import (
 )
 from vmkeep.cli.text import rounded, shortened
 from vmkeep.errors import ExitCode
+
+if TYPE_CHECKING:
+    from vmkeep.model.consistency import Consistency
+    from vmkeep.model.point import RestorePoint
 
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
 
@@ -43,8 +47,8 @@ def points(
 
     with open_repository(repo, password_file, password_command) as repository:
         listing = repository.listing(accept_rollback=accept_rollback)
-    chosen = [s for s in listing.points if vm is None or s.point.vm.is_called(vm)]
-    rows = [_row(sealed.point) for sealed in chosen]
+        chosen = [s for s in listing.points if vm is None or s.point.vm.is_called(vm)]
+        rows = [_row(sealed.point, repository.points.consistency_of(sealed)) for sealed in chosen]
     lines = [f"{'POINT':14}{'TIME':22}{'VM':24}{'CONSISTENCY':13}{'DISKS':>6}{'SIZE':>12}{'STORED':>12}"]
     lines += [
         f"{row['id'][:12]:14}{row['time'][:19] + 'Z':22}{shortened(row['vm'], 23):24}{row['consistency']:13}"
@@ -86,26 +90,23 @@ def show(
 
     with open_repository(repo, password_file, password_command) as repository:
         sealed = repository.listing(accept_rollback=accept_rollback).find(point)
+        proven = repository.points.consistency_of(sealed)
         later = repository.points.attached("evidence", sealed.name)
         tracking = repository.points.attached("tracking", sealed.name)
     fields: dict[str, Any] = manifest_fields(sealed.point)
-    document = _row(sealed.point) | fields | {"object": sealed.name, "digest": sealed.digest.hex()}
+    document = _row(sealed.point, proven) | fields | {"object": sealed.name, "digest": sealed.digest.hex()}
     document |= {"vm": sealed.point.vm.name, "vm_id": sealed.point.vm.id, "claim": fields["consistency"]}
-    document |= {
-        "consistency": sealed.point.consistency.got.value,
-        "later_evidence": later,
-        "tracking": tracking,
-    }
-    answer(document, _report(fields))
+    document |= {"consistency": proven.value, "later_evidence": later, "tracking": tracking}
+    answer(document, _report(fields, proven))
 
 
-def _report(fields: dict[str, Any]) -> list[str]:
+def _report(fields: dict[str, Any], proven: "Consistency") -> list[str]:
     claim = fields["consistency"]
     lines = [
         f"restore point {fields['point']}",
         f"  VM           {fields['vm']['name']}  ({fields['vm']['id']}), number {fields['number']}",
         f"  taken        {fields['time']} from {fields['source']}, method {fields['method']}",
-        f"  consistency  {claim['got']} (asked: {claim['asked']}, promised: {claim['promised']})",
+        f"  consistency  {proven.value} (asked: {claim['asked']}, promised: {claim['promised']})",
     ]
     for reason in claim["reasons"]:
         lines += [
@@ -131,7 +132,7 @@ def _report(fields: dict[str, Any]) -> list[str]:
     ]
 
 
-def _row(point: Any) -> dict[str, Any]:
+def _row(point: "RestorePoint", proven: "Consistency") -> dict[str, Any]:
     from vmkeep.repository.manifest import format_time
 
     return {
@@ -139,7 +140,7 @@ def _row(point: Any) -> dict[str, Any]:
         "vm": point.vm.name,
         "vm_id": point.vm.id,
         "time": format_time(point.time),
-        "consistency": point.consistency.got.value,
+        "consistency": proven.value,
         "method": point.method,
         "disks": [{"name": disk.name, "size": disk.size} for disk in point.disks],
         "bytes_read": point.bytes_read,

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from blake3 import blake3
 
+from vmkeep.model.consistency import Consistency
 from vmkeep.model.point import RestorePoint
 from vmkeep.objectstore.errors import ObjectMissing, StoreError
 from vmkeep.objectstore.store import Store
@@ -191,6 +192,26 @@ class Points:
         attached = f"{kind}/{stem}/{os.urandom(16).hex()}"
         self._store.put(attached, self._box(attached, {"version": _VERSION, "kind": kind, **fields}))
         return attached
+
+    def with_attached(self, kind: Literal["tracking", "evidence"], vm_id: str) -> set[str]:
+        """Return the names of a VM's points beside which something of this kind lies."""
+        listed = self._store.list(f"{kind}/{self._ring.vm_key(vm_id)}/")
+        return {POINTS + info.name.removeprefix(f"{kind}/").rpartition("/")[0] for info in listed}
+
+    def consistency_of(self, sealed: SealedPoint) -> Consistency:
+        """Return what is proven of a point: its claim, or more, if evidence stored later confirms that.
+
+        Evidence can only raise the claim; what cannot be read raises nothing.
+        """
+        claim = sealed.point.consistency
+        read_back = sealed.point.evidence.get("read_back")
+        if not isinstance(read_back, dict) or read_back.get("state") != "pending":
+            return claim.got
+        try:
+            levels = {str(fields.get("consistency")) for fields in self.attached("evidence", sealed.name)}
+        except (Tampered, ObjectMissing):
+            return claim.got
+        return claim.promised if claim.promised.value in levels else claim.got
 
     def attached(self, kind: Literal["tracking", "evidence"], name: str) -> list[dict[str, Any]]:
         """Return what was added beside a point, oldest first. Raises Tampered."""

@@ -1,0 +1,110 @@
+"""Protect chosen VMs of a host, one after the other; the failure of one never stops the others."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from vmkeep.backup.outcome import Outcome
+from vmkeep.backup.vm_run import Doors, HostWish, run_vm
+from vmkeep.clock import Clock
+from vmkeep.errors import ExitCode, UsageError, VmkeepError
+from vmkeep.host.hyperv import Inventory, VmNotFound
+from vmkeep.host.wsman import HostError
+from vmkeep.model.plan import VmRef
+from vmkeep.progress import Progress
+from vmkeep.repository.repository import Repository
+
+# From the mildest to the gravest: with several VMs the process ends with the gravest.
+_GRAVITY: Final = (
+    ExitCode.OK,
+    ExitCode.PARTIAL,
+    ExitCode.FAILED,
+    ExitCode.BUSY,
+    ExitCode.HOST_UNREACHABLE,
+    ExitCode.REPOSITORY_MISSING,
+    ExitCode.WRONG_KEY,
+    ExitCode.MISMATCH,
+)
+
+
+@dataclass(frozen=True)
+class VmResult:
+    """How the run of one VM ended: with an outcome, or with an error and no restore point."""
+
+    vm: VmRef
+    outcome: Outcome | None = None
+    error: VmkeepError | None = None
+
+    @property
+    def exit_code(self) -> ExitCode:
+        if self.error is not None:
+            return self.error.exit_code
+        return self.outcome.exit_code if self.outcome is not None else ExitCode.FAILED
+
+
+def choose(inventory: Inventory, wanted: Sequence[str], *, every: bool) -> tuple[VmRef, ...]:
+    """Return the VMs meant: those named, by name or id, each once, or all of the host's.
+
+    Raises VmNotFound, VmAmbiguous and UsageError.
+    """
+    if every:
+        if not inventory.vms:
+            raise VmNotFound("the host has no VM.")
+        return tuple(vm.vm for vm in inventory.vms)
+    if not wanted:
+        names = ", ".join(repr(vm.vm.name) for vm in inventory.vms[:5])
+        more = " and more" if len(inventory.vms) > 5 else ""
+        raise UsageError(
+            "no VM was chosen.",
+            hint=f"Use hyperv://NAME/VM, --vm or --all; the host has {names}{more}.",
+        )
+    found = [inventory.find(text).vm for text in wanted]
+    return tuple(dict.fromkeys(found))
+
+
+def run_host(
+    doors: Doors,
+    chosen: Sequence[VmRef],
+    wish: HostWish,
+    repository: Repository,
+    clock: Clock,
+    progress: Progress,
+    ended: Callable[[VmResult], None],
+) -> list[VmResult]:
+    """Take a restore point of each VM; ``ended`` hears of each as soon as it is done.
+
+    When the host or the repository is out of reach for one VM, the rest is not tried.
+    """
+    results: list[VmResult] = []
+    lost: VmkeepError | None = None
+    for vm in chosen:
+        if lost is not None:
+            result = VmResult(vm, error=lost)
+        else:
+            result = _run_one(doors, vm, wish, repository, clock, progress)
+            lost = result.error if result.error is not None and _is_lost(result.error) else None
+        ended(result)
+        results.append(result)
+    return results
+
+
+def worst(results: Sequence[VmResult]) -> ExitCode:
+    """Return the gravest exit code of several VMs."""
+    codes = [result.exit_code for result in results]
+    return max(codes, key=lambda code: _GRAVITY.index(code) if code in _GRAVITY else len(_GRAVITY))
+
+
+def _run_one(
+    doors: Doors, vm: VmRef, wish: HostWish, repository: Repository, clock: Clock, progress: Progress
+) -> VmResult:
+    try:
+        return VmResult(vm, run_vm(doors, vm, wish, repository, clock, progress))
+    except VmkeepError as error:
+        return VmResult(vm, error=error)
+
+
+def _is_lost(error: VmkeepError) -> bool:
+    # A share that cannot be reached may be one VM's alone; the host's WS-Management is everybody's.
+    if isinstance(error, HostError):
+        return error.exit_code is ExitCode.HOST_UNREACHABLE
+    return error.exit_code in (ExitCode.REPOSITORY_MISSING, ExitCode.WRONG_KEY)

@@ -1,0 +1,109 @@
+"""Take away what dead runs of this repository left on a host, and bury those of which nothing is left.
+
+A run is dead when the journal says so (:mod:`vmkeep.repository.journal`). What it
+left is told by its own records; a record of another host is not judged from here.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from vmkeep.capture.states import HoldState
+from vmkeep.capture.sweep import Swept, sweep
+from vmkeep.errors import VmkeepError
+from vmkeep.host.hyperv import HyperV, Owner
+from vmkeep.repository.journal import Journal, Record
+from vmkeep.repository.repository import Repository
+
+HOST: Final = "host"
+"""The key of the host's name in the first record of a run."""
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What became of one dead run: ``swept`` on the host, and whether the run is ``buried``.
+
+    ``why`` says why not; the next run and the next sweep look again.
+    """
+
+    run: str
+    vm: str
+    swept: tuple[Swept, ...] = field(default=())
+    buried: bool = False
+    why: str = ""
+
+
+def owner_of(repository: Repository, run: str) -> Owner:
+    """Return the mark of a run of this repository."""
+    return Owner(repository.parameters.repository.hex(), run)
+
+
+def clear_leftovers(
+    host: HyperV,
+    host_name: str | None,
+    repository: Repository,
+    journal: Journal,
+    dead: Sequence[Sequence[Record]],
+    durable: Collection[str],
+) -> list[Cleared]:
+    """Sweep and bury each dead run of one VM, oldest first; what fails is told, not raised.
+
+    ``journal`` is that of the run that found them, which has claimed the VM.
+    ``durable`` names the reference points that stored tracking rests on.
+    Raises what :meth:`Journal.bury` raises when a run has come back.
+    """
+    cleared = []
+    for records in sorted(dead, key=lambda records: records[0].time):
+        found = look_at(host, host_name, repository, records, durable)
+        if not found.why:
+            journal.bury(records)
+        cleared.append(Cleared(found.run, found.vm, found.swept, not found.why, found.why))
+        journal.renew()
+    return cleared
+
+
+def look_at(
+    host: HyperV,
+    host_name: str | None,
+    repository: Repository,
+    records: Sequence[Record],
+    durable: Collection[str],
+    *,
+    dry_run: bool = False,
+) -> Cleared:
+    """Sweep what one dead run left, or only look; ``why`` is empty when nothing of it is left."""
+    first = records[0]
+    run, vm = first.run, first.vm.name
+    if not has_held(records):
+        return Cleared(run, vm)
+    steps = [(record.step, record.detail) for record in records]
+    try:
+        swept = sweep(host, steps, owner_of(repository, run), durable=durable, dry_run=dry_run)
+    except (VmkeepError, OSError) as error:
+        return Cleared(run, vm, why=f"what it left cannot be looked for: {error}")
+    left = [each for each in swept if not each.is_clean and each.outcome != "would be removed"]
+    if left:
+        return Cleared(run, vm, swept, why="; ".join(_said(each) for each in left))
+    was_released = any(record.step == HoldState.RELEASED.value for record in records)
+    elsewhere = None if was_released else _other_host(records, host_name)
+    if elsewhere is not None and not any(each.what == "checkpoint" for each in swept):
+        # A VM that moved takes its checkpoint along; one of the same id on another host does not.
+        return Cleared(run, vm, swept, why=f"it died on the host {elsewhere!r}, and nothing of it is here")
+    return Cleared(run, vm, swept)
+
+
+def has_held(records: Sequence[Record]) -> bool:
+    """Tell whether a run was about to change anything on a host."""
+    steps = {state.value for state in HoldState}
+    return any(record.step in steps for record in records)
+
+
+def _other_host(records: Sequence[Record], host_name: str | None) -> str | None:
+    """Return the host a run worked on, if that is known to be another one."""
+    begun: Mapping[str, object] = next((r.detail for r in records if HOST in r.detail), {})
+    name = begun.get(HOST)
+    return str(name) if name and host_name and str(name).lower() != host_name.lower() else None
+
+
+def _said(swept: Swept) -> str:
+    return f"{swept.what} {swept.id}: {swept.why or swept.outcome}"

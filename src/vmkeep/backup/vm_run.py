@@ -1,0 +1,409 @@
+"""Take one restore point of one VM of a host, as plain code.
+
+Facts, plan, journal, hold, write, check, publish, seal, release, tracking. Order
+and reasons: hyperv-backup-api.md 2.3, design section 1.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from vmkeep.backup.audit import Audit
+from vmkeep.backup.errors import ChangesUnusable, RunRefused
+from vmkeep.backup.leftovers import HOST, clear_leftovers, owner_of
+from vmkeep.backup.outcome import Outcome, met_damage, note_failure
+from vmkeep.backup.proof import is_lower, proven_by, what_was_asked
+from vmkeep.backup.taking import DiskWork, Taking, promised_by
+from vmkeep.backup.tracked import Baseline, find_baseline
+from vmkeep.backup.watched import WatchedProgress
+from vmkeep.capture.checkpoint import CheckpointHold, hold_vm
+from vmkeep.capture.host_chain import FrozenDisk
+from vmkeep.capture.limits import HoldLimits
+from vmkeep.capture.outcome import Released
+from vmkeep.clock import Clock
+from vmkeep.errors import ExitCode, VmkeepError
+from vmkeep.host.files.host_files import HostFiles
+from vmkeep.host.hyperv import GuestNotQuiesced, HyperV, Inventory, take_inventory, with_guests
+from vmkeep.model.consistency import Consistency, Policy, Reason
+from vmkeep.model.facts import VmFacts
+from vmkeep.model.plan import Increment, Plan, VmRef
+from vmkeep.model.point import Claim
+from vmkeep.planner.checkpoint import DISKS_EXCLUDED, decide_checkpoint, lowered
+from vmkeep.progress import Progress
+from vmkeep.repository.listing import Listing, SealedPoint
+from vmkeep.repository.manifest import format_time
+from vmkeep.repository.reader import DiskMap
+from vmkeep.repository.repository import Repository
+
+_PREFERRED: Final = Policy()
+_NO_LIMITS: Final = HoldLimits()
+# What is to be read of all disks is in memory at once, some 150 bytes a range.
+_MOST_RANGES: Final = 1 << 18
+# An obstacle that goes by itself, such as a merge of just now, is waited for so long.
+_PATIENCE_S: Final = 600.0
+_LOOK_AGAIN_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class HostWish:
+    """What the user asked for, for each VM of a host; ``reread`` as for files.
+
+    ``reread_all``: every allocated byte is read, whatever is known to be unchanged.
+    """
+
+    policy: Policy = _PREFERRED
+    guest_backup: Literal["copy", "full"] = "copy"
+    reread: float = 0.0
+    reread_all: bool = False
+    limits: HoldLimits = _NO_LIMITS
+    accept_rollback: bool = False
+
+
+@dataclass(frozen=True)
+class Doors:
+    """One host as a run needs it: its WMI, its files, and its name in the configuration."""
+
+    name: str
+    host: HyperV
+    files: HostFiles
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What was found out before the VM is touched; ``baseline`` is what an increment could rest on."""
+
+    host: Inventory
+    vm: VmFacts
+    plan: Plan
+    listing: Listing
+    baseline: Baseline
+
+
+@dataclass
+class _Sealed:
+    """A point that exists, and how its hold ended: what became of it, and what went wrong afterwards."""
+
+    point: SealedPoint
+    audit: Audit
+    plan: Plan
+    claim: Claim
+    released: Released | None = None
+    evidence: tuple[dict[str, Any], ...] = ()
+    trouble: VmkeepError | None = None
+
+
+def run_vm(
+    doors: Doors, vm: VmRef, wish: HostWish, repository: Repository, clock: Clock, progress: Progress
+) -> Outcome:
+    """Take a restore point of a VM, by the id the host gives it; on any error before the seal none exists.
+
+    Nothing stays on the host but the reference point that the next increment
+    rests on. What could not be cleaned up is in the error or the warnings, and in
+    the journal, for the next run. Raises RunRefused and the errors of the rooms below.
+    """
+    return _VmRun(doors, vm, wish, repository, clock, progress).run()
+
+
+class _VmRun:
+    """One run of one VM."""
+
+    def __init__(
+        self,
+        doors: Doors,
+        vm: VmRef,
+        wish: HostWish,
+        repository: Repository,
+        clock: Clock,
+        progress: Progress,
+    ) -> None:
+        self._doors = doors
+        self._host_id = vm.id
+        # Written as in exported configurations, so that both kinds of run make points of one VM.
+        self._vm = VmRef(vm.id.lower(), vm.name)
+        self._wish = wish
+        self._repository = repository
+        self._clock = clock
+        self._progress = progress
+        self._journal = repository.journal(self._vm, os.urandom(16).hex())
+        self._source = f"hyperv://{doors.name}/{vm.name}"
+        self._sealed: _Sealed | None = None
+        self._warnings: list[str] = []
+        self._notes: list[str] = []
+
+    def run(self) -> Outcome:
+        started = self._clock.monotonic()
+        self._repository.listing(accept_rollback=self._wish.accept_rollback)
+        inventory = self._inventory()
+        dead = self._journal.begin({"source": self._source, HOST: inventory.host.name})
+        with self._journal.kept():
+            try:
+                listing = self._repository.points.listing(self._vm.id)
+                self._clear(inventory, dead, listing)
+                sealed = self._take(self._prepare(listing))
+            except BaseException as error:
+                if not _left_behind(error) and self._sealed is None:
+                    note_failure(self._journal, error)
+                raise
+            got = self._conclude(sealed)
+        promised = sealed.claim.promised
+        if is_lower(got, promised) and self._wish.policy.mode != "any":
+            self._warnings.append(f"the point was promised as {promised.value} and is proven as {got.value}.")
+        code = ExitCode.PARTIAL if self._warnings else ExitCode.OK
+        seconds = self._clock.monotonic() - started
+        return Outcome(
+            sealed.point, sealed.plan, got, code, seconds, tuple(self._warnings), tuple(self._notes)
+        )
+
+    # --- before anything is touched -----------------------------------------------------------
+
+    def _inventory(self) -> Inventory:
+        return take_inventory(self._doors.host, repository=self._repository.parameters.repository.hex())
+
+    def _clear(self, inventory: Inventory, dead: Sequence[Any], listing: Listing) -> None:
+        """Take away what dead runs of the VM left."""
+        if not dead:
+            return
+        durable = find_baseline(self._repository, listing, self._vm.id).durable
+        self._progress.begin(f"cleaning up after {len(dead)} runs of {self._vm.name} that died", None)
+        cleared = clear_leftovers(
+            self._doors.host, inventory.host.name, self._repository, self._journal, dead, durable
+        )
+        self._progress.end()
+        for each in cleared:
+            removed = [f"{s.what} {s.id}" for s in each.swept if s.outcome == "removed"]
+            if removed:
+                self._notes.append(f"a run that died had left, and this one removed: {', '.join(removed)}.")
+            if not each.buried:
+                self._warnings.append(f"a run of {each.vm} that died is not cleaned up: {each.why}.")
+
+    def _prepare(self, listing: Listing) -> _Prepared:
+        """Take the facts and decide; an obstacle that goes by itself is waited for. Raises RunRefused."""
+        baseline = find_baseline(self._repository, listing, self._vm.id)
+        started = self._clock.monotonic()
+        while True:
+            inventory = self._inventory()
+            vm = with_guests(self._doors.host, [inventory.find(self._host_id)])[0]
+            plan = decide_checkpoint(
+                inventory.host,
+                vm,
+                self._wish.policy,
+                has_earlier_point=baseline.base is not None,
+                has_tracking=baseline.tracking is not None and not self._wish.reread_all,
+            )
+            is_patient = self._clock.monotonic() - started < _PATIENCE_S
+            if plan.verdict != "wait" or not is_patient:
+                break
+            self._progress.begin(f"{self._vm.name}: {plan.reasons[-1].fact}", None)
+            self._clock.sleep(_LOOK_AGAIN_S)
+            self._progress.end()
+            self._journal.renew()
+        _require_go(plan)
+        self._vm = VmRef(self._vm.id, vm.vm.name)
+        return _Prepared(inventory, vm, plan, listing, baseline)
+
+    # --- while it is held ---------------------------------------------------------------------
+
+    def _take(self, prepared: _Prepared) -> _Sealed:
+        """Hold the VM by the best way that works, and take the point."""
+        try:
+            return self._hold(prepared)
+        except GuestNotQuiesced as error:
+            if prepared.plan.method != "production-checkpoint" or _left_behind(error):
+                raise
+            plan = lowered(prepared.plan, self._wish.policy, f"The guest refused: {error.message}")
+            if plan.verdict != "go":
+                raise RunRefused(
+                    f"refused: {plan.reasons[-1].fact} {error.message}", hint=plan.reasons[-1].fix
+                ) from error
+            self._warnings.append(f"{error.message} A standard checkpoint was taken instead.")
+            return self._hold(replace(self._prepare(prepared.listing), plan=plan))
+
+    def _hold(self, prepared: _Prepared) -> _Sealed:
+        at_rest = self._clock.now()
+        baseline, plan = prepared.baseline, prepared.plan
+        sealed: _Sealed | None = None
+        try:
+            with hold_vm(
+                self._doors.host,
+                self._doors.files,
+                prepared.vm,
+                1 if plan.method == "production-checkpoint" else 2,
+                self._wish.guest_backup,
+                owner_of(self._repository, self._journal.run),
+                self._journal,
+                self._clock,
+                baseline.tracking,
+                self._wish.limits,
+                replaces=baseline.reference_point,
+                skip_other_disks=any(reason.code == DISKS_EXCLUDED for reason in plan.reasons),
+            ) as held:
+                # Whatever happens from here on: the point exists and is whole.
+                sealed = self._sealed = self._write(prepared, held, at_rest)
+                self._repository.remember(sealed.point)
+                self._release(held, sealed, baseline)
+        except VmkeepError as error:
+            if sealed is None:
+                raise
+            sealed.trouble = error
+        return sealed
+
+    def _write(self, prepared: _Prepared, held: CheckpointHold, at_rest: datetime) -> _Sealed:
+        plan, baseline = prepared.plan, prepared.baseline
+        promised = promised_by(plan)
+        # What the host says was reached is known only when the checkpoint has been released.
+        proven = Consistency.OFF if held.was_off else Consistency.CRASH
+        got = proven if is_lower(proven, promised) else promised
+        claim = Claim(str(self._wish.policy), promised, got, plan.reasons)
+        work = self._work(held.disks, baseline.base, reread_all=self._wish.reread_all)
+        is_increment = any(one.inherit for one in work)
+        taking = Taking(
+            repository=self._repository,
+            clock=self._clock,
+            progress=WatchedProgress(self._progress, held.watch),
+            journal=self._journal,
+            vm=self._vm,
+            head=self._repository.head(prepared.listing, self._vm.id),
+            base=baseline.base,
+            source=self._source,
+            at_rest=at_rest,
+            reread=self._wish.reread,
+            # Change tracking may lie (failures.md, rct_silent_gap): a sample of the rest is compared, too.
+            doubt_base=is_increment,
+        )
+
+        def observed() -> dict[str, Any]:
+            return {"hold": held.evidence, "read_back": what_was_asked(plan, prepared.vm)}
+
+        plan = replace(plan, increment=_increment(work, baseline))
+        try:
+            sealed, audit = taking.take(held, plan, claim, work, observed)
+        except ChangesUnusable as error:
+            if not is_increment:
+                raise
+            self._warnings.append(f"the host's change tracking missed changes: {error.message}")
+            plan = _all_read(plan, error)
+            claim = replace(claim, reasons=plan.reasons)
+            work = self._work(held.disks, baseline.base, reread_all=True)
+            taking = replace(taking, doubt_base=False)
+            sealed, audit = taking.take(held, plan, claim, work, observed)
+        return _Sealed(sealed, audit, plan, claim)
+
+    def _work(
+        self, disks: Sequence[FrozenDisk], base: SealedPoint | None, *, reread_all: bool
+    ) -> list[DiskWork]:
+        """Say of each disk what is read, and what it builds on."""
+        unit, most = self._repository.parameters.chunk_size, max(1, _MOST_RANGES // len(disks))
+        work = []
+        for disk in disks:
+            before = self._map_before(disk, base)
+            if before is not None and disk.changed is not None and not reread_all:
+                work.append(DiskWork(before, disk.changed, inherit=True))
+            else:
+                work.append(DiskWork(before, disk.extents(unit, most)))
+        return work
+
+    def _map_before(self, disk: FrozenDisk, base: SealedPoint | None) -> DiskMap | None:
+        """Return the map of the very same disk in the earlier point, by its identifier and size."""
+        profile = disk.disk.profile
+        stored = base.point.disks if base is not None else ()
+        same = [
+            each
+            for each in stored
+            if profile.disk_id is not None
+            and each.disk_id == str(profile.disk_id)
+            and each.size == profile.size
+        ]
+        return self._repository.disk_map(same[0]) if len(same) == 1 else None
+
+    # --- afterwards ---------------------------------------------------------------------------
+
+    def _release(self, held: CheckpointHold, sealed: _Sealed, baseline: Baseline) -> None:
+        """Let the VM go, store what the next increment needs, and only then drop what the last one needed."""
+        self._progress.begin(f"releasing {self._vm.name}", None)
+        released = held.release(track=True)
+        sealed.released = released
+        sealed.evidence = ({"hold": held.evidence},)
+        if released.tracking is not None:
+            fields = {"time": format_time(self._clock.now()), "run": self._journal.run}
+            record = released.tracking.to_json()
+            self._repository.points.attach("tracking", sealed.point.name, {**fields, **record})
+            held.drop_previous(baseline.reference_point)
+        self._progress.end()
+
+    def _conclude(self, sealed: _Sealed) -> Consistency:
+        """Store the evidence, close the journal if nothing is left to do; return what is proven now."""
+        got = proven_by(sealed.claim, sealed.plan, sealed.released)
+        self._warnings += _warnings(sealed)
+        released = sealed.released
+        try:
+            fields = {
+                "time": format_time(self._clock.now()),
+                "run": self._journal.run,
+                "released": released is not None,
+                **{key: value for each in sealed.evidence for key, value in each.items()},
+            }
+            if got is not sealed.claim.got:
+                fields["consistency"] = got.value
+            evidence = [self._repository.points.attach("evidence", sealed.point.name, fields)]
+        except VmkeepError as error:
+            self._warnings.append(f"the point is sealed, but its evidence is not stored: {error.message}")
+            evidence, got = [], sealed.claim.got
+        if sealed.trouble is not None or released is None or not released.merge.is_done:
+            return got  # the next run finds the journal open, and looks again
+        try:
+            self._journal.finish({"outcome": "sealed", "point": sealed.point.name, "evidence": evidence})
+        except VmkeepError as error:
+            self._warnings.append(f"the point is sealed, but its run could not be closed: {error.message}")
+        return got
+
+
+def _require_go(plan: Plan) -> None:
+    if plan.verdict == "go":
+        return
+    last = plan.reasons[-1]
+    others = " ".join(reason.fact for reason in plan.reasons[:-1])
+    raise RunRefused(f"refused: {last.fact} {others}".rstrip(), hint=last.fix)
+
+
+def _left_behind(error: BaseException) -> bool:
+    """Tell whether something may have stayed on the host; the journal must stay open then."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    return "left_behind" in getattr(error, "context", {}) or any("left behind" in note for note in notes)
+
+
+def _increment(work: Sequence[DiskWork], baseline: Baseline) -> Increment:
+    """Name what was done in the end: change tracking was used for one disk at least, or for none."""
+    if any(one.inherit for one in work):
+        return "rct"
+    return "compare" if baseline.base is not None else "full"
+
+
+def _all_read(plan: Plan, error: ChangesUnusable) -> Plan:
+    reason = Reason(
+        "rct-contradicted",
+        f"The host's change tracking did not tell all changes: {error.message}",
+        "Everything was read; what differs was stored.",
+        "Find out who writes to the disks behind the host's back; restore points taken with change tracking "
+        "before may lack changes: run once with --reread-all and keep older points.",
+    )
+    return replace(plan, increment="compare", reasons=(*plan.reasons, reason))
+
+
+def _warnings(sealed: _Sealed) -> list[str]:
+    """Say what is wrong besides, once the point exists."""
+    found = [f"{r.fact} {r.effect}" for r in sealed.plan.reasons if r.code == DISKS_EXCLUDED]
+    found += met_damage(sealed.audit)
+    if sealed.trouble is not None:
+        found.append(f"the point is sealed, but the VM could not be released: {sealed.trouble.message}")
+        left = sealed.trouble.context.get("left_behind")
+        found += [f"left behind on the host: {each}" for each in (left if isinstance(left, tuple) else ())]
+    released = sealed.released
+    if released is None:
+        return found
+    if not released.merge.is_done:
+        found.append(f"the merge of the checkpoint has not ended: {released.merge.why}")
+    if not released.is_power_equal:
+        found.append("the VM's power state is not what it was before, or cannot be read.")
+    return found

@@ -1,0 +1,127 @@
+"""`vmkeep backup hyperv://NAME`: protect VMs of a host, and tell of each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vmkeep.cli.backup import document_of, lines_of
+from vmkeep.cli.frame import announce, open_repository, progress, say, settings, try_answer, warn
+from vmkeep.cli.host_doors import configuration, open_host
+from vmkeep.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from vmkeep.backup.host_run import VmResult
+    from vmkeep.capture.source import HostAddress
+    from vmkeep.model.consistency import Policy
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """What was asked for of a host's VMs."""
+
+    policy: "Policy"
+    vms: tuple[str, ...]
+    every: bool
+    guest_backup: str
+    reread: float
+    reread_all: bool
+    max_hold_s: float
+    record: Path | None
+    accept_rollback: bool
+
+
+def backup_host(
+    address: "HostAddress",
+    options: HostOptions,
+    repo: str,
+    password_file: Path | None,
+    password_command: str | None,
+) -> ExitCode:
+    """Take a restore point of each VM meant; return how the process ends."""
+    wanted = (*((address.vm,) if address.vm is not None else ()), *options.vms)
+    if options.every and wanted:
+        raise UsageError("--all and a VM contradict: name VMs, or take all of them.")
+    if options.guest_backup not in ("copy", "full"):
+        raise UsageError(f"--guest-backup is copy or full; not {options.guest_backup!r}.")
+    host = configuration().find(address.host)
+    with open_repository(
+        repo, password_file, password_command, meanwhile="vmkeep.backup.host_run"
+    ) as repository:
+        from vmkeep.backup.host_run import choose, run_host, worst
+        from vmkeep.backup.vm_run import Doors, HostWish
+        from vmkeep.capture.limits import HoldLimits
+        from vmkeep.clock import SystemClock
+        from vmkeep.host.hyperv import HyperV, take_inventory
+
+        clock = SystemClock()
+        wish = HostWish(
+            policy=options.policy,
+            guest_backup="full" if options.guest_backup == "full" else "copy",
+            reread=options.reread,
+            reread_all=options.reread_all,
+            limits=HoldLimits(max_hold_s=options.max_hold_s),
+            accept_rollback=options.accept_rollback,
+        )
+        with open_host(host, clock, options.record) as (client, files):
+            doors = Doors(host.name, HyperV(client, clock), files)
+            chosen = choose(take_inventory(doors.host), wanted, every=options.every)
+            results = run_host(doors, chosen, wish, repository, clock, progress(), _tell)
+    if len(results) == 1 and results[0].error is not None:
+        raise results[0].error
+    code = worst(results)
+    taken = ", ".join(r.outcome.sealed.point.id for r in results if r.outcome is not None)
+    announce(_document(results, code), _table(results), f"restore points taken: {taken or 'none'}")
+    return code
+
+
+def _tell(result: "VmResult") -> None:
+    """Say at once how the run of one VM ended."""
+    if result.outcome is not None:
+        for text in (*result.outcome.warnings, *result.outcome.notes):
+            warn(f"{result.vm.name}: {text}")
+    if settings.json:
+        try_answer({"message_type": "vm", **_fields(result)}, [])
+        return
+    for line in _lines(result):
+        say(line)
+
+
+def _fields(result: "VmResult") -> dict[str, Any]:
+    if result.outcome is not None:
+        return document_of(result.outcome)
+    error = result.error
+    fields = {"vm": result.vm.name, "vm_id": result.vm.id.lower(), "exit_code": int(result.exit_code)}
+    if error is None:
+        return fields
+    return {**fields, "error": error.code, "message": error.message, "hint": error.hint}
+
+
+def _lines(result: "VmResult") -> list[str]:
+    if result.outcome is not None:
+        return lines_of(result.outcome)
+    if result.error is None:
+        return []
+    hint = [f"  {result.error.hint}"] if result.error.hint else []
+    return [f"{result.vm.name}: NOT PROTECTED. {result.error.message}", *hint]
+
+
+def _document(results: "Sequence[VmResult]", code: ExitCode) -> dict[str, Any]:
+    """Return the last line: how all of it went; with one VM its fields stand here, too."""
+    single = _fields(results[0]) if len(results) == 1 else {}
+    return {
+        "message_type": "summary",
+        **single,
+        "exit_code": int(code),
+        "protected": sum(result.outcome is not None for result in results),
+        "failed": sum(result.error is not None for result in results),
+        "vms": [_fields(result) for result in results],
+    }
+
+
+def _table(results: "Sequence[VmResult]") -> list[str]:
+    if len(results) < 2 or settings.quiet:
+        return []
+    failed = [result.vm.name for result in results if result.error is not None]
+    lines = [f"{len(results) - len(failed)} of {len(results)} VMs are protected."]
+    return lines + [f"  not protected: {name}" for name in failed]
