@@ -42,7 +42,8 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "planner": TIMELESS_GROUND | {"model"},
     "diagnose": TIMELESS_GROUND | {"model"},
     "capture": MODEL | HOST | {"formats", "guestfs", "planner"},  # the trust rule of changed ranges
-    "backup": MODEL | {"capture", "planner", "repository", "guestfs"},
+    # It asks the host for the facts a plan is made of (docs/decisions/0013).
+    "backup": MODEL | HOST | {"capture", "planner", "repository", "guestfs"},
     "restore": MODEL | HOST | {"repository", "formats", "guestfs"},
     "nbd": MODEL | HOST | {"repository", "formats", "guestfs"},
     "verify": MODEL | HOST | {"repository", "formats", "guestfs"},

@@ -260,7 +260,8 @@ def test_usage_errors_end_with_2_and_name_what_is_allowed(story: Story, tmp_path
     cases: list[tuple[str, tuple[object, ...]]] = [
         ("not a source", ("backup", "web.raw")),
         ("not a source", ("backup", "disk:")),
-        ("hyperv://", ("backup", "hyperv://host/vm")),
+        ("no host is called", ("backup", "hyperv://host/vm")),
+        ("names no host", ("backup", "hyperv://host/")),
         ("belong together", ("backup", web, "--changes", tmp_path / "x.json")),
         ("required:application", ("backup", web, "--consistency", "best")),
         ("--to", ("restore", "web")),

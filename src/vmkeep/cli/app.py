@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from vmkeep import __version__
-from vmkeep.cli import backup, demo, disk, hosts, lab, points, repo, restore
+from vmkeep.cli import backup, demo, disk, hosts, lab, points, repo, restore, sweep
 from vmkeep.cli.frame import EPILOG
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("backup")(backup.backup)
+app.command("sweep")(sweep.sweep)
 app.command("points")(points.points)
 app.command("list", hidden=True)(points.points)
 app.command("show")(points.show)

@@ -186,7 +186,7 @@ def backup(
             f"--as needs a name of at most {_LONGEST_NAME} characters, not blank, none a control character."
         )
     wish = Files(address, policy, name, changes, parent, share, accept_rollback)
-    raise typer.Exit(_backup_files(wish, repo, password_file, password_command))
+    raise typer.Exit(_take_of_files(wish, repo, password_file, password_command))
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class Files:
     accept_rollback: bool
 
 
-def _backup_files(
+def _take_of_files(
     wish: Files, repo: str, password_file: Path | None, password_command: str | None
 ) -> ExitCode:
     """Take a restore point of files; return how the process ends."""

@@ -95,6 +95,22 @@ class Journal:
             self._clock.sleep(_LOOK_AGAIN_S)
         return self._give_way_to_claims(patient=False) or []
 
+    def look(self) -> tuple[list[list[Record]], list[Record]]:
+        """Return the VM's unfinished runs, dead ones whole and living ones by their last record.
+
+        Nothing is written: which are dead is told by leases and processes alone, and may change.
+        """
+        dead, alive = [], []
+        for run, infos in _by_run(self._store.list(self._folder)).items():
+            found = self._last_record(infos) if run != self.run else None
+            if found is None or found[0].step == FINISHED:
+                continue
+            if self._alive(*found, None):
+                alive.append(found[0])
+            else:
+                dead.append(_readable(self._store, self._ring, infos))
+        return dead, alive
+
     def _give_way_to_claims(self, *, patient: bool) -> list[list[Record]] | None:
         """Return the unfinished runs that are dead; RunAlive when a live one has claimed the VM.
 
@@ -286,6 +302,21 @@ class Journal:
 
     def _came_back(self, run: str) -> RunAlive:
         return RunAlive(f"another run of {self._vm.name!r}, which seemed to be dead, goes on.", run=run)
+
+
+def vms_with_open_runs(store: Store, ring: KeyRing) -> list[VmRef]:
+    """Return the VMs that have a run nobody has ended, by name; of each run the last record is read."""
+    found: dict[str, VmRef] = {}
+    for infos in _by_run(store.list(PREFIX)).values():
+        for info in reversed(infos):
+            try:
+                record = read_record(store, ring, info)
+            except (Tampered, ObjectMissing):
+                continue
+            if record.step != FINISHED:
+                found[record.vm.id] = record.vm
+            break
+    return sorted(found.values(), key=lambda vm: (vm.name, vm.id))
 
 
 def read_runs(store: Store, ring: KeyRing, vm_id: str) -> list[list[Record]]:

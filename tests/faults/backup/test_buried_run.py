@@ -10,6 +10,7 @@ from tests.clocks import FakeClock
 from tests.faults.stores import Request, WrappedStore
 from tests.repositories import make_repository, names, reopen
 from vmkeep.backup import run as backup
+from vmkeep.backup.outcome import Outcome
 from vmkeep.capture.source import SourceAddress
 from vmkeep.errors import ExitCode
 from vmkeep.model.plan import VmRef
@@ -45,7 +46,7 @@ def disk(tmp_path: Path) -> Path:
     return path
 
 
-def _take(repository: Repository, disk: Path, clock: FakeClock) -> backup.Outcome:
+def _take(repository: Repository, disk: Path, clock: FakeClock) -> Outcome:
     request = backup.Request(SourceAddress.parse(f"disk:{disk}"), name="web")
     with repository:
         return backup.run(request, repository, clock, Silent())

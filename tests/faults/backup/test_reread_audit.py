@@ -14,6 +14,7 @@ from tests.repositories import CHUNK, in_order, make_repository, names, reopen, 
 from vmkeep.backup import run as backup
 from vmkeep.backup.errors import AuditFailed
 from vmkeep.backup.identity import identify
+from vmkeep.backup.outcome import Outcome
 from vmkeep.capture.source import SourceAddress
 from vmkeep.errors import ExitCode
 from vmkeep.formats.errors import SourceChanged
@@ -48,7 +49,7 @@ class Scene:
         self.disk = self.vm / "system.raw"
         self.disk.write_bytes(self.content)
 
-    def take(self, store: Store | None = None, **wishes: Any) -> backup.Outcome:
+    def take(self, store: Store | None = None, **wishes: Any) -> Outcome:
         """Take a restore point as a new process would, through ``store``."""
         self.clock.advance(60)
         repository = self.opened(store)
@@ -69,7 +70,7 @@ class Scene:
         assert len(self.opened().listing().points) == before
         return caught.value
 
-    def holds(self, outcome: backup.Outcome) -> None:
+    def holds(self, outcome: Outcome) -> None:
         """See that a point gives back the disk, and that nothing else than damage met is wrong."""
         repository = self.opened()
         assert restore(repository, outcome.sealed) == {"system": self.content}
@@ -78,7 +79,7 @@ class Scene:
         assert wrong <= set(audit_of(outcome)["replaced_packs"])
 
 
-def audit_of(outcome: backup.Outcome) -> dict[str, Any]:
+def audit_of(outcome: Outcome) -> dict[str, Any]:
     evidence: dict[str, Any] = outcome.sealed.point.evidence["reread_audit"]
     return evidence
 

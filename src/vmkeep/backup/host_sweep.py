@@ -1,0 +1,127 @@
+"""Clean up on a host what dead runs of this repository left, VM by VM, without taking anything."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from vmkeep.backup.leftovers import HOST, Cleared, clear_leftovers, look_at
+from vmkeep.backup.outcome import note_failure
+from vmkeep.backup.tracked import find_baseline
+from vmkeep.backup.vm_run import Doors
+from vmkeep.errors import VmkeepError
+from vmkeep.host.hyperv import Inventory, Owner, is_foreign, take_inventory
+from vmkeep.model.plan import VmRef
+from vmkeep.repository.journal import Journal, Record, vms_with_open_runs
+from vmkeep.repository.repository import Repository
+
+
+@dataclass(frozen=True)
+class VmSwept:
+    """What became of the dead runs of one VM; ``living`` runs are left alone.
+
+    ``unwritten`` are checkpoints that bear the mark of this repository and that no
+    open run wrote down: they are only told. ``error``: the VM could not be swept.
+    """
+
+    vm: VmRef
+    cleared: tuple[Cleared, ...] = ()
+    living: tuple[str, ...] = ()
+    unwritten: tuple[str, ...] = field(default=())
+    error: VmkeepError | None = None
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing of dead runs is left, as far as anybody can tell."""
+        return self.error is None and not self.unwritten and all(each.buried for each in self.cleared)
+
+
+def sweep_host(
+    doors: Doors,
+    repository: Repository,
+    wanted: str | None,
+    *,
+    dry_run: bool,
+    ended: Callable[[VmSwept], None],
+) -> list[VmSwept]:
+    """Sweep each VM that a dead run of this repository held, or the one that is wanted.
+
+    Raises VmNotFound and VmAmbiguous for ``wanted``, and the errors of a host that is out of reach.
+    """
+    inventory = take_inventory(doors.host, repository=repository.parameters.repository.hex())
+    vms = _candidates(inventory, repository, wanted)
+    results = []
+    for vm in vms:
+        result = _Sweep(doors, inventory, repository, vm, dry_run).run()
+        ended(result)
+        results.append(result)
+    return results
+
+
+def _candidates(inventory: Inventory, repository: Repository, wanted: str | None) -> Sequence[VmRef]:
+    """Return the VMs with open runs or marked checkpoints, as the repository writes their ids."""
+    if wanted is not None:
+        vm = inventory.find(wanted).vm
+        return [VmRef(vm.id.lower(), vm.name)]
+    own = repository.parameters.repository.hex()
+    marked = {
+        vm.vm.id.lower(): VmRef(vm.vm.id.lower(), vm.vm.name)
+        for vm in inventory.vms
+        if any(c.kind == "recovery" and not is_foreign(c, own) for c in vm.checkpoints)
+    }
+    found = {vm.id: vm for vm in vms_with_open_runs(repository.store, repository.ring)} | marked
+    return sorted(found.values(), key=lambda vm: (vm.name, vm.id))
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """The sweep of one VM."""
+
+    doors: Doors
+    inventory: Inventory
+    repository: Repository
+    vm: VmRef
+    dry_run: bool
+
+    def run(self) -> VmSwept:
+        journal = self.repository.journal(self.vm, os.urandom(16).hex())
+        try:
+            dead, alive = journal.look()
+            if not self.dry_run and dead:
+                dead = journal.begin({"sweep": True, HOST: self.inventory.host.name})
+                with journal.kept():
+                    try:
+                        cleared = self._clear(journal, dead)
+                    except BaseException as error:
+                        note_failure(journal, error)
+                        raise
+                    journal.finish({"outcome": "swept"})
+            else:
+                cleared = [self._look(records) for records in dead]
+        except VmkeepError as error:
+            return VmSwept(self.vm, error=error)
+        living = tuple(record.run for record in alive)
+        return VmSwept(self.vm, tuple(cleared), living, self._unwritten(dead, living))
+
+    def _clear(self, journal: Journal, dead: Sequence[Sequence[Record]]) -> list[Cleared]:
+        host, name = self.doors.host, self.inventory.host.name
+        return clear_leftovers(host, name, self.repository, journal, dead, self._durable())
+
+    def _look(self, records: Sequence[Record]) -> Cleared:
+        name = self.inventory.host.name
+        return look_at(self.doors.host, name, self.repository, records, self._durable(), dry_run=True)
+
+    def _durable(self) -> tuple[str, ...]:
+        listing = self.repository.points.listing(self.vm.id)
+        return tuple(find_baseline(self.repository, listing, self.vm.id).durable)
+
+    def _unwritten(self, dead: Sequence[Sequence[Record]], living: Sequence[str]) -> tuple[str, ...]:
+        """Return the marked checkpoints of runs that are in no open journal."""
+        own = self.repository.parameters.repository.hex()
+        known = {records[0].run for records in dead} | set(living)
+        facts = [vm for vm in self.inventory.vms if vm.vm.id.lower() == self.vm.id]
+        owners = [(c, Owner.of(c.name)) for vm in facts for c in vm.checkpoints if c.kind == "recovery"]
+        return tuple(
+            checkpoint.name
+            for checkpoint, owner in owners
+            if owner is not None and owner.repository == own and owner.run not in known
+        )
