@@ -1,6 +1,7 @@
-"""`vmkeep demo`: the main job on two small machines, judged by checksums taken without vmkeep."""
+"""`vmkeep demo`: the main job on a simulated host, judged by what the host recorded."""
 
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -10,16 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from vmkeep.cli.evidence import audit_lines
 from vmkeep.cli.frame import AsJson, answer, progress, settings
-from vmkeep.cli.text import rounded, visible
-from vmkeep.errors import ExitCode, UsageError, VmkeepError
+from vmkeep.cli.text import rounded, shortened, visible
+from vmkeep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from vmkeep.cli.demo_story import Judged, Run, Story, Tampering
+    from collections.abc import Mapping, Sequence
+
+    from vmkeep.backup.host_sweep import VmSwept
+    from vmkeep.cli.demo_story import OnHost, Places, Run, Seen, Story, Verdict
+    from vmkeep.model.facts import VmFacts
 
 _INDENT: Final = 16
 _NARROWEST, _WIDEST = 60, 100
+_LONGEST_NAME: Final = 24
 _BOLD, _GREEN, _RED = "1", "32", "1;31"
+_POINTS: Final = 4
 
 
 def demo(
@@ -28,15 +36,18 @@ def demo(
         typer.Option(
             "--keep",
             metavar="DIR",
-            help="Leave disks, repository and password in this new or empty folder, to look around.",
+            help="Leave host, repository, password and restored disks in this new or empty folder, to look "
+            "around and to go on.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Protect two small virtual machines, destroy them, bring them back, and compare every byte.
+    """Save two machines of a simulated host, twice; kill a run, clean up after it, bring all back, compare.
 
-    Needs no host, no network and no rights; works in a temporary folder.
-    Exit codes: 0 everything came back identical; 1 something did not.
+    The host is a process of its own (docs/lab.md), reached as a real one is; it also is the judge of what
+    comes back. Needs no network, no rights and no program but Python; works in a temporary folder, and
+    touches nothing of this user's vmkeep. --json prints a line for each act; the last one is the summary.
+    Exit codes: 0 everything came back identical and nothing was left on the host; 1 something was not so.
     """
     if keep is None:
         with tempfile.TemporaryDirectory(prefix="vmkeep-demo-") as folder:
@@ -56,171 +67,224 @@ def _empty_folder(folder: Path) -> Path:
 
 def _play(folder: Path, *, keep: bool) -> bool:
     """Play all acts and print what each one measured; return whether everything went as it must."""
-    from vmkeep.cli.demo_story import REPOSITORY, Story
+    from vmkeep.cli.demo_story import Places, Story
     from vmkeep.clock import SystemClock
 
-    clock = SystemClock()
+    clock, places = SystemClock(), Places(folder)
     started = clock.monotonic()
-    _show("Two virtual machines are protected, destroyed and brought back.", _BOLD)
+    _show("Two virtual machines are saved, changed, saved again in a blink, and brought back.", _BOLD)
     _show(f"All of it happens in {folder if keep else 'a temporary folder'}.")
     _show()
-    with Story(folder, clock, progress(), keep=keep) as story:
-        runs = _protect(story)
-        refusals = story.break_machines()
-        _tell_broken(story, refusals)
-        tampering = story.tamper()
-        _tell_tampered(tampering)
-        judged = story.restore()
-        _tell_restored(judged)
-    document = _document(story, runs, refusals, tampering, judged)
-    document["repository"] = str(folder / REPOSITORY) if keep else None
-    document["seconds"] = round(clock.monotonic() - started, 3)
+    with Story(places, clock, progress()) as story:
+        port = _tell_host(story)
+        full, incremental = _save(story)
+        _break_and_heal(story)
+        verdict = story.restore()
+        at_last = story.ask_lab()
+        document = _document(story, verdict, at_last)
+    _tell_restored(verdict, (full, incremental))
+    document |= {"kept": keep, "seconds": round(clock.monotonic() - started, 3)}
     good = bool(document["ok"])
     if settings.json:
         answer(document, [])
     else:
-        print("\n".join(_painted(line, _GREEN if good else _RED) for line in _verdict(document)))
-    _tell_next(folder if keep else None, good=good)
+        print("\n".join(_painted(line, _GREEN if good else _RED) for line in _summary(document)))
+    _tell_next(places if keep else None, port, good=good)
     return good
 
 
-def _protect(story: "Story") -> dict[str, "Run"]:
-    story.unpack()
-    kinds = [f"{m.name}: {rounded(m.size)} with {m.inside} inside, {m.format}" for m in story.machines]
-    _act("1 unpacked", *kinds)
+# --- the acts -----------------------------------------------------------------------------------
+
+
+def _tell_host(story: "Story") -> int:
+    facts = story.raise_host()
+    where = f"{facts['transport']}://{facts['address']}:{facts['port']}"
+    _act("1 a host", f"a simulated Hyper-V host, in a process that shares no code with vmkeep: {where}")
+    seen = story.look()
+    _act("2 seen", *_inventory(seen))
+    return int(facts["port"])
+
+
+def _inventory(seen: "Seen") -> list[str]:
+    lines = [f"{seen.host} has {len(seen.vms)} VMs; to know them took {seen.requests} requests"]
+    return lines + [f"- {shortened(visible(vm.vm.name), _LONGEST_NAME)}: {_described(vm)}" for vm in seen.vms]
+
+
+def _described(vm: "VmFacts") -> str:
+    size = rounded(sum(disk.virtual_size or 0 for disk in vm.disks))
+    users = [checkpoint.name for checkpoint in vm.checkpoints if checkpoint.kind == "user"]
+    others = [checkpoint.name for checkpoint in vm.checkpoints if checkpoint.kind == "recovery"]
+    held = [f"checkpoints of its administrator: {', '.join(map(repr, users))}"] if users else []
+    held += [f"another product's checkpoint {', '.join(map(repr, others))}, left alone"] if others else []
+    return "; ".join([f"generation {vm.generation}, {vm.state}, {size}", *held])
+
+
+def _save(story: "Story") -> tuple["Run", "Run"]:
     story.make_repository()
     full = story.take("full")
-    _act(
-        "2 protected",
-        "first run, into a new encrypted repository; what is empty is not read",
-        _cost(story, full),
-    )
-    changed = story.write_on()
-    _act("3 written on", f"the guests work on and change {rounded(changed)} of their disks")
+    title = "first run, into a new encrypted repository; the machines go on running, what is empty is not read"
+    _act("3 saved", title, *_costs(full))
+    writes = story.write_on()
+    _act("4 changed", f"the guests go on with their work: {writes} writes since they were first seen")
     incremental = story.take("incremental")
-    _act("4 in a blink", "second run, told what changed: reads only that", _cost(story, incremental))
-    compare = story.take("compare")
-    stored = "run two had missed nothing" if not compare.bytes_stored else "only what differs is stored"
-    _act("5 in doubt", f"third run, told nothing: reads everything; {stored}", _cost(story, compare))
-    return {"full": full, "incremental": incremental, "compare": compare}
+    _act("5 in a blink", "second run: reads what the host says has changed", *_costs(incremental))
+    return full, incremental
 
 
-def _cost(story: "Story", run: "Run") -> str:
-    whole = rounded(sum(machine.size for machine in story.machines))
-    return (
-        f"read {rounded(run.bytes_read)} of {whole}, stored {rounded(run.bytes_stored)}, {run.seconds:.1f} s"
-    )
+def _costs(run: "Run") -> list[str]:
+    lines = []
+    for outcome in run.outcomes:
+        point = outcome.sealed.point
+        size = sum(disk.size for disk in point.disks)
+        lines.append(
+            f"- {point.vm.name}: read {rounded(point.bytes_read)} of {rounded(size)}, stored "
+            f"{rounded(point.bytes_stored)}, {outcome.consistency.value}-consistent, {outcome.seconds:.1f} s"
+        )
+        lines += [f"- {line}" for line in audit_lines(point.evidence)[:1]]
+        lines += [f"- {reason.effect} ({reason.fact})" for reason in point.consistency.reasons]
+    return lines
 
 
-def _tell_broken(story: "Story", refusals: list[VmkeepError]) -> None:
-    overwritten, deleted = story.machines
-    lines = [f"{overwritten.name}'s disks are overwritten with noise, {deleted.name} is deleted; runs say:"]
-    lines += [f"- {_explained(refusal)}".replace(str(story.folder) + os.sep, "") for refusal in refusals]
+def _break_and_heal(story: "Story") -> None:
+    from vmkeep.cli.demo_story import KILLED
+
+    left = story.kill_a_run()
+    lines = [f"a third run, of {KILLED}, is killed (SIGKILL) while it holds the machine"]
+    for checkpoint in left:
+        lines.append(f"- on the host stays the checkpoint {shortened(checkpoint['name'], 48)!r}")
+        lines += [f"- it says of itself: {note.partition('. ')[0]}." for note in checkpoint["notes"]]
     _act("6 broken", *lines)
-
-
-def _explained(refusal: VmkeepError) -> str:
-    return f"{refusal.message} {refusal.hint}".strip()
-
-
-def _tell_tampered(tampering: "Tampering") -> None:
-    refusal = tampering.refusal
+    swept = story.heal()
+    now = story.ask_lab()
     _act(
-        "7 tampered",
-        "one bit is flipped in a copy of the repository",
-        f"- check finds: {tampering.message or 'nothing, and that must not be.'}",
-        f"- restore says: {_explained(refusal) if refusal else 'nothing, and that must not be.'}",
-        f"- check of the repository itself: {'no errors' if tampering.sound.ok else 'ERRORS'}, "
-        f"all {tampering.sound.packs} packs read",
+        "7 healed",
+        "`vmkeep sweep` takes away what the dead run wrote down, and nothing else",
+        *_swept(swept),
+        f"- the host says: {_count(story.leftovers(now), 'checkpoint')} of vmkeep left, "
+        f"{_count(now.merges, 'merge')} owed, all that others have is there"
+        + ("" if story.has_all_of_others(now) else ": NO, SOMETHING IS GONE"),
     )
 
 
-def _tell_restored(judged: list["Judged"]) -> None:
-    _act("8 restored", "every restore point, judged by checksums that vmkeep did not compute")
+def _swept(swept: "Sequence[VmSwept]") -> list[str]:
+    found = [(vm.vm.name, each) for vm in swept for run in vm.cleared for each in run.swept]
+    lines = [f"- {name}: {each.what} {_short(each.id)}: {each.outcome}" for name, each in found]
+    return lines + [f"- {vm.vm.name}: NOT CLEAN" for vm in swept if not vm.is_clean]
+
+
+def _tell_restored(verdict: "Verdict", runs: "Sequence[Run]") -> None:
+    _act(
+        "8 restored",
+        "every restore point, each disk judged by the host's own record of what its guest saw at that moment",
+    )
     _show()
-    _show(f"  {'POINT':14}{'VM':13}{'RUN':12}{'READ':>11}{'STORED':>12}   RESTORED DISK", _BOLD)
-    for one in judged:
-        taken = one.taken
+    _show(f"  {'POINT':14}{'VM':13}{'RUN':13}{'READ':>11}{'STORED':>12}   RESTORED DISK", _BOLD)
+    for disk in verdict.disks:
+        point = disk.point
         _show(
-            f"  {taken.point[:12]:14}{taken.machine.name:13}{taken.run:12}{rounded(taken.bytes_read):>11}"
-            f"{rounded(taken.bytes_stored):>12}   {'identical' if one.identical else 'DIFFERENT'}"
+            f"  {point.id[:12]:14}{point.vm.name:13}{disk.run:13}{rounded(point.bytes_read):>11}"
+            f"{rounded(point.bytes_stored):>12}   {'identical' if disk.identical else 'DIFFERENT'}"
         )
     _show()
 
 
-def _verdict(document: dict[str, Any]) -> list[str]:
+# --- the end ------------------------------------------------------------------------------------
+
+
+def _document(story: "Story", verdict: "Verdict", at_last: "OnHost") -> dict[str, Any]:
+    full, incremental = story.runs
+    facts = {
+        "restored_identical": verdict.is_good,
+        "leftover_checkpoints": story.leftovers(at_last),
+        "others_untouched": story.has_all_of_others(at_last),
+    }
+    ok = (
+        verdict.is_good
+        and verdict.points == len(verdict.disks) == _POINTS
+        and not story.leftovers(at_last)
+        and story.has_all_of_others(at_last)
+    )
+    return {
+        "message_type": "summary",
+        "ok": ok,
+        "points": verdict.points,
+        **facts,
+        "merges_owed": at_last.merges,
+        "bytes_total": full.bytes_total,
+        **{f"bytes_read_{run.name}": run.bytes_read for run in (full, incremental)},
+        **{f"bytes_stored_{run.name}": run.bytes_stored for run in (full, incremental)},
+        **{f"seconds_{run.name}": round(run.seconds, 3) for run in (full, incremental)},
+        "disks": [
+            {
+                "point": disk.point.id,
+                "vm": disk.point.vm.name,
+                "disk": disk.disk,
+                "run": disk.run,
+                "file": str(disk.file),
+                "sha256": disk.sha256,
+                "identical": disk.identical,
+            }
+            for disk in verdict.disks
+        ],
+        "truth": str(story.truth),
+        "repository": str(story.places.repository),
+    }
+
+
+def _summary(document: "Mapping[str, Any]") -> list[str]:
     """Say in one line how it ended, and in one more for each thing that went wrong."""
     same, count = sum(disk["identical"] for disk in document["disks"]), len(document["disks"])
+    left = document["leftover_checkpoints"]
     wrong = {
-        "restored_identical": "a restored disk differs from the truth",
-        "broken_sources_refused": "a destroyed disk was accepted by a run",
-        "tampering_found": "check did not find the flipped bit",
-        "tampered_restore_refused": "a restore accepted the flipped bit",
-        "repository_sound": "check found errors where nobody made any",
+        "a restored disk is not what its machine held": not document["restored_identical"],
+        f"there are {document['points']} restore points, not {_POINTS}": document["points"] != _POINTS,
+        f"{_count(left, 'checkpoint')} stayed on the host": bool(left),
+        "what others have on the host is not all there": not document["others_untouched"],
     }
-    found = [f"  - {text}" for name, text in wrong.items() if not document[name]]
-    end = f"{same} of {count} restored disks are identical, bit for bit. {document['seconds']:.1f} s."
-    return [f"{'NOT GOOD' if found else 'Good'}: {end}", *found]
+    found = [f"  - {text}" for text, holds in wrong.items() if holds]
+    first, second, total = (
+        rounded(document[name]) for name in ("bytes_read_full", "bytes_read_incremental", "bytes_total")
+    )
+    end = (
+        f"{same} of {count} restored disks are identical, bit for bit; read {first}, then {second}, of "
+        f"{total}; {_count(left, 'checkpoint')} left. {document['seconds']:.1f} s."
+    )
+    return [f"{'Good' if document['ok'] else 'NOT GOOD'}: {end}", *found]
 
 
-def _tell_next(kept: Path | None, *, good: bool) -> None:
-    from vmkeep.cli.demo_story import PASSWORD, REPOSITORY
-
+def _tell_next(kept: "Places | None", port: int, *, good: bool) -> None:
     if not good:
         _show("This is a defect of vmkeep: please report it with everything above.")
-    elif kept is None:
-        _show("Next: `vmkeep demo --keep DIR` to look around, `vmkeep backup --help` for disks of your own.")
-    else:
-        _show("Next: look around, for example with")
-        _show(
-            f"  vmkeep points --repo {_quoted(kept / REPOSITORY)} --password-file {_quoted(kept / PASSWORD)}"
-        )
+    if kept is None:
+        _show("Next: `vmkeep demo --keep DIR` to look around, `vmkeep backup --help` for machines of your own.")
+        return
+    where = f"--repo {_quoted(kept.repository)} --password-file {_quoted(kept.password)}"
+    _show("Next: look around (in a clone, vmkeep is `./dev run`):")
+    _show(f"  vmkeep points {where}")
+    _show("Start the host again, and in another terminal save once more:")
+    _show(f"  vmkeep lab serve --state {_quoted(kept.lab)} --https --port {port}")
+    configuration = f"VMKEEP_CONFIG={_quoted(kept.configuration)}"
+    _show(f"  {configuration} vmkeep backup hyperv://lab --vm web-server --vm ledger {where}")
+
+
+def _short(text: str) -> str:
+    """Return the last part of a host's id or path."""
+    return text.rpartition("\\")[2].removeprefix("Microsoft:")
 
 
 def _quoted(path: Path) -> str:
-    return f'"{path}"' if " " in str(path) else str(path)
+    return shlex.quote(str(path))
 
 
-def _document(
-    story: "Story",
-    runs: dict[str, "Run"],
-    refusals: list[VmkeepError],
-    tampering: "Tampering",
-    judged: list["Judged"],
-) -> dict[str, Any]:
-    facts = {
-        "restored_identical": bool(judged) and all(one.identical for one in judged),
-        "broken_sources_refused": len(refusals) == len(story.machines),
-        "tampering_found": tampering.message is not None,
-        "tampered_restore_refused": tampering.refusal is not None,
-        "repository_sound": tampering.sound.ok,
-    }
-    document: dict[str, Any] = {"message_type": "summary", "ok": all(facts.values())}
-    document |= {"points": len(judged), **facts, "tampered_object": tampering.object}
-    document["bytes_total"] = sum(machine.size for machine in story.machines)
-    for name, run in runs.items():
-        document[f"bytes_read_{name}"] = run.bytes_read
-        document[f"bytes_stored_{name}"] = run.bytes_stored
-        document[f"seconds_{name}"] = round(run.seconds, 3)
-    document["disks"] = [
-        {
-            "point": one.taken.point,
-            "vm": one.taken.machine.name,
-            "disk": one.taken.machine.disk,
-            "run": one.taken.run,
-            "bytes_read": one.taken.bytes_read,
-            "bytes_stored": one.taken.bytes_stored,
-            "sha256": one.sha256,
-            "expected": one.taken.expected,
-            "identical": one.identical,
-        }
-        for one in judged
-    ]
-    return document
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
 
 
 def _act(title: str, *lines: str) -> None:
     """Print one act: its title, and beside it what happened."""
+    if settings.json:
+        answer({"message_type": "act", "act": title, "lines": lines}, [])
+        sys.stdout.flush()
     columns = shutil.get_terminal_size((_WIDEST, 24)).columns
     width = min(max(columns, _NARROWEST), _WIDEST) - _INDENT
     head = _painted(f" {title:{_INDENT - 1}}", _BOLD)
