@@ -10,6 +10,7 @@ above it; the *leaf* is the layer its guest writes. A *merge* is the slow end
 of a checkpoint. The *tracker* (``ChangeTracker``) is RCT of one disk.
 """
 
+from vmkeep_lab.disks.area import Area
 from vmkeep_lab.disks.content import fill, load_image
 from vmkeep_lab.disks.disk import VirtualDisk
 from vmkeep_lab.disks.errors import (
@@ -27,10 +28,12 @@ from vmkeep_lab.disks.errors import (
     TrackingOff,
 )
 from vmkeep_lab.disks.guest import GuestAction, GuestWriter
+from vmkeep_lab.disks.images import Image, image, image_names
 from vmkeep_lab.disks.merge import Merge
 from vmkeep_lab.disks.tracker import ChangeTracker
 
 __all__ = [
+    "Area",
     "BadRequest",
     "ChainCycle",
     "ChangeTracker",
@@ -38,6 +41,7 @@ __all__ = [
     "DiskError",
     "GuestAction",
     "GuestWriter",
+    "Image",
     "LayerInUse",
     "Merge",
     "NoSuchLayer",
@@ -49,5 +53,7 @@ __all__ = [
     "TrackingOff",
     "VirtualDisk",
     "fill",
+    "image",
+    "image_names",
     "load_image",
 ]

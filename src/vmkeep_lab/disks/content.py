@@ -1,11 +1,10 @@
 """Put content on an empty disk: made up from a seed, or copied from an image of a real one."""
 
-import os
 import random
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
+from vmkeep_lab.disks.area import Area
 from vmkeep_lab.disks.disk import VirtualDisk
 from vmkeep_lab.disks.errors import BadRequest
 from vmkeep_lab.disks.guest import guest_bytes
@@ -16,7 +15,7 @@ _LARGEST_EXTENT: Final = 8 * MIB
 _NO_BYTES: Final = bytes(_UNIT)
 
 
-def fill(disk: VirtualDisk, seed: object, used_bytes: int) -> list[tuple[int, int]]:
+def fill(disk: VirtualDisk | Area, seed: object, used_bytes: int) -> list[tuple[int, int]]:
     """Write extents of mixed content, scattered over the disk, and return them as (offset, length).
 
     Half of it compresses, a tenth repeats content that is on the disk already,
@@ -40,30 +39,16 @@ def fill(disk: VirtualDisk, seed: object, used_bytes: int) -> list[tuple[int, in
     return extents
 
 
-def load_image(disk: VirtualDisk, image: Path) -> None:
+def load_image(disk: VirtualDisk, image: IO[bytes]) -> None:
     """Copy what is not zero of a raw image to the start of an empty disk."""
-    size = image.stat().st_size
-    if size > disk.size:
-        raise BadRequest(f"an image of {size} bytes for a disk of {disk.size}")
     sector = disk.metadata().logical_sector
-    with image.open("rb") as source:
-        for start, stop in _data_of(source.fileno(), size):
-            for offset in range(start // _UNIT * _UNIT, stop, MIB):
-                data = os.pread(source.fileno(), min(MIB, stop - offset), offset)
-                for place, piece in _not_zero(data):
-                    disk.write(offset + place, piece + bytes(-len(piece) % sector))
-
-
-def _data_of(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of a file that are not holes."""
-    stop = 0
-    while stop < size:
-        try:
-            start = os.lseek(fd, stop, os.SEEK_DATA)
-        except OSError:  # ENXIO: a hole up to the end
-            return
-        stop = os.lseek(fd, start, os.SEEK_HOLE)
-        yield start, stop
+    offset = 0
+    while data := image.read(MIB):
+        if offset + len(data) > disk.size:
+            raise BadRequest(f"an image that is larger than a disk of {disk.size} bytes")
+        for place, piece in _not_zero(data):
+            disk.write(offset + place, piece + bytes(-len(piece) % sector))
+        offset += len(data)
 
 
 def _not_zero(data: bytes) -> Iterator[tuple[int, bytes]]:

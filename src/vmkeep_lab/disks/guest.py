@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from vmkeep_lab.disks.area import Area
 from vmkeep_lab.disks.disk import VirtualDisk
 from vmkeep_lab.disks.vhdx import KIB, MIB
 
@@ -24,7 +25,7 @@ class GuestAction:
 
 
 class GuestWriter:
-    """A deterministic stream of actions on a disk.
+    """A deterministic stream of actions on a disk, or on the part of it that the guest writes.
 
     Scattered writes of 8 to 64 KiB that begin and end at any sector, a log
     file written in order, a database file with a few hot pages, zeroed and
@@ -32,7 +33,7 @@ class GuestWriter:
     is all there is to save: a writer made with it goes on where the other was.
     """
 
-    def __init__(self, disk: VirtualDisk, seed: object, position: int = 0) -> None:
+    def __init__(self, disk: VirtualDisk | Area, seed: object, position: int = 0) -> None:
         self.position = position
         self._disk = disk
         self._seed = seed

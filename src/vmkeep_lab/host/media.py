@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final, Literal
 from uuid import UUID
 
-from vmkeep_lab.disks import ChangeTracker, GuestWriter, VirtualDisk, fill
+from vmkeep_lab.disks import Area, ChangeTracker, GuestWriter, VirtualDisk, fill, image, load_image
 from vmkeep_lab.host import layers
 from vmkeep_lab.host.places import Places
 from vmkeep_lab.host.state import Disk
@@ -36,7 +36,10 @@ class Media:
         base.parent.mkdir(parents=True, exist_ok=True)
         kind: Literal["dynamic", "fixed"] = "fixed" if disk.fixed else "dynamic"
         made = VirtualDisk.create(base, disk.size, kind=kind, disk_id=UUID(disk.disk_id), seed=disk.disk_id)
-        fill(made, disk.seed, disk.used)
+        if disk.image:
+            with image(disk.image).opened() as content:
+                load_image(made, content)
+        fill(_written_part(made, disk), disk.seed, disk.used)
         return made
 
     def _reopen(self, disk: Disk) -> VirtualDisk:
@@ -46,7 +49,8 @@ class Media:
 
     def write(self, disk: Disk, count: int) -> None:
         """Let the guest do some of its actions on a disk."""
-        writer = GuestWriter(self.disk(disk), f"{disk.disk_id}/{disk.seed}", disk.writes)
+        part = _written_part(self.disk(disk), disk)
+        writer = GuestWriter(part, f"{disk.disk_id}/{disk.seed}", disk.writes)
         writer.step(count)
         disk.writes = writer.position
 
@@ -132,3 +136,11 @@ class Media:
         if tracker is None:
             raise LookupError(disk.disk_id)
         return tracker
+
+
+def _written_part(opened: VirtualDisk, disk: Disk) -> VirtualDisk | Area:
+    """Return what the guest writes of a disk: all of it, or the one file that its image keeps for that."""
+    if not disk.image:
+        return opened
+    known = image(disk.image)
+    return Area(opened, known.work_start, known.work_size)

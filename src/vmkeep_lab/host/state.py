@@ -29,7 +29,8 @@ class Disk:
     """A drive's medium. ``leaf`` is the file that the VM writes; ``layers`` are all files of the tree.
 
     ``writes`` counts what the guest has done to it. A passthrough disk has a ``leaf`` (the host's physical
-    disk) and no files.
+    disk) and no files. ``image`` names what it was made with, and so where its guest writes; empty for
+    no file system.
     """
 
     controller: int
@@ -43,6 +44,7 @@ class Disk:
     seed: int = 0
     layers: list[Layer] = field(default_factory=list)
     writes: int = 0
+    image: str = ""
 
     @property
     def slot(self) -> str:

@@ -146,6 +146,7 @@ def _disk(vm_id: str, folder: str, vm: VmPart, place: int, part: DiskPart) -> Di
         fixed=part.fixed,
         used=part.used_mib * _MIB,
         seed=place,
+        image=part.image,
         layers=[Layer(path)] if part.kind == "vhdx" else [],
     )
 

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from vmkeep_lab.disks import image, image_names
 from vmkeep_lab.host.faults import Fault
 from vmkeep_lab.host.instances.windows import RELEASES
 from vmkeep_lab.host.records import Misfit, read
@@ -35,6 +36,9 @@ class HostPart:
 class DiskPart:
     """``[[vm.disk]]``: one disk; ``size_mib`` as the guest sees it, ``used_mib`` of it filled.
 
+    ``image``: a disk with a real file system, one of ``disks.image_names()``; what is filled and written is
+    then one file in it, and the rest stays sound.
+
     ``kind``: vhdx, passthrough, shared, or dvd (an image in the drive, which no checkpoint holds).
     """
 
@@ -43,6 +47,7 @@ class DiskPart:
     used_mib: int = 0
     fixed: bool = False
     kind: str = "vhdx"
+    image: str = ""
 
 
 @dataclass
@@ -169,6 +174,9 @@ def _check(scenario: Scenario) -> None:
             raise Misfit(f"{where} has more disks than IDE has places")
         for index, disk in enumerate(vm.disk):
             _choose(f"{where}.disk[{index}].kind", disk.kind, DISK_KINDS)
+            _choose(f"{where}.disk[{index}].image", disk.image, ("", *image_names()))
+            if disk.image and disk.size_mib << 20 != image(disk.image).size:
+                raise Misfit(f"{where}.disk[{index}] is not as large as the image {disk.image!r}")
             if not disk.size_mib > 0 or not 0 <= disk.used_mib <= disk.size_mib:
                 raise Misfit(f"{where}.disk[{index}] must be larger than what is used of it")
         for index, checkpoint in enumerate(vm.checkpoint):
