@@ -321,18 +321,19 @@ def _disk_ids(inventory: Inventory) -> Check:
     """Compare the ids of disks with the form they are believed to have."""
     means = "ids of disks have the form that ties a checkpoint's disks to its VM's"
     disks = [disk for vm in inventory.vms for disk in vm.disks]
-    if not disks:
+    unread = {told for vm in inventory.vms for told in vm.unread_disks}
+    if not disks and not inventory.unassigned:
         return skipped("disk-ids", means, "no VM has a disk")
     strange = [disk for disk in disks if disk.label == disk.slot]
-    # Where nothing of an id is as believed, the disk belongs to no VM.
     empty = sum(not vm.disks for vm in inventory.vms)
     return judged(
         "disk-ids",
         means,
-        is_so=not strange,
-        fact=f"{len(disks)} disks, {len(strange)} of another form; {empty} VMs without a disk",
-        detail=", ".join(disk.setting for disk in strange),
-        hint="Please report this: disks of a checkpoint may not be recognised.",
+        is_so=not strange and not inventory.unassigned,
+        fact=f"{len(disks)} disks, {len(strange)} of another form; {empty} VMs without a disk; "
+        f"{len(inventory.unassigned)} disks of no known VM",
+        detail=", ".join([*(disk.setting for disk in strange), *inventory.unassigned, *sorted(unread)]),
+        hint="Please report this: a VM may have a disk that vmkeep does not find.",
         beliefs=(49,),
     )
 
