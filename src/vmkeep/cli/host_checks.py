@@ -282,8 +282,11 @@ def _about_methods(host: HyperV, inventory: Inventory) -> Iterator[Check]:
 
 
 def _virtual_disks(inventory: Inventory) -> Sequence[DiskFacts]:
-    """Return the VMs' own disk files, those of VMs that are off first: nothing else uses them."""
-    vms = sorted(inventory.vms, key=lambda vm: vm.state != "off")
+    """Return the VMs' own disk files, those of VMs that are off first: nothing else uses them.
+
+    By id, since names are others in a trace that is replayed.
+    """
+    vms = sorted(inventory.vms, key=lambda vm: (vm.state != "off", vm.vm.id))
     return [disk for vm in vms for disk in vm.disks if disk.path and disk.kind != "passthrough"]
 
 
@@ -292,7 +295,7 @@ def _reference_points(host: HyperV, inventory: Inventory) -> Check:
     if not inventory.vms:
         return skipped("reference-points", means, "the host has no VM")
     try:
-        found = list_reference_points(host, inventory.vms[0].vm.id)
+        found = list_reference_points(host, min(vm.vm.id for vm in inventory.vms))
     except (HostError, HyperVError) as error:
         return failed("reference-points", means, error)
     return confirmed("reference-points", means, f"{len(found)} on the first VM")
