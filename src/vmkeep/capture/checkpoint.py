@@ -147,9 +147,11 @@ class CheckpointHold:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """The labels of the VM's disks that are not held: pass-through disks and such without a file."""
+        """What of the VM is not held: pass-through disks, such without a file, media nobody could place."""
         held = {disk.facts.slot for disk in self.disks}
-        return tuple(disk.label for disk in self._vm.disks if disk.slot not in held)
+        known = [disk.label for disk in self._vm.disks if disk.slot not in held]
+        unread = self._vm.unread_disks + (self.checkpoint.unread_disks if self.checkpoint else ())
+        return (*known, *dict.fromkeys(unread))
 
     @property
     def evidence(self) -> dict[str, Any]:
