@@ -32,6 +32,7 @@ from vmkeep.model.plan import Increment, Plan, VmRef
 from vmkeep.model.point import Claim
 from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD, decide_checkpoint, lowered
 from vmkeep.progress import Progress
+from vmkeep.ranges import coarsen
 from vmkeep.repository.journal import Record
 from vmkeep.repository.listing import Listing, SealedPoint
 from vmkeep.repository.manifest import format_time
@@ -59,7 +60,6 @@ class HostWish:
     reread: float = 0.0
     reread_all: bool = False
     limits: HoldLimits = _NO_LIMITS
-    accept_rollback: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,6 @@ class _VmRun:
 
     def run(self) -> Outcome:
         started = self._clock.monotonic()
-        self._repository.listing(accept_rollback=self._wish.accept_rollback)
         dead = self._journal.begin({"source": self._source, HOST: self._doors.computer})
         with self._journal.kept():
             try:
@@ -226,7 +225,8 @@ class _VmRun:
                 raise RunRefused(
                     f"refused: {plan.reasons[-1].fact} {error.message}", hint=plan.reasons[-1].fix
                 ) from error
-            self._warnings.append(f"{error.message} A standard checkpoint was taken instead.")
+            told = self._notes if self._wish.policy.mode == "any" else self._warnings
+            told.append(f"{error.message} A standard checkpoint was taken instead.")
             return self._hold(replace(self._prepare(prepared.listing), plan=plan))
 
     def _hold(self, prepared: _Prepared) -> _Sealed:
@@ -311,7 +311,8 @@ class _VmRun:
         for disk in disks:
             before = self._map_before(disk, base)
             if before is not None and disk.changed is not None and not reread_all:
-                work.append(DiskWork(before, disk.changed, inherit=True))
+                changed = coarsen(disk.changed, unit, disk.disk.profile.size, most)
+                work.append(DiskWork(before, changed, inherit=True))
             else:
                 work.append(DiskWork(before, disk.extents(unit, most)))
         return work
