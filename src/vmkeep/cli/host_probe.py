@@ -156,16 +156,17 @@ def _sweep_earlier(host: HyperV, wish: ProbeWish, notes: ProbeNotes) -> list[Che
             swept += found
     except VmkeepError as error:
         return [failed("probe-earlier", _EARLIER, error)]
-    count = sum(item.outcome == "removed" for item in swept)
+    removed = [item.what for item in swept if item.outcome == "removed"]
+    gone = ", ".join(removed) or "nothing"
     left = [item for item in swept if not item.is_clean]
     shown = left or swept
     detail = "; ".join(
         f"{item.what} {item.id}: {item.outcome}{item.why and f', {item.why}'}" for item in shown
     )
     if left:
-        fact = f"{count} things removed, {len(left)} left"
+        fact = f"removed: {gone}; left: {', '.join(item.what for item in left)}"
         return [refuted("probe-earlier", _EARLIER, fact, detail=detail, hint=_CLEAN_UP)]
-    check = confirmed("probe-earlier", _EARLIER, f"{len(dead)} probes had died, {count} things removed")
+    check = confirmed("probe-earlier", _EARLIER, f"{len(dead)} probes had died; removed: {gone}")
     return [replace(check, detail=detail)]
 
 

@@ -192,6 +192,22 @@ def test_a_signal_while_the_vm_is_held_lets_it_go(
     assert journals(hosts) == []
 
 
+def test_a_signal_tells_of_what_the_host_would_not_remove(hosts: Hosts, here: Lab) -> None:
+    with held(hosts, here) as process:
+        here.control.ask("fail", at="destroy-call", vm=VM, code=32775)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=_PATIENCE_S)
+    assert process.returncode == 143, err
+    told = json.loads(err.splitlines()[-1])["message"]
+    assert "left behind on the host: the checkpoint 'vmkeep " in told
+    assert "--probe" in told
+    assert "nothing stays" not in told
+    code, checks, result = hosts.check("--probe", VM, "--yes")
+    assert (code, checks["probe-earlier"]["state"]) == (0, "confirmed"), result
+    assert "removed: checkpoint" in checks["probe-earlier"]["fact"]
+    assert journals(hosts) == []
+
+
 def test_the_second_probe_at_a_time_is_refused(hosts: Hosts, here: Lab) -> None:
     with held(hosts, here) as process:
         second = hosts("hosts", "check", "lab", "--probe", VM, "--yes")

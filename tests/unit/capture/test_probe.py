@@ -3,7 +3,6 @@
 import json
 import os
 import stat
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ def test_what_a_dead_probe_wrote_is_read_back_in_order(notes: ProbeNotes) -> Non
     assert dead.records[1:] == (("hold-prepared", DETAIL),)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="a folder says there who may read, not a mode")
 def test_only_the_owner_can_read_it(notes: ProbeNotes) -> None:
     with notes.alone():
         notes.begin().close()
@@ -178,7 +176,6 @@ def test_hosts_have_folders_of_their_own_whatever_they_are_called(
             pass
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows makes links for administrators only")
 def test_a_planted_link_is_not_followed(notes: ProbeNotes, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text(json.dumps(["probe", {}]) + "\n")
     with notes.alone():
