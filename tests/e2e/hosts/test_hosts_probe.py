@@ -99,9 +99,9 @@ def await_held(hosts: Hosts, lab: Lab) -> None:
 
 
 @contextmanager
-def held(hosts: Hosts, lab: Lab) -> Iterator["subprocess.Popen[bytes]"]:
+def held(hosts: Hosts, lab: Lab, seconds: float = 3.0) -> Iterator["subprocess.Popen[bytes]"]:
     """A probe that waits for an answer while it holds the VM."""
-    lab.control.ask("disturb", effect="delay", seconds=10.0, **_WHILE_HELD)
+    lab.control.ask("disturb", effect="delay", seconds=seconds, **_WHILE_HELD)
     process = start(hosts, "--yes")
     try:
         await_held(hosts, lab)
@@ -209,7 +209,7 @@ def test_a_signal_tells_of_what_the_host_would_not_remove(hosts: Hosts, here: La
 
 
 def test_the_second_probe_at_a_time_is_refused(hosts: Hosts, here: Lab) -> None:
-    with held(hosts, here) as process:
+    with held(hosts, here, 15.0) as process:
         second = hosts("hosts", "check", "lab", "--probe", VM, "--yes")
         assert second.code == 11, second
         assert "probes this host" in second.err
