@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from vmkeep.host.hyperv import (
     CheckpointMissing,
@@ -30,6 +31,9 @@ from vmkeep.model.facts import CheckpointFacts
 HostTrouble = (HyperVError, HostError)
 """What a host can answer that must not keep a run from cleaning up the rest."""
 
+# A call that reached the host shows in the VM's state by then.
+_UNDER_WAY_S: Final = 5.0
+
 
 @dataclass(frozen=True)
 class Merge:
@@ -50,6 +54,16 @@ def await_merge(host: HyperV, vm_id: str, layers: Mapping[str, str], limit_s: fl
     except HostTrouble as error:
         return Merge(False, layers, error.message)
     return Merge(True)
+
+
+def went_by_conversion(host: HyperV, checkpoint: CheckpointFacts) -> bool:
+    """Wait for the end of a conversion that may be under way; tell whether the checkpoint went with it."""
+    for waited in pauses(host.clock, Kind.CONVERT.limit_s):
+        if not is_there(host, checkpoint.id):
+            return True
+        if waited >= _UNDER_WAY_S and read_power_state(host, checkpoint.vm_id).phase is None:
+            return False
+    return False
 
 
 def layers_above(host: HyperV, checkpoint: CheckpointFacts) -> Mapping[str, str]:
