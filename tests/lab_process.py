@@ -49,11 +49,21 @@ class Door:
 
 
 @dataclass
-class Lab:
-    """A running lab: what it said of itself, its process, and its doors."""
+class Served:
+    """A process of the lab that serves a host: what it said of itself."""
 
     facts: dict[str, Any]
     process: subprocess.Popen[str]
+
+    @property
+    def password(self) -> str:
+        return Path(self.facts["password_file"]).read_text().strip()
+
+
+@dataclass
+class Lab(Served):
+    """A simulated host, and the door behind which it can be disturbed."""
+
     control: Door
 
     def real(self, path: str) -> Path:
@@ -62,25 +72,33 @@ class Lab:
         assert path.startswith(prefix)
         return Path(address.removeprefix("file://") + path.removeprefix(prefix).replace("\\", "/"))
 
-    @property
-    def password(self) -> str:
-        return Path(self.facts["password_file"]).read_text().strip()
-
 
 @contextmanager
 def running_lab(scenario: str, state: Path, *more: str) -> Iterator[Lab]:
     """Start a lab, and end it by closing its standard input."""
-    command = [sys.executable, "-m", "vmkeep_lab", "serve", "--scenario", scenario, "--state", str(state)]
-    process = subprocess.Popen([*command, *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        facts = json.loads(process.stdout.readline())
+    with _serving("serve", "--scenario", scenario, "--state", str(state), *more) as (process, facts):
         control = Door(facts["control"])
         try:
             yield Lab(facts, process, control)
         finally:
             control.close()
+
+
+@contextmanager
+def running_replay(trace: Path, *more: str) -> Iterator[Served]:
+    """Serve what a trace holds, and end it by closing its standard input."""
+    with _serving("replay", str(trace), *more) as (process, facts):
+        yield Served(facts, process)
+
+
+@contextmanager
+def _serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    command = [sys.executable, "-m", "vmkeep_lab", *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process, json.loads(process.stdout.readline())
     finally:
         process.stdin.close()
         process.wait(_PATIENCE_S)
@@ -90,7 +108,7 @@ def running_lab(scenario: str, state: Path, *more: str) -> Iterator[Lab]:
 class ForeignClient:
     """WMI over WS-Management with pypsrp's transport and hand-made bodies."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Served) -> None:
         facts = lab.facts
         self._wsman = WSMan(
             facts["address"],

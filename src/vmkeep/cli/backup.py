@@ -271,8 +271,10 @@ def document_of(outcome: "Outcome") -> dict[str, Any]:
 
 def lines_of(outcome: "Outcome") -> list[str]:
     """Return what a run achieved, for people; nothing with --quiet."""
+    from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD
     from vmkeep.planner.folder import DISKS_LEFT_OUT
 
+    told = ("files-only", DISKS_LEFT_OUT, DISKS_EXCLUDED, DISKS_UNREAD)
     point = outcome.sealed.point
     lines = [
         f"{point.vm.name}: restore point {point.id[:12]}, {outcome.consistency.value}-consistent",
@@ -285,6 +287,6 @@ def lines_of(outcome: "Outcome") -> list[str]:
     lines += [
         f"  {reason.effect} ({reason.fact})"
         for reason in point.consistency.reasons
-        if settings.verbose or reason.code not in ("files-only", DISKS_LEFT_OUT)
+        if settings.verbose or reason.code not in told
     ]
     return [] if settings.quiet else lines

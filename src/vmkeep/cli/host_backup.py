@@ -61,12 +61,24 @@ def backup_host(
             reread=options.reread,
             reread_all=options.reread_all,
             limits=HoldLimits(max_hold_s=options.max_hold_s),
-            accept_rollback=options.accept_rollback,
         )
         with open_host(host, clock, options.record) as (client, files):
-            doors = Doors(host.name, HyperV(client, clock), files)
-            chosen = choose(take_inventory(doors.host), wanted, every=options.every)
-            results = run_host(doors, chosen, wish, repository, clock, progress(), _tell)
+            hyperv = HyperV(client, clock)
+            inventory = take_inventory(hyperv)
+            for medium in inventory.unassigned:
+                warn(f"the host lists a medium that belongs to no VM it lists: {medium}.")
+            chosen = choose(inventory, wanted, every=options.every)
+            doors = Doors(host.name, hyperv, files, inventory.host.name)
+            results = run_host(
+                doors,
+                chosen,
+                wish,
+                repository,
+                clock,
+                progress(),
+                _tell,
+                accept_rollback=options.accept_rollback,
+            )
     if len(results) == 1 and results[0].error is not None:
         raise results[0].error
     code = worst(results)

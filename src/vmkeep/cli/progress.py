@@ -25,6 +25,9 @@ class TerminalProgress:
         self._label, self._total, self._done = label, total_bytes, 0
         self._started = self._clock.monotonic()
         self._drawn = 0.0
+        if total_bytes is None:  # what is waited for may take long before anything is done of it
+            self._out.write(f"\r\x1b[K{visible(label)} ...")
+            self._out.flush()
 
     def advance(self, done_bytes: int) -> None:
         self._done += done_bytes

@@ -6,13 +6,14 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from threading import Event
 from typing import BinaryIO, Final, Protocol
 
 from vmkeep_lab.wire import sealing
 from vmkeep_lab.wire.acceptor import Acceptor
 from vmkeep_lab.wire.disturbances import Effect
 from vmkeep_lab.wire.messages import BadRequest, HttpRequest, read_body, read_head, written
-from vmkeep_lab.wire.service import Answer, Service
+from vmkeep_lab.wire.service import Answer
 from vmkeep_lab.wire.settings import Settings
 
 # What sealing adds to an envelope, with room to spare.
@@ -29,11 +30,20 @@ class Output(Protocol):
         """Send all of it."""
 
 
+class Answers(Protocol):
+    """What stands behind a door: it gets one SOAP request and gives one answer. Used by several threads."""
+
+    stopping: Event
+
+    def answer(self, data: bytes, encoding: str | None, user: str, client: str) -> Answer:
+        """Answer a request; ``user`` is empty for one who has not logged in."""
+
+
 @dataclass(frozen=True)
 class Door:
     """What all connections of one listener share."""
 
-    service: Service
+    service: Answers
     settings: Settings
     host_name: str
     is_tls: bool

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import Result, Vmkeep
-from tests.lab_process import Lab, running_lab
+from tests.lab_process import Lab, Served, running_lab
 
 SMALL = r"""
 title = "one VM that is off"
@@ -38,7 +38,7 @@ class Hosts:
         self.file = folder / "config.toml"
         self.secrets: list[bytes] = []
 
-    def configure(self, lab: Lab, **changes: Any) -> None:
+    def configure(self, lab: Served, **changes: Any) -> None:
         """Write the lab's block, with what differs; None leaves a key out."""
         keys = ("address", "port", "transport", "auth", "user", "password_file", "paths", "ca_file")
         block = {key: lab.facts[key] for key in keys if key in lab.facts} | changes

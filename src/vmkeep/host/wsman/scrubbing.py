@@ -60,6 +60,11 @@ _TELLS_NOTHING: Final = re.compile(
     rf"(?:Microsoft:)?\{{?{_GUID}\}}?(?:\\+[0-9A-Za-z-]+)*|Microsoft:Definition.*|[\d.]*"
     r"|(?:Msvm|CIM|Win32|MSCluster|MSFT)_\w+"
 )
+# Literals of queries that the client made of Windows' own words: a kind of device, or all of one id.
+_OF_WINDOWS: Final = re.compile(rf"Microsoft:Hyper-V:[\w:/ -]+|Microsoft:{_GUID}%?", re.ASCII)
+# The piece of an object path that names namespace, class and first key; another one's values stand in quotes.
+_OBJECT: Final = re.compile(r"\w+:(?:Msvm|CIM|Win32|MSCluster|MSFT)_\w+(?:\.\w+=?)?", re.ASCII)
+_LETTER: Final = re.compile(r"[A-Za-z]:?")  # a drive, or the end of an id
 _PLAIN_VALUE: Final = re.compile(rf"-?\d+|true|false|{_GUID}|\d{{4}}-\d\d-\d\dT[\d:.+Z-]*", re.IGNORECASE)
 _OF_THE_WIRE: Final = frozenset({"ResourceURI", "Action", "MessageID", "RelatesTo", "Code", "Dialect"})
 _COMMON_FOLDERS: Final = frozenset(
@@ -85,6 +90,7 @@ _COMMON_FOLDERS: Final = frozenset(
     }
 )
 _VOLUME: Final = re.compile(r"volume\d*", re.IGNORECASE)
+_KEPT: Final = (_LETTER, _OBJECT, _VOLUME, _TELLS_NOTHING)
 _HRESULT: Final = re.compile(r"\(0x[0-9A-Fa-f]{8}\)")
 _PATH: Final = re.compile(r'(?<![A-Za-z])[A-Za-z]:\\[^"<>|*?\r\n]*|\\\\[^"<>|*?\r\n]+')
 _SID: Final = re.compile(r"\bS-1-5-21(?:-\d+)+\b")
@@ -135,7 +141,8 @@ class Scrubber:
             except HostNonsense:
                 return f"(an instance of {len(text)} characters that cannot be read)"
         if name == "Filter":
-            return self.text(_LITERAL.sub(self._literal, text))
+            # Only literals: whatever VMs are called, the query's own words stay.
+            return _LITERAL.sub(self._literal, text)
         if name == "Stream":
             return self._stream(text)
         if name in _NAMING and not _TELLS_NOTHING.fullmatch(text):
@@ -157,9 +164,10 @@ class Scrubber:
 
     def _literal(self, found: re.Match[str]) -> str:
         inside = found[1] if found[1] is not None else found[2]
-        if _TELLS_NOTHING.fullmatch(inside) or _PATH.match(inside):
+        if _TELLS_NOTHING.fullmatch(inside) or _OF_WINDOWS.fullmatch(inside):
             return found[0]
-        return found[0][0] + self._place("name", inside) + found[0][-1]
+        scrubbed = self.text(inside) if _PATH.match(inside) else self._place("name", inside)
+        return found[0][0] + scrubbed + found[0][-1]
 
     def _stream(self, text: str) -> str:
         try:
@@ -175,8 +183,7 @@ class Scrubber:
 
     def _part(self, part: str) -> str:
         bare = part.strip().lower()
-        drive = len(part) == 2 and part[1] == ":"
-        if drive or bare in _COMMON_FOLDERS or _VOLUME.fullmatch(bare) or _TELLS_NOTHING.fullmatch(part):
+        if bare in _COMMON_FOLDERS or any(kept.fullmatch(part) for kept in _KEPT):
             return part
         stem, dot, ending = part.partition(".") if part.count(".") == 1 else (part, "", "")
         codes = "".join(f" {code}" for code in _HRESULT.findall(part))

@@ -135,6 +135,59 @@ def test_queries_and_arguments_are_scrubbed() -> None:
     assert "FROM Msvm_X WHERE ElementName = 'name-1'" in out
 
 
+DISK_ID: Final = f"Microsoft:{GUID}\\\\83F8638B-8DCA-4152-9EDA-2CA8B33039B4\\\\0\\\\1\\\\D"
+
+
+@pytest.mark.parametrize(
+    "wql",
+    [
+        "SELECT Name,Label FROM Win32_Volume WHERE DriveType = 3",
+        "SELECT * FROM Msvm_X WHERE ResourceSubType <> 'Microsoft:Hyper-V:Virtual CD/DVD Disk'",
+        f"SELECT * FROM Msvm_X WHERE InstanceID LIKE 'Microsoft:{GUID}%'",
+        f"SELECT * FROM Msvm_X WHERE InstanceID = '{DISK_ID}'",
+    ],
+)
+def test_what_the_client_itself_says_in_a_query_stays(wql: str) -> None:
+    """Or nobody could ask a replay the same question; a VM may be called like a word of the language."""
+    scrubber = Scrubber()
+    for word in ("Label", "Disk", "Win32_Volume", "Hyper"):
+        scrubber.hide("name", word)
+    escaped = wql.replace("<", "&lt;").replace(">", "&gt;")
+    assert (
+        scrubber.xml(f"<w:Filter xmlns:w='u'>{escaped}</w:Filter>").partition(">")[2]
+        == f"{escaped}</w:Filter>"
+    )
+
+
+@pytest.mark.parametrize("kept", ["Microsoft:Hyper-V:Ledger's", "Microsoft:Ledgers%", "Ledgers%"])
+def test_other_literals_go(kept: str) -> None:
+    literal = kept.replace("'", "\\'")
+    out = Scrubber().xml(f"<w:Filter xmlns:w='u'>SELECT * FROM Msvm_X WHERE A LIKE '{literal}'</w:Filter>")
+    assert "Ledger" not in out
+    assert "A LIKE 'name-1'" in out
+
+
+def test_object_paths_can_still_be_followed() -> None:
+    path = f'\\\\hv07\\root\\virtualization\\v2:Msvm_ResourceAllocationSettingData.InstanceID="{DISK_ID}"'
+    scrubber = Scrubber()
+    scrubber.hide("host", "hv07")
+    out = scrubber.value("Parent", path)
+    assert out == path.replace("hv07", "host-1")
+    assert Ref.parse(out).keys["InstanceID"] == DISK_ID.replace("\\\\", "\\")
+
+
+def test_the_same_file_has_the_same_name_in_question_and_answer() -> None:
+    """A host tells a path in a list, and is asked for it in a method and in a query."""
+    scrubber = Scrubber()
+    path = "D:\\Ledgers 2026\\Payroll\\a b.v1.avhdx"
+    listed = scrubber.value("HostResource", path)
+    scrubber.hide("name", "Payroll")
+    scrubber.hide("name", "2026")
+    asked = scrubber.value("Filter", "A = '" + path.replace("\\", "\\\\") + "'")
+    assert scrubber.value("Path", path) == listed
+    assert asked == "A = '" + listed.replace("\\", "\\\\") + "'"
+
+
 def test_printed_output_is_scrubbed_inside_its_base64() -> None:
     import base64
 
