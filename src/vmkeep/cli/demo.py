@@ -122,9 +122,7 @@ def _described(vm: "VmFacts") -> str:
 def _save(story: "Story") -> tuple["Run", "Run"]:
     story.make_repository()
     full = story.take("full")
-    title = (
-        "first run, into a new encrypted repository; the machines go on running, what is empty is not read"
-    )
+    title = "first run, into a new encrypted repository; the machines go on, what is empty is not read"
     _act("3 saved", title, *_costs(full))
     writes = story.write_on()
     _act("4 changed", f"the guests go on with their work: {writes} writes since they were first seen")
@@ -258,9 +256,7 @@ def _tell_next(kept: "Places | None", port: int, *, good: bool) -> None:
     if not good:
         _show("This is a defect of vmkeep: please report it with everything above.")
     if kept is None:
-        _show(
-            "Next: `vmkeep demo --keep DIR` to look around, `vmkeep backup --help` for machines of your own."
-        )
+        _show("Next: `vmkeep demo --keep DIR` to look around, `vmkeep hosts --help` for a host of your own.")
         return
     where = f"--repo {_quoted(kept.repository)} --password-file {_quoted(kept.password)}"
     _show("Next: look around (in a clone, vmkeep is `./dev run`):")

@@ -172,7 +172,7 @@ class Story:
     # --- 1 and 2: the host ---------------------------------------------------------------------
 
     def raise_host(self) -> Mapping[str, Any]:
-        """Start the simulated host and write its block into a configuration; return what it says of itself."""
+        """Start the simulated host, write its block into a configuration, and return what it says."""
         lab = running_lab(SCENARIO, 0, self.places.lab, https=True)
         facts, _ = self._stack.enter_context(lab)
         self.truth = Path(facts["truth"])

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmkeep.cli.backup import document_of, lines_of
 from vmkeep.cli.frame import announce, open_repository, progress, say, settings, try_answer, warn
 from vmkeep.cli.host_doors import configuration, open_host
+from vmkeep.cli.outcomes import document_of, lines_of
 from vmkeep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:

@@ -93,11 +93,12 @@ def test_an_image_is_copied_without_its_zeros(tmp_path: Path) -> None:
         file.seek(30 * MIB)
         file.write(b"last, and no whole sector")
     disk = disk_of(tmp_path, "d.vhdx")
-    load_image(disk, image)
+    with image.open("rb") as content:
+        load_image(disk, content)
     raw = image.read_bytes()
     assert disk.read(0, len(raw)) == raw
     assert disk.read(len(raw), disk.size - len(raw)) == bytes(disk.size - len(raw))
     assert disk.leaf.stat().st_size == 4 * MIB + 3 * MIB
-    with pytest.raises(BadRequest):
-        load_image(disk_of(tmp_path, "small.vhdx", MIB), image)
+    with pytest.raises(BadRequest), image.open("rb") as content:
+        load_image(disk_of(tmp_path, "small.vhdx", MIB), content)
     disk.close()

@@ -50,7 +50,7 @@ def test_the_big_one_has_its_size_and_few_files(tmp_path: Path) -> None:
         (
             "size_mib = 8",
             "sise_mib = 8",
-            "has no 'sise_mib'; it knows fixed, image, kind, name, size_mib, used_mib",
+            "has no 'sise_mib'; it knows fixed, image, kind, name, size_mib",
         ),
         ("size_mib = 8", "used_mib = 1", "Cannot overwrite"),
         ('name = "HV"', "seed = 3", "Cannot overwrite"),
