@@ -94,7 +94,6 @@ DESELECTED: Final[Mapping[str, str]] = {
     "tests/unit/formats/test_opening_chains.py::test_a_vhdx_that_is_its_own_parent_is_refused": _LINKS,
     "tests/unit/repository/test_index_cache.py": "imports fcntl and resource, which Windows has not",
     _FOLDER + "test_two_copies_of_a_vm_are_two_disks_each_over_its_own_base": _QUOTED,
-    "tests/unit/cli/test_demo_fixture.py": "the witnesses are Linux programs",
     "tests/unit/cli/test_frame.py::test_where_this_machine_keeps_its_memory": _PLACES,
     "tests/unit/ground/test_secrets.py::test_a_command_runs_without_a_shell": "echo is no program there",
     _TARGET + "test_the_name_appears_with_the_whole_content": _LIMITS,

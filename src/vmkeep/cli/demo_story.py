@@ -35,7 +35,7 @@ SCENARIO: Final = "demo"
 HOST: Final = "lab"
 PROTECTED: Final = ("web-server", "ledger")
 KILLED: Final = "web-server"
-WRITES: Final = 20
+WRITES: Final = 10
 _PATIENCE_S: Final = 60.0
 _LOOK_S: Final = 0.05
 # What the host answers last before a run reads: there the run to be killed has to wait.

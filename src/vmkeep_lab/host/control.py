@@ -239,12 +239,21 @@ class ControlServer(socketserver.ThreadingUnixStreamServer):
     def __init__(self, host: Host, folder: Path, more: Mapping[str, Verb] | None = None) -> None:
         self.control: Final = Control(host, more or {})
         place = folder / SOCKET
+        self._made: Path | None = None
         if len(str(place)) > _LONGEST_PATH:
-            place = Path(tempfile.mkdtemp(prefix="vmkeep-lab-")) / SOCKET
+            self._made = Path(tempfile.mkdtemp(prefix="vmkeep-lab-"))
+            place = self._made / SOCKET
         place.unlink(missing_ok=True)
         self.address: Final = str(place)
         super().__init__(self.address, _Line)
         place.chmod(0o600)
+
+    def server_close(self) -> None:
+        """Close the socket and take its name away, and the folder that was made for it."""
+        super().server_close()
+        Path(self.address).unlink(missing_ok=True)
+        if self._made is not None:
+            self._made.rmdir()
 
     def start(self) -> None:
         """Answer in a thread of its own until ``shutdown``."""

@@ -2,7 +2,9 @@
 
 import json
 import socket
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,3 +140,18 @@ def test_time_is_pushed_and_vms_are_turned_off(lab: LabHost, door: Door) -> None
     assert len(lab.host.world.state.vms[0].checkpoints) == 1
     door.ask("power", vm="one", to="off")
     assert lab.vm("one").values["EnabledState"] == 3
+
+
+def test_a_closed_door_leaves_nothing(lab: LabHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder too deep for a socket's address gets one made for the socket; it goes with it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    deep = tmp_path / ("deep" * 20)
+    deep.mkdir()
+    for folder in (lab.folder, deep):
+        server = ControlServer(lab.host, folder)
+        assert Path(server.address).exists()
+        server.server_close()
+        assert not Path(server.address).exists()
+    assert Path(server.address).parent.parent == tmp_path / "tmp"
+    assert list((tmp_path / "tmp").iterdir()) == []
