@@ -257,6 +257,10 @@ class Story:
     def _new_checkpoints(self, before: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
         return tuple(each for key, each in self.ask_lab().checkpoints.items() if key not in before)
 
+    def count_points(self) -> int:
+        """Return how many restore points there are now."""
+        return len(self._repository.listing().points)
+
     def heal(self) -> list[VmSwept]:
         """Sweep the host of what the dead run left."""
         return sweep_host(self._doors, self._repository, None, dry_run=False, ended=lambda _: None)
