@@ -153,7 +153,7 @@ def _break_and_heal(story: "Story") -> None:
     for checkpoint in left:
         lines.append(f"- on the host stays the checkpoint {shortened(checkpoint['name'], 48)!r}")
         lines += [f"- it says of itself: {note.partition('. ')[0]}." for note in checkpoint["notes"]]
-    lines.append(f"- {_count(story.count_points(), 'restore point')} as before: half a run counts for nothing")
+    lines.append(f"- {_count(story.count_points(), 'restore point')} as before: half a run is none")
     _act("6 broken", *lines)
     swept = story.heal()
     now = story.ask_lab()
