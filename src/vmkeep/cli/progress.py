@@ -1,8 +1,9 @@
 """Show progress on a terminal: done, rate, and how long it will still take."""
 
+import shutil
 from typing import Final, TextIO
 
-from vmkeep.cli.text import rounded, visible
+from vmkeep.cli.text import rounded, shortened, visible
 from vmkeep.clock import Clock
 
 _REDRAW_S: Final = 0.2
@@ -26,7 +27,9 @@ class TerminalProgress:
         self._started = self._clock.monotonic()
         self._drawn = 0.0
         if total_bytes is None:  # what is waited for may take long before anything is done of it
-            self._out.write(f"\r\x1b[K{visible(label)} ...")
+            # A line that wraps could not be taken away again.
+            room = shutil.get_terminal_size().columns - len(" ...") - 1
+            self._out.write(f"\r\x1b[K{shortened(visible(label), max(room, 1))} ...")
             self._out.flush()
 
     def advance(self, done_bytes: int) -> None:
