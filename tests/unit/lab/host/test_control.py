@@ -144,14 +144,14 @@ def test_time_is_pushed_and_vms_are_turned_off(lab: LabHost, door: Door) -> None
 
 def test_a_closed_door_leaves_nothing(lab: LabHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder too deep for a socket's address gets one made for the socket; it goes with it."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    (tmp_path / "tmp").mkdir()
     deep = tmp_path / ("deep" * 20)
     deep.mkdir()
-    for folder in (lab.folder, deep):
-        server = ControlServer(lab.host, folder)
-        assert Path(server.address).exists()
-        server.server_close()
-        assert not Path(server.address).exists()
-    assert Path(server.address).parent.parent == tmp_path / "tmp"
-    assert list((tmp_path / "tmp").iterdir()) == []
+    with tempfile.TemporaryDirectory(prefix="vk") as short:
+        monkeypatch.setattr(tempfile, "tempdir", short)
+        for folder, place in ((Path(short), Path(short)), (deep, None)):
+            server = ControlServer(lab.host, folder)
+            socket_file = Path(server.address)
+            assert socket_file.exists()
+            assert socket_file.parent == place or socket_file.parent.parent == Path(short)
+            server.server_close()
+            assert list(Path(short).iterdir()) == list(deep.iterdir()) == []
