@@ -1,13 +1,14 @@
 """A lab in a process of its own, and pypsrp as a client that shares no code with it."""
 
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +69,18 @@ class Lab:
 
 
 @contextmanager
-def running_lab(scenario: str, state: Path, *more: str) -> Iterator[Lab]:
-    """Start a lab, and end it by closing its standard input."""
+def running_lab(
+    scenario: str, state: Path, *more: str, environment: Mapping[str, str] | None = None
+) -> Iterator[Lab]:
+    """Start a lab, and end it by closing its standard input; ``environment`` goes over this process's own."""
     command = [sys.executable, "-m", "vmkeep_lab", "serve", "--scenario", scenario, "--state", str(state)]
-    process = subprocess.Popen([*command, *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, *more],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     try:

@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--state", type=Path, required=True, help="the folder that holds the host")
     serve.add_argument("--port", type=int, default=0, help="default: any free one")
     serve.add_argument("--https", action="store_true", help="speak HTTPS with a certificate of its own")
+    serve.add_argument("--keytab", type=Path, help="the keys of its services: the host is in a domain")
     compare = commands.add_parser("judge", help="compare restored disks with the truth")
     compare.add_argument("--truth", type=Path, required=True, help="truth.jsonl of a state folder")
     compare.add_argument("restored", type=Path, nargs="+", help="raw or VHDX files")
@@ -73,6 +74,7 @@ def _serve(given: argparse.Namespace) -> int:
         http_port=None if given.https else given.port,
         https_port=given.port if given.https else None,
         certificate=certificate,
+        keytab=given.keytab,
     )
     control = ControlServer(host, folder, _verbs_of(server))
     control.start()

@@ -15,8 +15,8 @@ import pytest
 REALM: Final = "VMKEEP.TEST"
 USER: Final = f"backup@{REALM}"
 PASSWORD: Final = "canary-Kerb3ros ß"
-# What clients of WinRM ask for: ours, pypsrp and pywinrm, in this order. Active Directory has all in one account.
-SERVICES: Final = ("HOST/localhost", "WSMAN/localhost", "HTTP/localhost", "cifs/localhost")
+# What is asked for: our WinRM, another client's, and files. In Active Directory one account has all of them.
+SERVICES: Final = ("HOST/localhost", "WSMAN/localhost", "cifs/localhost")
 _PATIENCE_S: Final = 30.0
 _PROGRAMS: Final = ("krb5kdc", "kdb5_util", "kadmin.local", "kinit")
 
@@ -34,7 +34,8 @@ rdns = false
 [domain_realm]
 localhost = {realm}
 """
-# Windows asks for proof of the password before it hands out anything, so this one does, too.
+# Windows asks for proof of the password before it hands out anything, so this one does, too. A Samba that
+# stands alone takes no ticket with a PAC, Windows' list of the user's groups.
 _SERVER: Final = """\
 [kdcdefaults]
 kdc_listen = 127.0.0.1:{port}
@@ -45,6 +46,7 @@ kdc_tcp_listen = 127.0.0.1:{port}
     key_stash_file = {folder}/stash
     acl_file = {folder}/acl
     default_principal_flags = +preauth
+    disable_pac = true
 }}
 [logging]
 kdc = FILE:{folder}/kdc.log
@@ -85,13 +87,14 @@ class Kdc:
         """Add somebody who has a password."""
         self._administer("addprinc", *options, "-pw", password, principal)
 
-    def change(self, principal: str, *options: str) -> None:
-        """Change somebody: ``-allow_tix`` locks, ``-pwexpire yesterday`` lets the password run out."""
-        self._administer("modprinc", *options, principal)
+    def log(self, *words: str) -> list[str]:
+        """Return the requests that the server has noted, those that hold all the words."""
+        lines = (self.folder / "kdc.log").read_text("utf-8", "replace").splitlines()
+        return [line for line in lines if "_REQ " in line and all(word in line for word in words)]
 
-    def ticket(self, cache: Path, *options: str, password: str = PASSWORD) -> dict[str, str]:
-        """Log the user in as a person does, and return the environment in which the ticket is used."""
-        self._run("kinit", "-c", f"FILE:{cache}", *options, USER, given=f"{password}\n")
+    def ticket(self, cache: Path, user: str = USER) -> dict[str, str]:
+        """Log a user in as a person does, and return the environment in which the ticket is used."""
+        self._run("kinit", "-c", f"FILE:{cache}", user, given=f"{PASSWORD}\n")
         return {**self.environment, "KRB5CCNAME": f"FILE:{cache}"}
 
     @property
