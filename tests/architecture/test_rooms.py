@@ -27,6 +27,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "ranges": frozenset({"errors"}),
     "clock": frozenset({"errors"}),
     "progress": frozenset({"errors"}),
+    "pace": frozenset({"errors", "clock"}),
     "secrets": frozenset({"errors"}),
     "model": TIMELESS_GROUND,
     "formats": TIMELESS_GROUND | {"clock"},  # a VHD carries the time it was made
@@ -42,7 +43,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "planner": TIMELESS_GROUND | {"model"},
     "diagnose": TIMELESS_GROUND | {"model"},
     "capture": MODEL | HOST | {"formats", "guestfs", "planner"},  # the trust rule of changed ranges
-    "backup": MODEL | {"capture", "planner", "repository", "guestfs"},
+    "backup": MODEL | {"pace", "capture", "planner", "repository", "guestfs"},
     "restore": MODEL | HOST | {"repository", "formats", "guestfs"},
     "nbd": MODEL | HOST | {"repository", "formats", "guestfs"},
     "verify": MODEL | HOST | {"repository", "formats", "guestfs"},

@@ -89,6 +89,15 @@ def backup(
             help="Read every allocated byte, whatever is known to be unchanged; contradicts --changes.",
         ),
     ] = False,
+    limit_read: Annotated[
+        str | None,
+        typer.Option(
+            "--limit-read",
+            metavar="RATE",
+            help="Read at most so much of the source in a second: 50M, 1.5G, 800K (of 1024), 50MB (of 1000), "
+            "or a number of bytes.",
+        ),
+    ] = None,
     accept_rollback: AcceptRollback = False,
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,
@@ -113,6 +122,7 @@ def backup(
     from vmkeep.capture.source import SourceAddress
     from vmkeep.clock import SystemClock
     from vmkeep.model.consistency import Policy
+    from vmkeep.pace import parse_rate
 
     try:
         policy = Policy.parse(consistency, allow_interruption=allow_interruption)
@@ -127,6 +137,7 @@ def backup(
         raise UsageError(
             f"--as needs a name of at most {_LONGEST_NAME} characters, not blank, none a control character."
         )
+    rate = parse_rate(limit_read) if limit_read is not None else None
     address = SourceAddress.parse(source)
     ranges = tuple(read_changes(changes)) if changes is not None else None
     with open_repository(repo, password_file, password_command, meanwhile="vmkeep.backup.run") as repository:
@@ -140,6 +151,7 @@ def backup(
             parent=parent,
             reread=share,
             accept_rollback=accept_rollback,
+            limit_read=rate,
         )
         outcome = run(request, repository, SystemClock(), progress())
     for warning in (*outcome.warnings, *outcome.notes):
