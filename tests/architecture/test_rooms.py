@@ -27,6 +27,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "ranges": frozenset({"errors"}),
     "clock": frozenset({"errors"}),
     "progress": frozenset({"errors"}),
+    "pace": frozenset({"errors", "clock"}),
     "secrets": frozenset({"errors"}),
     "model": TIMELESS_GROUND,
     "formats": TIMELESS_GROUND | {"clock"},  # a VHD carries the time it was made
@@ -44,7 +45,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "diagnose": TIMELESS_GROUND | {"model"},
     "capture": MODEL | HOST | {"formats", "guestfs", "planner"},  # the trust rule of changed ranges
     # It asks the host for the facts a plan is made of (docs/decisions/0013).
-    "backup": MODEL | HOST | {"capture", "planner", "repository", "guestfs"},
+    "backup": MODEL | HOST | {"pace", "capture", "planner", "repository", "guestfs"},
     "restore": MODEL | HOST | {"repository", "formats", "guestfs"},
     "nbd": MODEL | HOST | {"repository", "formats", "guestfs"},
     "verify": MODEL | HOST | {"repository", "formats", "guestfs"},
