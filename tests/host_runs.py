@@ -137,39 +137,12 @@ class Meeting:
             self._action()
 
 
-class Host:
-    """A repository in memory and a lab's host; every run is judged by what the lab says of itself."""
+class HostState:
+    """What a lab's host remembers, by its control socket: what no run may change, and what one has left."""
 
-    def __init__(self, lab: Lab, found: Doors, clock: RunClock) -> None:
+    def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.clock = clock
-        self.doors = found
-        base = make_repository(MemoryStore(clock), FakeClock(), chunk_size=64 << 10, pack_size=2 << 20)
-        self.repository: Repository = reopen(base, clock=clock)
         self.before = self.remembered()
-
-    # --- acting -------------------------------------------------------------------------------
-
-    def take(
-        self,
-        name: str,
-        *,
-        store: Store | None = None,
-        progress: Progress | None = None,
-        limits: HoldLimits | None = None,
-        files: HostFiles | None = None,
-        **wishes: Any,
-    ) -> Outcome:
-        """Take a restore point as a new process would."""
-        self.clock.later(seconds=5)
-        found = self.doors if files is None else replace(self.doors, files=files)
-        vm = take_inventory(found.host).find(name).vm
-        wish = HostWish(limits=limits or HoldLimits(free_floor=0), **wishes)
-        with self.opened(store) as repository:
-            return run_vm(found, vm, wish, repository, self.clock, progress or Silent())
-
-    def opened(self, store: Store | None = None) -> Repository:
-        return reopen(self.repository, store, self.clock)
 
     def step(self, name: str, writes: int = 20) -> None:
         """Let a guest write."""
@@ -194,8 +167,6 @@ class Host:
         ref = reference("AffectedSnapshot", "Msvm_VirtualSystemSettingData", **keys)
         client.finish(client.call("Msvm_VirtualSystemSnapshotService", "DestroySnapshot", ref))
         client.close()
-
-    # --- judging ------------------------------------------------------------------------------
 
     def state(self, name: str) -> dict[str, Any]:
         """What the host remembers of a VM."""
@@ -233,6 +204,51 @@ class Host:
             points = [point for point in now[vm_id]["points"] if point not in ours]
             assert {**now[vm_id], "points": points} == kept
         assert {name: len(points) for name, points in left.items()} == dict.fromkeys(tracked, 1)
+
+    def truth(self, checkpoint: str) -> list[str]:
+        """The lab's digests of the disks at a checkpoint."""
+        lines = map(json.loads, Path(self.lab.facts["truth"]).read_text().splitlines())
+        return sorted(each["sha256"] for each in lines if each["checkpoint"] == checkpoint)
+
+
+class Host(HostState):
+    """A repository in memory and a lab's host; every run is judged by what the lab says of itself."""
+
+    def __init__(self, lab: Lab, found: Doors, clock: RunClock) -> None:
+        super().__init__(lab)
+        self.clock = clock
+        self.doors = found
+        base = make_repository(MemoryStore(clock), FakeClock(), chunk_size=64 << 10, pack_size=2 << 20)
+        self.repository: Repository = reopen(base, clock=clock)
+
+    # --- acting -------------------------------------------------------------------------------
+
+    def take(
+        self,
+        name: str,
+        *,
+        store: Store | None = None,
+        progress: Progress | None = None,
+        limits: HoldLimits | None = None,
+        files: HostFiles | None = None,
+        **wishes: Any,
+    ) -> Outcome:
+        """Take a restore point as a new process would."""
+        self.clock.later(seconds=5)
+        found = self.doors if files is None else replace(self.doors, files=files)
+        vm = take_inventory(found.host).find(name).vm
+        wish = HostWish(limits=limits or HoldLimits(free_floor=0), **wishes)
+        with self.opened(store) as repository:
+            return run_vm(found, vm, wish, repository, self.clock, progress or Silent())
+
+    def opened(self, store: Store | None = None) -> Repository:
+        return reopen(self.repository, store, self.clock)
+
+    # --- judging ------------------------------------------------------------------------------
+
+    def is_clean(self, *tracked: str) -> None:
+        super().is_clean(*tracked)
+        left = self.points_left()
         for name in tracked:
             stored = self.repository_points(name)
             assert left[name] == [_guid(stored[-1]["reference_point"])]
@@ -258,11 +274,6 @@ class Host:
             self.holds(sealed)
         problems = {p.object for p in check(repository, 1.0, Silent()).problems if not p.harmless}
         assert problems <= {"spec.md"}  # made without one
-
-    def truth(self, checkpoint: str) -> list[str]:
-        """The lab's digests of the disks at a checkpoint."""
-        lines = map(json.loads, Path(self.lab.facts["truth"]).read_text().splitlines())
-        return sorted(each["sha256"] for each in lines if each["checkpoint"] == checkpoint)
 
     def runs(self, name: str) -> list[list[Record]]:
         """The journals of a VM's runs, in the order they began."""

@@ -181,7 +181,7 @@ def test_a_checkpoint_that_goes_while_it_is_read_gives_no_point(lab: Lab, host: 
 
     meeting = Meeting("reading again", 0, remove)
     host.step("web", 5)
-    with pytest.raises(Exception, match="is gone while it was read|was written or replaced") as told:
+    with pytest.raises(Exception, match=r"is gone while it was read|was written or replaced") as told:
         host.take("web", progress=meeting)
     assert meeting.met
     assert getattr(told.value, "exit_code", None) is ExitCode.FAILED
