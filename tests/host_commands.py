@@ -19,10 +19,11 @@ _PATIENCE_S: Final = 120
 class HostCommands(HostState):
     """The program as a user starts it, each command a process of its own."""
 
-    def __init__(self, lab: Lab, folder: Path) -> None:
+    def __init__(self, lab: Lab, folder: Path, repo: Path | None = None) -> None:
         super().__init__(lab)
-        self.folder = folder
-        repo = RepositoryBytes(seed=11, passwords=[CANARY]).write(folder / "repo")
+        folder.mkdir(exist_ok=True)
+        if repo is None:
+            repo = RepositoryBytes(seed=11, passwords=[CANARY]).write(folder / "repo")
         self.program = Vmkeep(folder, repo)
         self._configuration = folder / "config.toml"
         self._configuration.write_text(lab.facts["config"], "utf-8")

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.clocks import FakeClock
+from tests.fakes.samba import PASSWORD, Samba
 from tests.lab_captures import QuickClock, doors
-from tests.lab_process import Door, ForeignClient, Lab, reference
+from tests.lab_process import Door, ForeignClient, Lab, reference, running_lab
 from tests.repositories import make_repository, reopen, restore
 from vmkeep.backup.outcome import Outcome
 from vmkeep.backup.vm_run import Doors, HostWish, run_vm
 from vmkeep.capture.limits import HoldLimits
 from vmkeep.errors import VmkeepError
+from vmkeep.host.files.credentials import Credentials
 from vmkeep.host.files.host_files import HostFiles
+from vmkeep.host.files.paths import PathMap
 from vmkeep.host.hyperv import take_inventory
 from vmkeep.objectstore.memory import MemoryStore
 from vmkeep.objectstore.store import Store
@@ -31,6 +34,7 @@ from vmkeep.repository.examine.keyed import check
 from vmkeep.repository.journal import FINISHED, Record, read_runs
 from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.repository import Repository
+from vmkeep.secrets import Secret
 
 # web: Windows, no more chunks than the smallest sample of the audit. chained: its administrator's
 # checkpoints. off: at rest. large: long enough to be met while it is read.
@@ -100,9 +104,20 @@ _PATIENCE_S: Final = 30.0
 class RunClock(QuickClock):
     """A quick clock whose day can be moved on, as when nothing happened for a while."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, speed: float = 20.0) -> None:
+        super().__init__(speed)
         self._later = timedelta()
+        self._due: tuple[float, Callable[[], None]] | None = None
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        if self._due is not None and self.monotonic() >= self._due[0]:
+            (_, action), self._due = self._due, None
+            action()
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something when somebody has waited until then."""
+        self._due = self.monotonic() + seconds, action
 
     def now(self) -> datetime:
         return super().now() + self._later
@@ -308,34 +323,68 @@ def scenario_file(folder: Path, text: str = SCENARIO) -> str:
 
 
 @contextmanager
-def host_of(lab: Lab) -> Iterator[Host]:
-    """Open a lab's host, its files as a mapped folder."""
-    clock = RunClock()
-    with doors(lab.facts, clock) as found:
+def host_of(lab: Lab, clock: RunClock | None = None, **facts: Any) -> Iterator[Host]:
+    """Open a lab's host, its files as a mapped folder; ``facts`` say what differs from the lab's own."""
+    clock = clock or RunClock()
+    with doors({**lab.facts, **facts}, clock) as found:
         yield Host(lab, Doors("lab", found.host, found.files, lab.facts["name"]), clock)
 
 
-def reboot(lab: Lab, scenario: str, state: Path) -> None:
-    """Let the machine of a lab lose its power, and come back at the same address."""
-    power_off(lab)
-    power_on(lab, scenario, state)
+@contextmanager
+def shared_by(samba: Samba, lab: Lab, clock: RunClock, port: int | None = None) -> Iterator[HostFiles]:
+    """Open the files of a lab that lies in a server's share over SMB, through ``port`` if one is given."""
+    (place,) = lab.facts["paths"].values()
+    below = Path(place.removeprefix("file://")).relative_to(samba.content)
+    account = Credentials(samba.user, Secret(PASSWORD), auth="ntlm")
+    paths = PathMap({"C:\\VMs": f"smb://127.0.0.1/C$/{below.as_posix()}"})
+    with HostFiles("127.0.0.1", port or samba.port, account, paths, clock=clock) as files:
+        yield files
 
 
-def power_off(lab: Lab) -> None:
-    """Take a lab's power: whoever talks to it hears nothing more."""
-    lab.process.kill()
-    lab.process.wait(_PATIENCE_S)
+class Machine:
+    """The machine a lab runs on: its power can go, and it comes back at the same address as the same host."""
+
+    def __init__(self, lab: Lab, scenario: str, state: Path) -> None:
+        self.lab = lab
+        self._words = ["--scenario", scenario, "--state", str(state), "--port", str(lab.facts["port"])]
+        self._second: subprocess.Popen[str] | None = None
+
+    def reboot(self) -> None:
+        """Lose the power and come back; whoever talks to it hears nothing more on that connection."""
+        self.power_off()
+        self.power_on()
+
+    def power_off(self) -> None:
+        self.lab.process.kill()
+        self.lab.process.wait(_PATIENCE_S)
+        self.lab.control.close()
+
+    def power_on(self) -> None:
+        command = [sys.executable, "-m", "vmkeep_lab", "serve", *self._words]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._second = process
+        assert process.stdout is not None
+        facts = json.loads(process.stdout.readline())
+        assert facts["port"] == self.lab.facts["port"]
+        self.lab.process, self.lab.control = process, Door(facts["control"])
+
+    def close(self) -> None:
+        """End the lab that came back."""
+        if self._second is not None:
+            self.lab.control.close()
+            self._second.communicate(timeout=_PATIENCE_S)
 
 
-def power_on(lab: Lab, scenario: str, state: Path) -> None:
-    """Let a lab come back at its old address; it ends with the pipe of its standard input."""
-    command = [sys.executable, "-m", "vmkeep_lab", "serve", "--scenario", scenario, "--state", str(state)]
-    command += ["--port", str(lab.facts["port"])]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    facts = json.loads(process.stdout.readline())
-    assert facts["port"] == lab.facts["port"]
-    lab.process, lab.control = process, Door(facts["control"])
+@contextmanager
+def running_machine(folder: Path, text: str = SCENARIO) -> Iterator[Machine]:
+    """Start a lab on a machine of its own, in a folder."""
+    scenario, state = scenario_file(folder, text), folder / "lab"
+    with running_lab(scenario, state) as lab:
+        machine = Machine(lab, scenario, state)
+        try:
+            yield machine
+        finally:
+            machine.close()
 
 
 def _kept(vm: dict[str, Any]) -> dict[str, Any]:
