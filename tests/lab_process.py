@@ -1,13 +1,14 @@
 """A lab in a process of its own, and pypsrp as a client that shares no code with it."""
 
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +75,12 @@ class Lab(Served):
 
 
 @contextmanager
-def running_lab(scenario: str, state: Path, *more: str) -> Iterator[Lab]:
-    """Start a lab, and end it by closing its standard input."""
-    with _serving("serve", "--scenario", scenario, "--state", str(state), *more) as (process, facts):
+def running_lab(
+    scenario: str, state: Path, *more: str, environment: Mapping[str, str] | None = None
+) -> Iterator[Lab]:
+    """Start a lab, and end it by closing its standard input; ``environment`` goes over this process's own."""
+    words = ("serve", "--scenario", scenario, "--state", str(state), *more)
+    with _serving(*words, environment=environment) as (process, facts):
         control = Door(facts["control"])
         try:
             yield Lab(facts, process, control)
@@ -92,9 +96,16 @@ def running_replay(trace: Path, *more: str) -> Iterator[Served]:
 
 
 @contextmanager
-def _serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    command = [sys.executable, "-m", "vmkeep_lab", *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def _serving(
+    *arguments: str, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vmkeep_lab", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     try:

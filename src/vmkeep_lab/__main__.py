@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--state", type=Path, required=True, help="the folder that holds the host")
     serve.add_argument("--port", type=int, default=0, help="default: any free one")
     serve.add_argument("--https", action="store_true", help="speak HTTPS with a certificate of its own")
+    serve.add_argument("--keytab", type=Path, help="the keys of its services: the host is in a domain")
     again = commands.add_parser("replay", help="answer from a trace until standard input closes, or SIGTERM")
     again.add_argument("trace", type=Path, help="what vmkeep wrote with --record")
     again.add_argument("--state", type=Path, help="the folder for the password; default: a temporary one")
@@ -78,6 +79,7 @@ def _serve(given: argparse.Namespace) -> int:
         http_port=None if given.https else given.port,
         https_port=given.port if given.https else None,
         certificate=certificate,
+        keytab=given.keytab,
     )
     control = ControlServer(host, folder, _verbs_of(server))
     control.start()

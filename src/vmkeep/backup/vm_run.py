@@ -38,6 +38,7 @@ from vmkeep.model.consistency import Consistency, Policy, Reason
 from vmkeep.model.facts import VmFacts
 from vmkeep.model.plan import Increment, Plan, VmRef
 from vmkeep.model.point import Claim
+from vmkeep.pace import Pace
 from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD, decide_checkpoint, lowered
 from vmkeep.progress import Progress
 from vmkeep.ranges import coarsen
@@ -60,7 +61,8 @@ _LOOK_AGAIN_S: Final = 5.0
 class HostWish:
     """What the user asked for, for each VM of a host; ``reread`` as for files.
 
-    ``reread_all``: every allocated byte is read, whatever is known to be unchanged.
+    ``limit_read`` in bytes a second. ``reread_all``: every allocated byte is read,
+    whatever is known to be unchanged.
     """
 
     policy: Policy = _PREFERRED
@@ -68,6 +70,7 @@ class HostWish:
     reread: float = 0.0
     reread_all: bool = False
     limits: HoldLimits = _NO_LIMITS
+    limit_read: int | None = None
 
 
 @dataclass(frozen=True)
@@ -267,13 +270,13 @@ class _VmRun:
         return sealed
 
     def _write(self, prepared: _Prepared, held: CheckpointHold, at_rest: datetime) -> _Sealed:
-        plan, baseline = prepared.plan, prepared.baseline
+        plan, baseline, wish = prepared.plan, prepared.baseline, self._wish
         promised = promised_by(plan)
         # What the host says was reached is known only when the checkpoint has been released.
         proven = Consistency.OFF if held.was_off else Consistency.CRASH
         got = proven if is_lower(proven, promised) else promised
-        claim = Claim(str(self._wish.policy), promised, got, plan.reasons)
-        work = self._work(held.disks, baseline.base, reread_all=self._wish.reread_all)
+        claim = Claim(str(wish.policy), promised, got, plan.reasons)
+        work = self._work(held.disks, baseline.base, reread_all=wish.reread_all)
         is_increment = any(one.inherit for one in work)
         taking = Taking(
             repository=self._repository,
@@ -285,9 +288,10 @@ class _VmRun:
             base=baseline.base,
             source=self._source,
             at_rest=at_rest,
-            reread=self._wish.reread,
+            reread=wish.reread,
             # Change tracking may lie (failures.md, rct_silent_gap): a sample of the rest is compared, too.
             doubt_base=is_increment,
+            pace=Pace(wish.limit_read, self._clock) if wish.limit_read is not None else None,
         )
 
         def observed() -> dict[str, Any]:

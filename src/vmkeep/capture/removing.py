@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from vmkeep.host.hyperv import (
     CheckpointMissing,
@@ -11,8 +12,10 @@ from vmkeep.host.hyperv import (
     HyperVError,
     MergeUnfinished,
     Owner,
+    VmBusy,
     Waiting,
     destroy_checkpoint,
+    is_there,
     layers_of,
     left_unmarked,
     read_checkpoint,
@@ -20,13 +23,16 @@ from vmkeep.host.hyperv import (
     wait_for_merge,
 )
 from vmkeep.host.hyperv.created import after_lost_answer
-from vmkeep.host.hyperv.jobs import Kind
-from vmkeep.host.hyperv.states import CREATING_CHECKPOINT
+from vmkeep.host.hyperv.jobs import Kind, pauses
+from vmkeep.host.hyperv.states import CREATING_CHECKPOINT, DELETING_CHECKPOINT, MERGING
 from vmkeep.host.wsman import HostError, HostFault, OutcomeUnknown
 from vmkeep.model.facts import CheckpointFacts
 
 HostTrouble = (HyperVError, HostError)
 """What a host can answer that must not keep a run from cleaning up the rest."""
+
+# A call that reached the host shows in the VM's state by then.
+_UNDER_WAY_S: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,16 @@ def await_merge(host: HyperV, vm_id: str, layers: Mapping[str, str], limit_s: fl
     except HostTrouble as error:
         return Merge(False, layers, error.message)
     return Merge(True)
+
+
+def went_by_conversion(host: HyperV, checkpoint: CheckpointFacts) -> bool:
+    """Wait for the end of a conversion that may be under way; tell whether the checkpoint went with it."""
+    for waited in pauses(host.clock, Kind.CONVERT.limit_s):
+        if not is_there(host, checkpoint.id):
+            return True
+        if waited >= _UNDER_WAY_S and read_power_state(host, checkpoint.vm_id).phase is None:
+            return False
+    return False
 
 
 def layers_above(host: HyperV, checkpoint: CheckpointFacts) -> Mapping[str, str]:
@@ -109,10 +125,22 @@ def _is_creating(host: HyperV, vm_id: str) -> bool:
 def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> bool:
     """Remove a checkpoint that is known to be ours, whether its name got its mark or not; False if gone.
 
-    Safe to repeat. Raises NotOurs if its name is neither the one it was made with nor our mark.
+    Safe to repeat, also while the host is still at it: it refuses a second call until the first
+    has ended. Raises NotOurs if its name is neither the one it was made with nor our mark.
     """
-    try:
-        now = read_checkpoint(host, checkpoint.id)
-    except CheckpointMissing:
-        return False
-    return destroy_checkpoint(host, now if now.name == owner.name else checkpoint)
+    refusal: VmBusy | None = None
+    for waited in pauses(host.clock, Kind.DESTROY.limit_s):
+        try:
+            now = read_checkpoint(host, checkpoint.id)
+            return destroy_checkpoint(host, now if now.name == owner.name else checkpoint)
+        except CheckpointMissing:
+            return refusal is not None
+        except VmBusy as error:
+            refusal = error
+            if read_power_state(host, checkpoint.vm_id).phase not in (DELETING_CHECKPOINT, MERGING):
+                if is_there(host, checkpoint.id):
+                    raise
+                return True  # it has just ended
+        host.watch(Waiting(f"remove the checkpoint {checkpoint.id}", waited))
+    assert refusal is not None, "the loop was gone through"
+    raise refusal

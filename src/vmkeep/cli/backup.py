@@ -125,6 +125,15 @@ def backup(
         ),
     ] = "12h",
     record: Record = None,
+    limit_read: Annotated[
+        str | None,
+        typer.Option(
+            "--limit-read",
+            metavar="RATE",
+            help="Read at most so much of the source in a second: 50M, 1.5G, 800K (of 1024), 50MB (of 1000), "
+            "or a number of bytes.",
+        ),
+    ] = None,
     accept_rollback: AcceptRollback = False,
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,
@@ -152,12 +161,14 @@ def backup(
     """
     from vmkeep.capture.source import HostAddress, parse_source
     from vmkeep.model.consistency import Policy
+    from vmkeep.pace import parse_rate
 
     try:
         policy = Policy.parse(consistency, allow_interruption=allow_interruption)
     except ValueError as error:
         raise UsageError(f"{error}.") from error
     share = share_of(reread, "--reread")
+    rate = parse_rate(limit_read) if limit_read is not None else None
     address = parse_source(source)
     if isinstance(address, HostAddress):
         _refuse_what_is_for_files(name, changes, parent)
@@ -171,6 +182,7 @@ def backup(
             reread=share,
             reread_all=reread_all,
             max_hold_s=seconds_of(max_hold, "--max-hold"),
+            limit_read=rate,
             record=record,
             accept_rollback=accept_rollback,
         )
@@ -185,7 +197,7 @@ def backup(
         raise UsageError(
             f"--as needs a name of at most {_LONGEST_NAME} characters, not blank, none a control character."
         )
-    wish = Files(address, policy, name, changes, parent, share, accept_rollback)
+    wish = Files(address, policy, name, changes, parent, share, accept_rollback, rate)
     raise typer.Exit(_take_of_files(wish, repo, password_file, password_command))
 
 
@@ -200,6 +212,7 @@ class Files:
     parent: str | None
     reread: float
     accept_rollback: bool
+    limit_read: int | None
 
 
 def _take_of_files(
@@ -221,6 +234,7 @@ def _take_of_files(
             parent=wish.parent,
             reread=wish.reread,
             accept_rollback=wish.accept_rollback,
+            limit_read=wish.limit_read,
         )
         outcome = run(request, repository, SystemClock(), progress())
     for warning in (*outcome.warnings, *outcome.notes):

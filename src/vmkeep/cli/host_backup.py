@@ -27,6 +27,7 @@ class HostOptions:
     reread: float
     reread_all: bool
     max_hold_s: float
+    limit_read: int | None
     record: Path | None
     accept_rollback: bool
 
@@ -61,6 +62,7 @@ def backup_host(
             reread=options.reread,
             reread_all=options.reread_all,
             limits=HoldLimits(max_hold_s=options.max_hold_s),
+            limit_read=options.limit_read,
         )
         with open_host(host, clock, options.record) as (client, files):
             hyperv = HyperV(client, clock)

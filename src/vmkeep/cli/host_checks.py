@@ -34,6 +34,7 @@ from vmkeep.host.wsman import (
     HostNonsense,
     HostNotTrusted,
     HostUnreachable,
+    KerberosMissing,
     LoginImpossible,
     LoginRefused,
     RightMissing,
@@ -89,7 +90,7 @@ def examine(
 ) -> Examined:
     """Try everything, in order; ``watch`` hears what is being tried now. Nothing on the host is changed.
 
-    Raises EndpointUnusable; everything else that goes wrong is a check's outcome.
+    Raises EndpointUnusable and KerberosMissing; everything else that goes wrong is a check's outcome.
     """
     watch("getting in")
     checks = list(_getting_in(client))
@@ -129,7 +130,7 @@ def _getting_in(client: Client) -> Iterator[Check]:
     try:
         identity = client.identify()
         fact = f"{identity.vendor}, {identity.version}"
-    except EndpointUnusable:
+    except (EndpointUnusable, KerberosMissing):
         raise
     except HostError as caught:
         error = caught

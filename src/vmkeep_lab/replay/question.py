@@ -28,11 +28,12 @@ Canonical = tuple[object, ...]
 class Question:
     """A request without what differs between two that ask the same.
 
-    ``message_id`` is what its reply relates to, and ``reads`` tells that asking once more changes nothing;
-    neither is compared.
+    ``frame`` is all of it but the ``texts`` of its body. ``message_id`` is what its reply relates to, and
+    ``reads`` tells that asking once more changes nothing; neither is compared.
     """
 
-    canonical: Canonical
+    frame: Canonical
+    texts: tuple[str, ...]
     title: str
     message_id: str
     reads: bool
@@ -45,8 +46,11 @@ class Question:
         uri = (header.findtext(tag(WSMAN, "ResourceURI")) or "").strip()
         identifies = body is not None and body.tag == tag(IDENTITY, "Identify")
         named = [_named(header.find(tag(WSMAN, name))) for name in ("SelectorSet", "OptionSet")]
+        texts: list[str] = []
+        trees = tuple(_without_texts(_tree(child), texts) for child in children)
         return cls(
-            canonical=(action, uri.lower(), *named, tuple(_tree(child) for child in children)),
+            frame=(action, uri.lower(), *named, trees),
+            texts=tuple(texts),
             title="Identify" if identifies else f"{action.rpartition('/')[2]} of {uri.rpartition('/')[2]}",
             message_id=relates_to(header),
             reads=identifies or action in _READING,
@@ -65,10 +69,13 @@ def _named(holder: Element | None) -> Canonical:
     return tuple(sorted(found, key=repr))
 
 
-def _tree(element: Element, *, is_instance: bool = False) -> Canonical:
+Tree = tuple[str, Canonical, "str | Tree", "tuple[Tree, ...]"]
+
+
+def _tree(element: Element, *, is_instance: bool = False) -> Tree:
     """Return names, attributes, texts and children; blanks around a text mean nothing."""
     text = (element.text or "").strip()
-    inside: object = text
+    inside: str | Tree = text
     if text.startswith(_INSTANCE) and not is_instance:
         try:
             inside = _tree(parse(text.encode("utf-8")), is_instance=True)
@@ -80,6 +87,15 @@ def _tree(element: Element, *, is_instance: bool = False) -> Canonical:
         inside,
         tuple(_tree(child, is_instance=is_instance) for child in element),
     )
+
+
+def _without_texts(tree: Tree, texts: list[str]) -> Canonical:
+    """Return a tree without its texts, which go to the list in their order."""
+    name, attributes, inside, children = tree
+    if isinstance(inside, str):
+        texts.append(inside)
+    held = () if isinstance(inside, str) else _without_texts(inside, texts)
+    return name, attributes, held, tuple(_without_texts(child, texts) for child in children)
 
 
 def _folded(tree: object) -> object:

@@ -3,10 +3,12 @@
 import logging
 import re
 import threading
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from vmkeep_lab.replay.invented import Invented
 from vmkeep_lab.replay.question import Canonical, Question
 from vmkeep_lab.replay.trace import Exchange, TraceError
 from vmkeep_lab.wire.faults import INTERNAL_ERROR, SoapFault
@@ -17,6 +19,15 @@ from vmkeep_lab.wire.soap import NotSoap, Reply, envelope
 _LOG: Final = logging.getLogger(__name__)
 _MACHINE: Final = "replay"
 _LOCALE: Final = "en-US"
+_Key = tuple[Canonical, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """An exchange with what its request asked."""
+
+    question: Question
+    exchange: Exchange
 
 
 class Replay:
@@ -26,9 +37,12 @@ class Replay:
     cannot be read.
     """
 
-    def __init__(self, exchanges: Iterable[Exchange]) -> None:
-        self._recorded: dict[Canonical, list[tuple[str, Exchange]]] = {}
-        self._asked: dict[Canonical, int] = defaultdict(int)
+    def __init__(self, exchanges: Sequence[Exchange]) -> None:
+        self._exchanges = exchanges
+        self._by_frame: dict[Canonical, list[_Recorded]] = {}
+        self._left: dict[_Key, deque[_Recorded]] = {}
+        self._last: dict[_Key, _Recorded] = {}
+        self._invented = Invented(self._told)
         self._lock = threading.Lock()
         self.stopping = threading.Event()
         for exchange in exchanges:
@@ -36,8 +50,9 @@ class Replay:
                 question = Question.read(exchange.request.encode("utf-8"))
             except (NotSoap, UnicodeEncodeError) as error:
                 raise TraceError(f"the request of exchange {exchange.number} is no envelope") from error
-            replies = self._recorded.setdefault(question.canonical, [])
-            replies.append((question.message_id, exchange))
+            recorded = _Recorded(question, exchange)
+            self._by_frame.setdefault(question.frame, []).append(recorded)
+            self._left.setdefault((question.frame, question.texts), deque()).append(recorded)
 
     def answer(self, data: bytes, encoding: str | None, user: str, client: str) -> Answer:
         """Answer a request of an authenticated user; ``user`` is empty for one who is not."""
@@ -48,27 +63,41 @@ class Replay:
         except NotSoap as error:
             _LOG.info("not SOAP: %s", error)
             return Answer(400)
-        found = self._next(question)
-        if found is None:
-            return self._refused(question)
-        message_id, exchange = found
-        return Answer(exchange.status, _readdressed(exchange.reply, message_id, question.message_id))
-
-    def _next(self, question: Question) -> tuple[str, Exchange] | None:
-        """Return the next recorded exchange of this question, with the message id of its request."""
-        replies = self._recorded.get(question.canonical)
-        if not replies:
-            return None
         with self._lock:
-            place = self._asked[question.canonical]
-            if place < len(replies):
-                self._asked[question.canonical] += 1
-                return replies[place]
-        return replies[-1] if question.reads else None
+            found = self._next(question)
+            if found is None:
+                return self._refused(question)
+            reply = self._invented.in_reply(found.exchange.reply)
+        return Answer(
+            found.exchange.status, _readdressed(reply, found.question.message_id, question.message_id)
+        )
+
+    def _next(self, question: Question) -> _Recorded | None:
+        """Return the next recorded exchange that asked this."""
+        texts = self._invented.as_recorded(question.texts)
+        if not question.reads and (question.frame, texts) not in self._left:
+            texts = self._aligned(question, texts)
+        key = (question.frame, texts)
+        left = self._left.get(key)
+        if left:
+            self._last[key] = left.popleft()
+            return self._last[key]
+        return self._last.get(key) if question.reads else None
+
+    def _aligned(self, question: Question, texts: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the texts of the first recorded call that differs in names its asker made up only."""
+        for recorded in self._by_frame.get(question.frame, ()):
+            if self._invented.take(recorded.question.texts, texts, recorded.exchange.number):
+                return recorded.question.texts
+        return texts
+
+    def _told(self, text: str, number: int) -> bool:
+        return any(text in each.reply for each in self._exchanges if each.number < number)
 
     def _refused(self, question: Question) -> Answer:
-        times = len(self._recorded.get(question.canonical, ()))
-        how_often = f"no more than {times} times" if times else "nowhere"
+        texts = self._invented.as_recorded(question.texts)
+        asked = [each for each in self._by_frame.get(question.frame, ()) if each.question.texts == texts]
+        how_often = f"no more than {len(asked)} times" if asked else "nowhere"
         message = f"The trace holds this request {how_often}: {question.title}."
         _LOG.warning("%s", message)
         fault = SoapFault(INTERNAL_ERROR, message)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Self
 
+from vmkeep_lab.wire.certificate import binding_of
 from vmkeep_lab.wire.connection import Answers, Connection, Door
 from vmkeep_lab.wire.disturbances import Disturbances
 from vmkeep_lab.wire.provider import Provider
@@ -23,7 +24,8 @@ class Listeners:
     """The ports of a WinRM service, whatever answers there.
 
     ``with`` it, it listens on ``http_port``, and on ``https_port`` where a certificate and its key were
-    given. Ports are free ones unless asked for; a port that is None is not opened.
+    given. Ports are free ones unless asked for; a port that is None is not opened. A host with a
+    ``keytab`` is in a domain.
     """
 
     def __init__(
@@ -37,21 +39,31 @@ class Listeners:
         http_port: int | None = 0,
         https_port: int | None = 0,
         certificate: tuple[Path, Path] | None = None,
+        keytab: Path | None = None,
     ) -> None:
         self._settings = settings or Settings()
         self._service = service
         self._users = users
         self._host_name = host_name
+        self._keytab = keytab
         self._listeners: list[_Listener] = []
         if http_port is not None:
-            self._listeners.append(_Listener((address, http_port), self._door(False), None))
+            self._listeners.append(_Listener((address, http_port), self._door(None), None))
         if certificate is not None and https_port is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*certificate)
-            self._listeners.append(_Listener((address, https_port), self._door(True), context))
+            self._listeners.append(_Listener((address, https_port), self._door(certificate[0]), context))
 
-    def _door(self, is_tls: bool) -> Door:
-        return Door(self._service, self._settings, self._host_name, is_tls, self._users)
+    def _door(self, certificate: Path | None) -> Door:
+        return Door(
+            self._service,
+            self._settings,
+            self._host_name,
+            certificate is not None,
+            self._users,
+            self._keytab,
+            None if certificate is None else binding_of(certificate),
+        )
 
     @property
     def http_port(self) -> int:
@@ -102,6 +114,7 @@ class Server(Listeners):
         http_port: int | None = 0,
         https_port: int | None = 0,
         certificate: tuple[Path, Path] | None = None,
+        keytab: Path | None = None,
     ) -> None:
         settings = settings or Settings()
         self.disturbances = disturbances or Disturbances()
@@ -114,6 +127,7 @@ class Server(Listeners):
             http_port=http_port,
             https_port=https_port,
             certificate=certificate,
+            keytab=keytab,
         )
 
 

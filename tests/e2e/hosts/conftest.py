@@ -37,6 +37,7 @@ class Hosts:
         self.program = Vmkeep(folder, folder / "no repository")
         self.file = folder / "config.toml"
         self.secrets: list[bytes] = []
+        self.environment: dict[str, str] = {}
 
     def configure(self, lab: Served, **changes: Any) -> None:
         """Write the lab's block, with what differs; None leaves a key out."""
@@ -49,9 +50,9 @@ class Hosts:
         self.file.write_text(f"[hosts.lab]\n{text}", "utf-8")
 
     def __call__(self, *arguments: object) -> Result:
-        result = self.program(*arguments, env={"VMKEEP_CONFIG": str(self.file)})
+        result = self.program(*arguments, env={"VMKEEP_CONFIG": str(self.file), **self.environment})
         for secret in self.secrets:
-            assert secret not in result.out + result.err.encode(), "a lab's password was printed"
+            assert secret not in result.out + result.err.encode(), "a password was printed"
         return result
 
     def check(self, *options: object) -> tuple[int, dict[str, dict[str, Any]], Result]:

@@ -50,7 +50,7 @@ def told(text: str = "one", message_id: str = FIRST) -> str:
 
 def replay(*pairs: tuple[str, str], status: int = 200) -> Replay:
     return Replay(
-        Exchange(number, request, status, reply) for number, (request, reply) in enumerate(pairs, 1)
+        [Exchange(number, request, status, reply) for number, (request, reply) in enumerate(pairs, 1)]
     )
 
 
@@ -181,3 +181,59 @@ def test_deep_instances_end_nobody() -> None:
         inner = f"<INSTANCE>{inner}</INSTANCE>".replace("&", "&amp;").replace("<", "&lt;")
     host = replay((asked(CALL, f"<p>{inner}</p>"), told()))
     assert said(ask(host, asked(CALL, f"<p>{inner}</p>"))) == "one"
+
+
+# --- names that were made up -------------------------------------------------------------------------
+
+
+def marking(name: str, of: str = "Microsoft:1", size: str = "5") -> str:
+    inner = (
+        f'<INSTANCE CLASSNAME="S"><PROPERTY NAME="I"><VALUE>{of}</VALUE></PROPERTY>'
+        f'<PROPERTY NAME="N"><VALUE>{name}</VALUE></PROPERTY></INSTANCE>'
+    ).replace("<", "&lt;")
+    return asked(CALL, f'<p:Do_INPUT xmlns:p="u"><p:S>{inner}</p:S><p:Z>{size}</p:Z></p:Do_INPUT>')
+
+
+LISTED: Final = "name-7</x><y>&lt;VALUE&gt;name-7&lt;/VALUE&gt;</y><z>name-77, name-7</z><x>"
+
+
+def test_a_name_that_was_made_up_may_be_another() -> None:
+    host = replay(
+        (marking("name-7"), told()), (asked(), told(LISTED)), (marking("name-7", size="6"), told("two"))
+    )
+    assert said(ask(host, marking("run &amp;amp; 1"))) == "one"
+    reply = ElementTree.fromstring(ask(host, asked()).body)
+    assert reply.findtext(".//x") == "run & 1"
+    assert reply.findtext(".//y") == "<VALUE>run &amp; 1</VALUE>"
+    assert reply.findtext(".//z") == "name-77, name-7", "what only looks like it stays"
+    assert said(ask(host, marking("run &amp;amp; 1", size="6"))) == "two"
+
+
+def test_each_made_up_name_stands_for_one() -> None:
+    host = replay((marking("name-7"), told()), (marking("name-8"), told("two")))
+    assert said(ask(host, marking("first"))) == "one"
+    assert "no more than 1 times" in refusal(ask(host, marking("first")))
+    assert said(ask(host, marking("second"))) == "two"
+    assert "nowhere" in refusal(ask(host, marking("third")))
+
+
+@pytest.mark.parametrize(
+    "given", [marking("other", of="Microsoft:2"), marking("other", size="6"), marking("", size="5")]
+)
+def test_nothing_else_is_taken_for_something_else(given: str) -> None:
+    host = replay((marking("name-7"), told()))
+    assert "nowhere" in refusal(ask(host, given))
+    assert said(ask(host, marking("other"))) == "one", "and nothing was learned from it"
+
+
+def test_a_name_that_the_host_told_was_not_made_up() -> None:
+    host = replay((asked(), told("name-7")), (marking("name-7"), told("two")))
+    assert "nowhere" in refusal(ask(host, marking("other")))
+    assert said(ask(host, marking("name-7"))) == "two"
+
+
+def test_a_list_is_not_asked_for_by_other_names() -> None:
+    listing = "<n:Enumerate xmlns:n='e'>name-7</n:Enumerate>"
+    action = f"{ENUMERATION}/Enumerate"
+    host = replay((asked(action, listing), told()))
+    assert "nowhere" in refusal(ask(host, asked(action, listing.replace("name-7", "other"))))
