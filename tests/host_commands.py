@@ -1,6 +1,5 @@
 """The vmkeep command on VMs of a lab's host: a configuration, a repository of its own, foreign judges."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -10,8 +9,13 @@ from typing import Any, Final
 
 from tests.e2e.command import CANARY, SOURCE_ROOT, Result, Vmkeep
 from tests.generators.repository_bytes import RepositoryBytes
-from tests.host_runs import HostState
+from tests.host_runs import HostState, digests_of
 from tests.lab_process import Lab
+from tests.repositories import restore
+from vmkeep.clock import SystemClock
+from vmkeep.objectstore.address import open_store
+from vmkeep.repository.repository import Repository
+from vmkeep.secrets import Secret
 
 _PATIENCE_S: Final = 120
 
@@ -61,19 +65,15 @@ class HostCommands(HostState):
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status), status
 
-    def holds(self, point: str) -> None:
-        """See that a point of a VM with one disk gives back what the lab says it held."""
-        shown = self.program.ok("show", point, "--json").json
-        checkpoint = shown["evidence"]["hold"]["checkpoint"].removeprefix("Microsoft:")
-        content = self.program.restore_raw(point)
-        assert [hashlib.sha256(content).hexdigest()] == self.truth(checkpoint)
-
     def all_hold(self, count: int) -> None:
         """See that there are so many points, and that each holds its truth."""
-        points = self.program.points()
-        assert len(points) == count
-        for point in points:
-            self.holds(point["id"])
+        store = open_store(str(self.program.repo))
+        with Repository.open(store, Secret(CANARY), SystemClock(), None, None) as repository:
+            points = repository.listing().points
+            assert len(points) == count
+            for sealed in points:
+                checkpoint = sealed.point.evidence["hold"]["checkpoint"].removeprefix("Microsoft:")
+                assert digests_of(restore(repository, sealed)) == self.truth(checkpoint)
 
 
 def ended(process: "subprocess.Popen[bytes]") -> Result:

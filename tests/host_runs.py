@@ -7,6 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -133,6 +134,7 @@ class Meeting:
     def __init__(self, stage: str, nth: int, action: Callable[[], None]) -> None:
         self._stage, self._left, self._action = stage, nth, action
         self._is_here = False
+        self._lock = threading.Lock()
         self.met = False
 
     def begin(self, label: str, total_bytes: int | None) -> None:
@@ -140,15 +142,18 @@ class Meeting:
         self._meet()
 
     def advance(self, done_bytes: int) -> None:
-        self._left -= self._is_here
+        with self._lock:
+            self._left -= self._is_here
         self._meet()
 
     def end(self) -> None:
         self._is_here = False
 
     def _meet(self) -> None:
-        if self._is_here and not self.met and self._left <= 0:
-            self.met = True
+        with self._lock:
+            is_now = self._is_here and not self.met and self._left <= 0
+            self.met = self.met or is_now
+        if is_now:
             self._action()
 
 

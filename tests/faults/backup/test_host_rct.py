@@ -101,6 +101,23 @@ def test_lost_tracking_is_told_and_begins_anew(lab: Lab, host: Host) -> None:
     host.is_clean("web")
 
 
+def test_answers_that_cannot_be_used_cost_time_and_no_byte(lab: Lab, host: Host) -> None:
+    host.take("off")
+    for at, increment in (
+        ("changes-unknown", "compare"),
+        ("changes-stuck", "compare"),
+        ("changes-job", "compare"),  # the disk is no larger than the smallest window
+        ("changes-inflated", "rct"),
+    ):
+        host.step("off", 10)
+        lab.control.ask("fail", at=at, vm="off")
+        outcome = host.take("off")
+        assert (outcome.exit_code, outcome.plan.increment) == (ExitCode.OK, increment), at
+        lab.control.ask("heal")
+    host.all_hold(5)
+    host.is_clean("off")
+
+
 def test_a_point_made_from_files_in_between_leaves_no_baseline(lab: Lab, host: Host) -> None:
     first = host.take("off")
     folder = lab.real(host.state("off")["folder"])
