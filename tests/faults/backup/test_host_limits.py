@@ -66,6 +66,20 @@ def test_a_limit_that_is_reached_ends_the_run_with_3_and_nothing_left(
     host.is_clean("large")
 
 
+def test_the_deadline_holds_while_what_was_taken_over_is_compared(host: Host) -> None:
+    host.take("off")
+    # By then what was read is compared: a few files in one piece. The rest is what was not read.
+    meeting = Meeting("reading again", 3, lambda: late(host))
+    limits = HoldLimits(max_hold_s=1800.0, free_floor=0)
+    with pytest.raises(HoldLimitReached):
+        host.take("off", progress=meeting, limits=limits, reread=1.0)
+    assert meeting.met
+    host.is_clean("off")
+    outcome = host.take("off", limits=limits, reread=1.0)
+    assert (outcome.exit_code, outcome.plan.increment) == (ExitCode.OK, "rct")
+    host.all_hold(2)
+
+
 @pytest.mark.parametrize("room", [20_000, 3_000_000])
 def test_a_repository_that_fills_up_leaves_nothing_on_the_host(host: Host, room: int) -> None:
     first = host.take("web")
@@ -84,14 +98,16 @@ def test_a_repository_that_fills_up_leaves_nothing_on_the_host(host: Host, room:
     host.is_clean("web", "large")
 
 
-def test_a_second_run_of_a_vm_gives_way_while_the_first_reads(host: Host) -> None:
+def test_a_second_run_of_a_vm_gives_way_while_the_first_reads(lab: Lab, host: Host) -> None:
     refused: list[RunAlive] = []
 
     def second() -> None:
-        with pytest.raises(RunAlive) as told:
-            host.take("large")
-        refused.append(told.value)
-        host.take("off")
+        with host_of(lab, host.clock) as other:  # a connection is for one run
+            other.repository = host.repository
+            with pytest.raises(RunAlive) as told:
+                other.take("large")
+            refused.append(told.value)
+            other.take("off")
 
     meeting = Meeting("reading large", 1, second)
     outcome = host.take("large", progress=meeting)
