@@ -14,6 +14,7 @@ from tests.lab_process import Lab
 from tests.repositories import restore
 from vmkeep.clock import SystemClock
 from vmkeep.objectstore.address import open_store
+from vmkeep.repository.journal import FINISHED, read_runs
 from vmkeep.repository.repository import Repository
 from vmkeep.secrets import Secret
 
@@ -67,13 +68,22 @@ class HostCommands(HostState):
 
     def all_hold(self, count: int) -> None:
         """See that there are so many points, and that each holds its truth."""
-        store = open_store(str(self.program.repo))
-        with Repository.open(store, Secret(CANARY), SystemClock(), None, None) as repository:
+        with self._opened() as repository:
             points = repository.listing().points
             assert len(points) == count
             for sealed in points:
                 checkpoint = sealed.point.evidence["hold"]["checkpoint"].removeprefix("Microsoft:")
                 assert digests_of(restore(repository, sealed)) == self.truth(checkpoint)
+
+    def all_closed(self, name: str) -> bool:
+        """Tell whether nothing of a VM's runs waits for a sweep."""
+        with self._opened() as repository:
+            runs = read_runs(repository.store, repository.ring, self.state(name)["id"].lower())
+        return all(records[-1].step == FINISHED for records in runs)
+
+    def _opened(self) -> Repository:
+        store = open_store(str(self.program.repo))
+        return Repository.open(store, Secret(CANARY), SystemClock(), None, None)
 
 
 def ended(process: "subprocess.Popen[bytes]") -> Result:

@@ -4,7 +4,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from vmkeep.objectstore.errors import ObjectMissing
 from vmkeep.planner.tracking import TrackingRecord
 from vmkeep.repository.errors import Tampered
 from vmkeep.repository.listing import Listing, SealedPoint
@@ -64,7 +63,7 @@ def _made(repository: Repository, sealed: SealedPoint) -> list[str]:
     """Return the reference points that a point's evidence says its run has made."""
     try:
         holds = [fields.get("hold") for fields in repository.points.attached("evidence", sealed.name)]
-    except (Tampered, ObjectMissing):
+    except Tampered:
         return []
     made = [hold.get("reference_point") for hold in holds if isinstance(hold, dict)]
     return [point for point in made if isinstance(point, str)]

@@ -83,7 +83,6 @@ def test_another_machine_sweeps_and_takes_the_next_point(
     code, done = swept_by(elsewhere)
     assert (code, _whats(done, "removed")) == (0, [left])
     elsewhere.is_clean()
-    assert swept_by(elsewhere)[1]["vms"] == []
     # The same point came to be, or none: what was sealed is whole.
     points = 1 if left == "reference point" else 0
     elsewhere.all_hold(points)

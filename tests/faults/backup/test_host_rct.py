@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.stores import Flip, Remove, tamper
+from tests.faults.stores import FaultyStore, Flip, Remove, tamper
 from tests.host_runs import Host, evidence_of, host_of, scenario_file
 from tests.lab_process import ForeignClient, Lab, reference, running_lab
 from tests.repositories import names
@@ -153,6 +153,24 @@ def test_without_its_record_tracking_is_not_used_and_its_reference_point_goes(
     assert len(host.points_left()["web"]) == 1
     for sealed in host.opened().listing().points:
         host.holds(sealed)
+
+
+def test_tracking_that_cannot_be_stored_is_told_and_leaves_no_reference_point_behind(host: Host) -> None:
+    host.take("web")
+    (old,) = host.points_left()["web"]
+    store = FaultyStore(host.repository.store).fail("put", prefix="tracking/")
+    outcome = host.take("web", store=store)
+    assert (outcome.exit_code, outcome.consistency) == (ExitCode.PARTIAL, Consistency.APPLICATION)
+    assert any("not all is cleaned up" in warning for warning in outcome.warnings)
+    assert old in host.points_left()["web"]  # the only baseline that the repository knows
+    assert not host.all_closed("web")
+    host.clock.later(hours=1)
+    after = host.take("web")
+    reads_all(after, "system", "rct-no-baseline")
+    assert after.exit_code is ExitCode.OK
+    assert host.all_closed("web")
+    host.is_clean("web")
+    host.all_hold(3)
 
 
 def test_everything_is_read_on_request_and_tracking_goes_on(host: Host) -> None:
