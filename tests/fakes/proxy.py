@@ -1,8 +1,8 @@
 """A TCP proxy on loopback that makes a network bad in one chosen way: slow, cut, silent, or lying.
 
-Bytes from the server are handed on in whole SMB frames (four bytes of length
-in front, [MS-SMB2] 2.1), so that a test can cut between or within answers and
-count requests by what stands in their headers.
+Bytes are handed on in whole SMB frames (four bytes of length in front,
+[MS-SMB2] 2.1), so that a test can cut between or within answers and count
+requests by what stands in their headers; ``in_frames=False`` is for any other protocol.
 """
 
 import contextlib
@@ -24,8 +24,9 @@ Waiting = queue.Queue[tuple[float, bytes] | None]
 class Proxy:
     """Listens on a free port and leads to ``port``; close it, or use it in ``with``."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, in_frames: bool = True) -> None:
         self._target = port
+        self._split = _frames if in_frames else _pieces
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
@@ -34,6 +35,8 @@ class Proxy:
         self._flow = _flowing()
         self._silent: list[threading.Event] = []
         self._closed = False
+        self.refuses = False
+        """Whether new connections end at once."""
         self.latency_s = 0.0
         self.rewrite: Callable[[bytes], bytes] = lambda frame: frame
         """Applied to each frame from the server."""
@@ -100,6 +103,9 @@ class Proxy:
                 near, _ = self._listener.accept()
             except OSError:
                 return
+            if self.refuses:
+                near.close()
+                continue
             try:
                 far = socket.create_connection(("127.0.0.1", self._target), timeout=10)
             except OSError:
@@ -117,7 +123,7 @@ class Proxy:
                 self._start(self._give, sink, waiting, self._flow, is_answer)
 
     def _take(self, source: socket.socket, waiting: Waiting, is_answer: bool) -> None:
-        for frame in _frames(source):
+        for frame in self._split(source):
             if not is_answer:
                 self._note_request(frame)
             waiting.put((time.monotonic() + self.latency_s, frame))
@@ -171,8 +177,7 @@ def is_read(frame: bytes) -> bool:
     return frame[4:8] == b"\xfeSMB" and struct.unpack_from("<H", frame, 4 + 12)[0] == _READ
 
 
-def _frames(source: socket.socket) -> Iterator[bytes]:
-    pending = bytearray()
+def _pieces(source: socket.socket) -> Iterator[bytes]:
     while True:
         try:
             data = source.recv(1 << 20)
@@ -180,6 +185,12 @@ def _frames(source: socket.socket) -> Iterator[bytes]:
             return
         if not data:
             return
+        yield data
+
+
+def _frames(source: socket.socket) -> Iterator[bytes]:
+    pending = bytearray()
+    for data in _pieces(source):
         pending += data
         while len(pending) >= 4 and len(pending) >= (end := 4 + int.from_bytes(pending[:4], "big")):
             yield bytes(pending[:end])

@@ -259,6 +259,8 @@ class Auditor:
                 tried += done
                 found += stored
                 failures.join(failed)
+                # No part of the total, but in doubt the source is read: whoever watches the hold looks.
+                self.progress.advance(0)
                 self.journal.renew()
             if failures or found >= SMALLEST_SAMPLE:
                 break

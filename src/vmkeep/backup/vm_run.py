@@ -22,10 +22,18 @@ from vmkeep.capture.checkpoint import CheckpointHold, hold_vm
 from vmkeep.capture.host_chain import FrozenDisk
 from vmkeep.capture.limits import HoldLimits
 from vmkeep.capture.outcome import Released
+from vmkeep.capture.removing import HostTrouble
 from vmkeep.clock import Clock
 from vmkeep.errors import ExitCode, VmkeepError
 from vmkeep.host.files.host_files import HostFiles
-from vmkeep.host.hyperv import GuestNotQuiesced, HyperV, Waiting, take_inventory, with_guests
+from vmkeep.host.hyperv import (
+    GuestNotQuiesced,
+    HyperV,
+    Waiting,
+    destroy_reference_point,
+    take_inventory,
+    with_guests,
+)
 from vmkeep.model.consistency import Consistency, Policy, Reason
 from vmkeep.model.facts import VmFacts
 from vmkeep.model.plan import Increment, Plan, VmRef
@@ -343,10 +351,24 @@ class _VmRun:
         sealed.released = released
         sealed.evidence = ({"hold": held.evidence},)
         if released.tracking is not None:
+            self._drop_orphans(baseline)
             fields = {"time": format_time(self._clock.now()), "run": self._journal.run}
             record = released.tracking.to_json()
             self._repository.points.attach("tracking", sealed.point.name, {**fields, **record})
             held.drop_previous(baseline.reference_point)
+
+    def _drop_orphans(self, baseline: Baseline) -> None:
+        """Drop reference points of ours that no run can use: whose tracking is gone, or cannot be read.
+
+        Before the new tracking is stored: from then on nobody looks for them.
+        """
+        for orphan in baseline.orphans:
+            try:
+                destroy_reference_point(self._host, self._host_id, orphan)
+            except HostTrouble as error:
+                self._warnings.append(
+                    f"left behind on the host: the reference point {orphan}: {error.message}"
+                )
 
     def _conclude(self, sealed: _Sealed) -> Consistency:
         """Store the evidence, close the journal if nothing is left to do; return what is proven now."""
@@ -362,6 +384,10 @@ class _VmRun:
             }
             if got is not sealed.claim.got:
                 fields["consistency"] = got.value
+            if released is not None and released.why_untracked is not None:
+                why = released.why_untracked
+                fields["untracked"] = {"code": why.code, "fact": why.fact}
+                self._notes.append(f"{why.fact} The next run reads all of the VM; what differs is stored.")
             evidence = [self._repository.points.attach("evidence", sealed.point.name, fields)]
         except VmkeepError as error:
             self._warnings.append(f"the point is sealed, but its evidence is not stored: {error.message}")
@@ -413,7 +439,8 @@ def _warnings(sealed: _Sealed) -> list[str]:
     found = [f"{r.fact} {r.effect}" for r in sealed.plan.reasons if r.code in left_out]
     found += met_damage(sealed.audit)
     if sealed.trouble is not None:
-        found.append(f"the point is sealed, but the VM could not be released: {sealed.trouble.message}")
+        what = "the VM could not be released" if sealed.released is None else "not all is cleaned up"
+        found.append(f"the point is sealed, but {what}; the next run tries again: {sealed.trouble.message}")
         left = sealed.trouble.context.get("left_behind")
         found += [f"left behind on the host: {each}" for each in (left if isinstance(left, tuple) else ())]
     released = sealed.released

@@ -52,6 +52,7 @@ from vmkeep.host.hyperv import (
     read_power_state,
     with_details,
 )
+from vmkeep.host.hyperv.jobs import LONGEST_SILENCE_S, pauses
 from vmkeep.host.wsman import OutcomeUnknown
 from vmkeep.model.consistency import Reason
 from vmkeep.model.facts import CheckpointFacts, VmFacts
@@ -368,14 +369,16 @@ class CheckpointHold:
         An open file lets the merge fail (hyperv-backup-api.md section 0, fact 10).
         """
         self._close_own()
-        started = self._clock.monotonic()
-        while self._host_files.open_handles and self._clock.monotonic() - started < _HANDLES_CLOSE_S:
-            self._clock.sleep(0.5)
+        for waited in pauses(self._clock, LONGEST_SILENCE_S):
+            is_reachable = self._host_files.end_lost_logins()
+            if not self._host_files.open_handles:
+                return
+            if is_reachable and waited >= _HANDLES_CLOSE_S:
+                break
         left = self._host_files.open_handles
-        if left:
-            raise HandlesOpen(
-                f"{left} files of the VM {self._vm.vm.name!r} may still be open on the host.", handles=left
-            )
+        raise HandlesOpen(
+            f"{left} files of the VM {self._vm.vm.name!r} may still be open on the host.", handles=left
+        )
 
     def _close_own(self) -> None:
         for disk in self.disks:
@@ -401,6 +404,7 @@ class CheckpointHold:
         checkpoint = self.checkpoint
         with problems.kept("files of the VM are not closed"):
             self._close_own()
+            self._host_files.end_lost_logins()
         if checkpoint is not None:
             with problems.kept("the layers are not known"):
                 self._layers = self._layers or layers_above(host, checkpoint)

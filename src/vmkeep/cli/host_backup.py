@@ -94,11 +94,24 @@ def _tell(result: "VmResult") -> None:
     if result.outcome is not None:
         for text in (*result.outcome.warnings, *result.outcome.notes):
             warn(f"{result.vm.name}: {text}")
+    left = _left_behind(result)
+    for text in left:
+        warn(f"{result.vm.name}: left behind on the host: {text}")
+    if left:
+        from vmkeep.capture.errors import LeftBehind
+
+        warn(f"{result.vm.name}: {LeftBehind.default_hint}")
     if settings.json:
         try_answer({"message_type": "vm", **_fields(result)}, [])
         return
     for line in _lines(result):
         say(line)
+
+
+def _left_behind(result: "VmResult") -> tuple[str, ...]:
+    """Return what a run that failed could not take away."""
+    left = result.error.context.get("left_behind") if result.error is not None else None
+    return left if isinstance(left, tuple) else ()
 
 
 def _fields(result: "VmResult") -> dict[str, Any]:
@@ -108,7 +121,8 @@ def _fields(result: "VmResult") -> dict[str, Any]:
     fields = {"vm": result.vm.name, "vm_id": result.vm.id.lower(), "exit_code": int(result.exit_code)}
     if error is None:
         return fields
-    return {**fields, "error": error.code, "message": error.message, "hint": error.hint}
+    told = {"error": error.code, "message": error.message, "hint": error.hint}
+    return {**fields, **told, "left_behind": list(_left_behind(result))}
 
 
 def _lines(result: "VmResult") -> list[str]:

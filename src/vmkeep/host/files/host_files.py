@@ -104,6 +104,16 @@ class HostFiles:
             links = list(self._links.values())
         return sum(link.open_handles() for link in links)
 
+    def end_lost_logins(self) -> bool:
+        """Have the host close what it may hold open for connections that were lost.
+
+        False if it is out of reach now; :attr:`open_handles` says what is left.
+        """
+        with self._lock:
+            links = list(self._links.values())
+        ended = [link.end_lost_login() for link in links]
+        return all(ended)
+
     def protection(self, path: str) -> str:
         """Name what protects the answers from where ``path`` leads, as ``AES-GMAC``; empty for a folder."""
         place = self._place(path)

@@ -1,5 +1,6 @@
 """Keep one server reachable: sign in once, sign in again when the connection is lost, never for ever."""
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -9,6 +10,8 @@ from vmkeep.host.files import login
 from vmkeep.host.files.credentials import Credentials
 from vmkeep.host.files.errors import AnswerUntrusted, HostFileError, HostUnreachable, LoginRefused
 from vmkeep.host.files.wire import Handle, Lost, Wire
+
+_log: Final = logging.getLogger(__name__)
 
 # A minute in all: a service that restarts, a switch that relearns, a cluster that moves a share.
 _PAUSES_S: Final = (0.1, 1.0, 4.0, 10.0, 20.0, 25.0)
@@ -73,6 +76,17 @@ class Link:
             handle.close()
         except Lost:
             self._bury(handle.wire)
+
+    def end_lost_login(self) -> bool:
+        """Sign in again where a lost login may hold files open, which ends it; False if that fails now."""
+        with self._lock:
+            try:
+                if self._wire is None and self._buried_handles and not self._closed:
+                    self._sign_in()
+            except (Lost, HostFileError) as error:
+                _log.warning("%s:%d cannot be told to close our files: %s", self._address, self._port, error)
+                return False
+            return True
 
     def close(self) -> None:
         """Log off, so that the server closes everything; what it cannot be told stays counted."""

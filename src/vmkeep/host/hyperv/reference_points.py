@@ -100,18 +100,30 @@ def destroy_reference_point(host: HyperV, vm_id: str, point_id: str) -> bool:
     if row is None:
         return False
     arguments = {"AffectedReferencePoint": _ref_of(row)}
+    there = OperationFailed(f"the host removed the reference point {point_id}, and it is still there.")
     try:
         perform(host, DESTROY_REFERENCE_POINT, arguments, Kind.DESTROY_REFERENCE_POINT, point_id)
     except (OutcomeUnknown, ActionHappened):
-        pass  # whether it ran is read below
+        _wait_until_gone(host, vm_id, point_id, there)
     except InstanceMissing:
         return False
     except HyperVError:
         if _find(host, vm_id, point_id) is not None:
             raise
     if _find(host, vm_id, point_id) is not None:
-        raise OperationFailed(f"the host removed the reference point {point_id}, and it is still there.")
+        raise there
     return True
+
+
+def _wait_until_gone(host: HyperV, vm_id: str, point_id: str, there: OperationFailed) -> None:
+    """Wait for the end of a removal whose answer was lost. Raises ``there`` if nothing comes of it."""
+    after_lost_answer(
+        host,
+        lambda: read_power_state(host, vm_id).phase is not None,
+        lambda: True if _find(host, vm_id, point_id) is None else None,
+        Kind.DESTROY_REFERENCE_POINT.limit_s,
+        there,
+    )
 
 
 def tracking_of(point: ReferencePoint, disks: Iterable[DiskFacts]) -> Tracking:

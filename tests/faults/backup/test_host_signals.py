@@ -1,0 +1,112 @@
+"""SIGTERM in the middle of a run, two runs of one VM: the command says what it did, the host is as it was."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.host_commands import HostCommands, ended
+from tests.host_runs import scenario_file
+from tests.lab_process import Lab, running_lab
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("lab")
+    with running_lab(scenario_file(folder), folder / "state", "--https") as lab:
+        yield lab
+
+
+@pytest.fixture
+def commands(lab: Lab, tmp_path: Path) -> Iterator[HostCommands]:
+    commands = HostCommands(lab, tmp_path)
+    yield commands
+    lab.control.ask("heal")
+    commands.tidy()
+
+
+# Where it comes: at a request to the store, and how many points and reference points there are then.
+PLACES = {
+    "the checkpoint has no name yet": ("put_if_absent", "runs/", 4, 0, 0),
+    "while it is read": ("create", "packs/", 1, 0, 0),
+    "right before the seal": ("put_if_absent", "seals/", 1, 0, 0),
+    "before the VM is released": ("put_if_absent", "runs/", 9, 1, 0),
+    "when it is converted": ("put_if_absent", "runs/", 10, 1, 0),
+    "when the tracking is stored": ("put_if_absent", "runs/", 11, 1, 1),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_sigterm_lets_go_of_the_vm_and_the_next_run_goes_on(commands: HostCommands, place: str) -> None:
+    verb, prefix, nth, points, tracked = PLACES[place]
+    order = {"verb": verb, "prefix": prefix, "nth": nth, "action": "signal", "what": int(signal.SIGTERM)}
+    result = commands.met(order, "backup", "hyperv://lab/web")
+    assert result.code == 143, result
+    sentence, hint = result.err.splitlines()
+    assert sentence.startswith("vmkeep: interrupted; nothing stays open or held")
+    assert "again" in hint and "vmkeep points" in hint
+    commands.is_clean(*["web"] * tracked)
+    commands.all_hold(points)
+    commands.step("web", 3)
+    summary = commands.succeeds("web")
+    assert summary["increment"] == ("full", "compare", "rct")[points + tracked]
+    assert summary["consistency"] == "application"
+    commands.is_clean("web")
+    commands.all_hold(points + 1)
+    assert commands.all_closed("web")
+
+
+def test_what_cannot_be_removed_is_told_with_the_next_step(lab: Lab, commands: HostCommands) -> None:
+    lab.control.ask("free", bytes=1000)
+    lab.control.ask("fail", at="destroy-call", vm="web", code=32773)
+    try:
+        result = commands.backup("web")
+    finally:
+        lab.control.ask("free", bytes=None)
+    assert result.code == 3, result
+    assert "less than the floor" in result.err
+    assert "left behind on the host: the checkpoint 'vmkeep " in result.err
+    assert "vmkeep sweep hyperv://HOST" in result.err
+    assert any(c["name"].startswith("vmkeep ") for c in commands.state("web")["checkpoints"])
+    summary = commands.succeeds("web")
+    assert summary["consistency"] == "application"
+    commands.is_clean("web")
+    commands.all_hold(1)
+
+
+def test_of_two_runs_of_one_vm_the_earlier_goes_on_and_the_other_is_told(commands: HostCommands) -> None:
+    order = {"verb": "create", "prefix": "packs/", "nth": 1, "action": "stop", "what": ""}
+    first = commands.start("tests.faults.cli.meeting", order, "backup", "hyperv://lab/web")
+    try:
+        commands.await_stop(first)
+        held = commands.state("web")["checkpoints"]
+        second = commands.backup("web")
+        assert second.code == 11, second
+        sentence, hint = second.err.splitlines()
+        assert "another run of 'web' is under way" in sentence
+        assert "Wait for it to end" in hint
+        assert commands.state("web")["checkpoints"] == held
+        # A sweep leaves the living alone, and another VM is nobody's business.
+        swept = commands("sweep", "hyperv://lab/web")
+        assert "is alive, and left alone" in swept.err
+        assert commands.succeeds("off")["consistency"] == "off"
+    finally:
+        first.send_signal(signal.SIGCONT)
+        result = ended(first)
+    assert result.code == 0, result
+    commands.is_clean("off", "web")
+    commands.succeeds("web")
+    commands.is_clean("off", "web")
+    commands.all_hold(3)
+
+
+def test_a_deadline_on_the_command_line_ends_with_3(commands: HostCommands) -> None:
+    result = commands.backup("web", "--max-hold", "0.001s")
+    assert result.code == 3, result
+    assert result.text.startswith("web: NOT PROTECTED. the VM 'web' has been held for")
+    sentence, hint = result.err.splitlines()
+    assert "as it may at most" in sentence
+    assert "--max-hold" in hint
+    commands.is_clean()
+    commands.all_hold(0)
