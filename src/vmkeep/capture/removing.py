@@ -22,11 +22,23 @@ from vmkeep.host.hyperv import (
 from vmkeep.host.hyperv.created import after_lost_answer
 from vmkeep.host.hyperv.jobs import Kind
 from vmkeep.host.hyperv.states import CREATING_CHECKPOINT
-from vmkeep.host.wsman import HostError, HostFault, OutcomeUnknown
+from vmkeep.host.wsman import (
+    HostBusy,
+    HostError,
+    HostFault,
+    HostUnreachable,
+    InstanceMissing,
+    OutcomeUnknown,
+    RightMissing,
+    UnknownToHost,
+)
 from vmkeep.model.facts import CheckpointFacts
 
 HostTrouble = (HyperVError, HostError)
 """What a host can answer that must not keep a run from cleaning up the rest."""
+
+# After these a call has certainly not begun: it was refused, or never arrived.
+_NOT_BEGUN = (HostBusy, HostFault, HostUnreachable, InstanceMissing, RightMissing, UnknownToHost)
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ def has_begun(error: BaseException) -> bool:
     """
     if isinstance(error, HyperVError):
         return isinstance(error, CheckpointUnidentified) or bool({"job", "error_code"} & set(error.context))
-    return not isinstance(error, HostFault)
+    return not isinstance(error, _NOT_BEGUN)
 
 
 def appeared_after(
