@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,8 @@ def backup_host(
         )
         with open_host(host, clock, options.record) as (client, files):
             doors = Doors(host.name, HyperV(client, clock), files)
-            chosen = choose(take_inventory(doors.host), wanted, every=options.every)
+            first = take_inventory(replace(doors.host, silence_s=0.0))
+            chosen = choose(first, wanted, every=options.every)
             names = _names(chosen)
 
             def ended(result: "VmResult") -> None:
