@@ -261,7 +261,7 @@ def test_usage_errors_end_with_2_and_name_what_is_allowed(story: Story, tmp_path
         ("not a source", ("backup", "web.raw")),
         ("not a source", ("backup", "disk:")),
         ("no host is called", ("backup", "hyperv://host/vm")),
-        ("names no host", ("backup", "hyperv://host/")),
+        ("names no VM behind the slash", ("backup", "hyperv://host/")),
         ("belong together", ("backup", web, "--changes", tmp_path / "x.json")),
         ("required:application", ("backup", web, "--consistency", "best")),
         ("--to", ("restore", "web")),

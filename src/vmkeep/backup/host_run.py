@@ -9,7 +9,14 @@ from vmkeep.backup.vm_run import Doors, HostWish, run_vm
 from vmkeep.clock import Clock
 from vmkeep.errors import ExitCode, UsageError, VmkeepError
 from vmkeep.host.hyperv import Inventory, VmNotFound
-from vmkeep.host.wsman import HostError
+from vmkeep.host.wsman import (
+    ClocksDisagree,
+    HostError,
+    HostNotTrusted,
+    HostUnreachable,
+    LoginImpossible,
+    LoginRefused,
+)
 from vmkeep.model.plan import VmRef
 from vmkeep.progress import Progress
 from vmkeep.repository.repository import Repository
@@ -26,14 +33,23 @@ _GRAVITY: Final = (
     ExitCode.MISMATCH,
 )
 
+# After these the host is out of reach for every VM, and another login may lock the account.
+_OUT_OF_REACH: Final = (ClocksDisagree, HostNotTrusted, HostUnreachable, LoginImpossible, LoginRefused)
+# So many VMs one after the other for which the host failed: it fails for the others, too.
+_ENOUGH_FAILURES: Final = 2
+
 
 @dataclass(frozen=True)
 class VmResult:
-    """How the run of one VM ended: with an outcome, or with an error and no restore point."""
+    """How the run of one VM ended: with an outcome, or with an error and no restore point.
+
+    ``was_tried`` is false where the error is that of a VM before it.
+    """
 
     vm: VmRef
     outcome: Outcome | None = None
     error: VmkeepError | None = None
+    was_tried: bool = True
 
     @property
     def exit_code(self) -> ExitCode:
@@ -52,11 +68,9 @@ def choose(inventory: Inventory, wanted: Sequence[str], *, every: bool) -> tuple
             raise VmNotFound("the host has no VM.")
         return tuple(vm.vm for vm in inventory.vms)
     if not wanted:
-        names = ", ".join(repr(vm.vm.name) for vm in inventory.vms[:5])
-        more = " and more" if len(inventory.vms) > 5 else ""
         raise UsageError(
             "no VM was chosen.",
-            hint=f"Use hyperv://NAME/VM, --vm or --all; the host has {names}{more}.",
+            hint=f"Use hyperv://NAME/VM, --vm or --all; the host has {inventory.some_names()}.",
         )
     found = [inventory.find(text).vm for text in wanted]
     return tuple(dict.fromkeys(found))
@@ -75,7 +89,7 @@ def run_host(
 ) -> list[VmResult]:
     """Take a restore point of each VM; ``ended`` hears of each as soon as it is done.
 
-    When the host or the repository is out of reach for one VM, the rest is not tried.
+    When the host or the repository is out of reach, the rest is not tried.
     Raises RolledBack before anything is done.
     """
     repository.listing(accept_rollback=accept_rollback)
@@ -83,10 +97,10 @@ def run_host(
     lost: VmkeepError | None = None
     for vm in chosen:
         if lost is not None:
-            result = VmResult(vm, error=lost)
+            result = VmResult(vm, error=lost, was_tried=False)
         else:
             result = _run_one(doors, vm, wish, repository, clock, progress)
-            lost = result.error if result.error is not None and _is_lost(result.error) else None
+            lost = _lost([*results, result])
         ended(result)
         results.append(result)
     return results
@@ -107,8 +121,17 @@ def _run_one(
         return VmResult(vm, error=error)
 
 
-def _is_lost(error: VmkeepError) -> bool:
+def _lost(results: Sequence[VmResult]) -> VmkeepError | None:
+    """Return the last error if no further VM is worth a try."""
+    error = results[-1].error
+    if isinstance(error, _OUT_OF_REACH):
+        return error
+    if error is not None and error.exit_code in (ExitCode.REPOSITORY_MISSING, ExitCode.WRONG_KEY):
+        return error
+    last = [result.error for result in results[-_ENOUGH_FAILURES:]]
+    return error if len(last) == _ENOUGH_FAILURES and all(map(_is_the_hosts, last)) else None
+
+
+def _is_the_hosts(error: VmkeepError | None) -> bool:
     # A share that cannot be reached may be one VM's alone; the host's WS-Management is everybody's.
-    if isinstance(error, HostError):
-        return error.exit_code is ExitCode.HOST_UNREACHABLE
-    return error.exit_code in (ExitCode.REPOSITORY_MISSING, ExitCode.WRONG_KEY)
+    return isinstance(error, HostError) and error.exit_code is ExitCode.HOST_UNREACHABLE

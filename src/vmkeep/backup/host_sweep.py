@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vmkeep.backup.leftovers import HOST, Cleared, clear_leftovers, look_at
 from vmkeep.backup.outcome import note_failure
@@ -47,7 +47,8 @@ def sweep_host(
 
     Raises VmNotFound and VmAmbiguous for ``wanted``, and the errors of a host that is out of reach.
     """
-    inventory = take_inventory(doors.host, repository=repository.parameters.repository.hex())
+    first = replace(doors.host, silence_s=0.0)
+    inventory = take_inventory(first, repository=repository.parameters.repository.hex())
     vms = _candidates(inventory, repository, wanted)
     results = []
     for vm in vms:

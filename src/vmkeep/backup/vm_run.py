@@ -164,9 +164,11 @@ class _VmRun:
             finally:
                 self._progress.end()
             got = self._conclude(sealed)
-        promised = sealed.claim.promised
-        if is_lower(got, promised) and self._wish.policy.mode != "any":
-            self._warnings.append(f"the point was promised as {promised.value} and is proven as {got.value}.")
+        if self._is_short_of(sealed, got):
+            promised, why = sealed.claim.promised, _why_unproven(sealed)
+            self._warnings.append(
+                f"the point was promised as {promised.value} and is proven as {got.value}: {why}"
+            )
         code = ExitCode.PARTIAL if self._warnings else ExitCode.OK
         seconds = self._clock.monotonic() - started
         return Outcome(
@@ -178,6 +180,10 @@ class _VmRun:
         if not self._is_reading:
             percent = f" ({waiting.percent} %)" if waiting.percent is not None else ""
             self._progress.begin(f"{self._vm.name}: {waiting.what}{percent}", None)
+
+    def _is_short_of(self, sealed: _Sealed, got: Consistency) -> bool:
+        """Tell whether less is proven than was promised, and the policy minds."""
+        return is_lower(got, sealed.claim.promised) and self._wish.policy.mode != "any"
 
     # --- before anything is touched -----------------------------------------------------------
 
@@ -232,12 +238,12 @@ class _VmRun:
             if prepared.plan.method != "production-checkpoint" or _left_behind(error):
                 raise
             plan = lowered(prepared.plan, self._wish.policy, f"The guest refused: {error.message}")
-            if plan.verdict != "go":
-                raise RunRefused(
-                    f"refused: {plan.reasons[-1].fact} {error.message}", hint=plan.reasons[-1].fix
-                ) from error
+            try:
+                _require_go(plan)
+            except RunRefused as refused:
+                raise refused from error
             told = self._notes if self._wish.policy.mode == "any" else self._warnings
-            told.append(f"{error.message} A standard checkpoint was taken instead.")
+            told.append(f"the guest refused, and a standard checkpoint was taken instead: {error.message}")
             return self._hold(replace(self._prepare(prepared.listing), plan=plan))
 
     def _hold(self, prepared: _Prepared) -> _Sealed:
@@ -270,7 +276,8 @@ class _VmRun:
         return sealed
 
     def _write(self, prepared: _Prepared, held: CheckpointHold, at_rest: datetime) -> _Sealed:
-        plan, baseline, wish = prepared.plan, prepared.baseline, self._wish
+        baseline, wish = prepared.baseline, self._wish
+        plan = _told_of_tracking(prepared.plan, held.disks)
         promised = promised_by(plan)
         # What the host says was reached is known only when the checkpoint has been released.
         proven = Consistency.OFF if held.was_off else Consistency.CRASH
@@ -375,6 +382,8 @@ class _VmRun:
         got = proven_by(sealed.claim, sealed.plan, sealed.released)
         self._warnings += _warnings(sealed)
         released = sealed.released
+        if released is not None and released.why_untracked is not None and not self._is_short_of(sealed, got):
+            self._notes.append(f"the next run has to read everything: {released.why_untracked.fact}")
         try:
             fields = {
                 "time": format_time(self._clock.now()),
@@ -422,6 +431,28 @@ def _increment(work: Sequence[DiskWork], baseline: Baseline) -> Increment:
     return "compare" if baseline.base is not None else "full"
 
 
+def _told_of_tracking(plan: Plan, disks: Sequence[FrozenDisk]) -> Plan:
+    """Add why change tracking could not be used, where the plan was to use it."""
+    if plan.increment != "rct":
+        return plan
+    names: dict[Reason, list[str]] = {}
+    for disk in disks:
+        if disk.why_all is not None:
+            names.setdefault(disk.why_all, []).append(disk.name)
+    told = (replace(reason, fact=f"{', '.join(of)}: {reason.fact}") for reason, of in names.items())
+    return replace(plan, reasons=(*plan.reasons, *told))
+
+
+def _why_unproven(sealed: _Sealed) -> str:
+    """Say why the level that was promised is not proven."""
+    released = sealed.released
+    if released is not None and released.why_untracked is not None:
+        return released.why_untracked.fact
+    if released is None and sealed.trouble is not None:
+        return "the VM could not be released, and only then does the host tell what was reached."
+    return "the host does not confirm it."
+
+
 def _all_read(plan: Plan, error: ChangesUnusable) -> Plan:
     reason = Reason(
         "rct-contradicted",
@@ -449,5 +480,9 @@ def _warnings(sealed: _Sealed) -> list[str]:
     if not released.merge.is_done:
         found.append(f"the merge of the checkpoint has not ended: {released.merge.why}")
     if not released.is_power_equal:
-        found.append("the VM's power state is not what it was before, or cannot be read.")
+        before, after = released.power_before, released.power_after
+        now = "cannot be read" if after is None else f"is {after.word or f'code {after.code}'}"
+        found.append(
+            f"the VM's power state {now} now; before the run it was {before.word or f'code {before.code}'}."
+        )
     return found

@@ -45,7 +45,9 @@ class LimitWatch:
         held_s = now - self._started
         if held_s >= self._limits.max_hold_s:
             raise HoldLimitReached(
-                f"the VM {self._vm_name!r} has been held for {held_s / 60:.0f} minutes, as it may at most.",
+                f"the VM {self._vm_name!r} has been held for {_spelled(held_s)}, as long as it may at most; "
+                "it was let go, and nothing was taken.",
+                hint="Allow more time with --max-hold, or find out what makes reading slow.",
                 limit="deadline",
                 held_s=held_s,
             )
@@ -58,8 +60,9 @@ class LimitWatch:
         self.least_free = free if self.least_free is None else min(free, self.least_free)
         if free < self._limits.free_floor:
             raise HoldLimitReached(
-                f"{free} bytes are free where the layers of the VM {self._vm_name!r} grow, "
-                f"less than the floor of {self._limits.free_floor}.",
+                f"only {free >> 20} MiB are free where the VM {self._vm_name!r} writes while it is held, and "
+                f"{self._limits.free_floor >> 20} MiB must stay; it was let go, and nothing was taken.",
+                hint="Free space on the volumes of the host that hold the VM's disks, then run again.",
                 limit="free space",
                 free=free,
             )
@@ -71,3 +74,7 @@ class LimitWatch:
         except (HyperVError, HostError) as error:
             _log.warning("the host does not tell its free space: %s", error)
             return None
+
+
+def _spelled(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"

@@ -25,7 +25,16 @@ from vmkeep.host.hyperv import (
 from vmkeep.host.hyperv.created import after_lost_answer
 from vmkeep.host.hyperv.jobs import Kind, pauses
 from vmkeep.host.hyperv.states import CREATING_CHECKPOINT, DELETING_CHECKPOINT, MERGING
-from vmkeep.host.wsman import HostError, HostFault, OutcomeUnknown
+from vmkeep.host.wsman import (
+    HostBusy,
+    HostError,
+    HostFault,
+    HostUnreachable,
+    InstanceMissing,
+    OutcomeUnknown,
+    RightMissing,
+    UnknownToHost,
+)
 from vmkeep.model.facts import CheckpointFacts
 
 HostTrouble = (HyperVError, HostError)
@@ -33,6 +42,8 @@ HostTrouble = (HyperVError, HostError)
 
 # A call that reached the host shows in the VM's state by then.
 _UNDER_WAY_S: Final = 5.0
+# After these a call has certainly not begun: it was refused, or never arrived.
+_NOT_BEGUN: Final = (HostBusy, HostFault, HostUnreachable, InstanceMissing, RightMissing, UnknownToHost)
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ def has_begun(error: BaseException) -> bool:
     """
     if isinstance(error, HyperVError):
         return isinstance(error, CheckpointUnidentified) or bool({"job", "error_code"} & set(error.context))
-    return not isinstance(error, HostFault)
+    return not isinstance(error, _NOT_BEGUN)
 
 
 def appeared_after(

@@ -52,8 +52,9 @@ class HostAddress:
         """Read an address of a host. Raises UsageError that says what is allowed."""
         host, separator, vm = text.removeprefix(HOST_SCHEME).partition("/")
         if not text.startswith(HOST_SCHEME) or not host or (separator and not vm):
+            what = "no VM behind the slash" if host and separator else "no host"
             raise UsageError(
-                f"{text!r} names no host.", hint="Use hyperv://NAME or hyperv://NAME/VM, as configured."
+                f"{text!r} names {what}.", hint="Use hyperv://NAME or hyperv://NAME/VM, as configured."
             )
         return cls(host, vm or None)
 

@@ -177,7 +177,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     except VmkeepError as error:
         return _fail(error)
     except _Stopped as stopped:
-        return _interrupted(_STOPPING[signal.Signals(stopped.number)], getattr(stopped, "__notes__", ()))
+        return _interrupted(_STOPPING[signal.Signals(stopped.number)], stopped)
     except BrokenPipeError:
         return int(ExitCode.FAILED)  # whoever read our output has gone; there is nobody left to tell
     except OSError as error:
@@ -231,15 +231,16 @@ def _give_up_unwritable_output() -> None:
         os.close(nowhere)
 
 
-def _interrupted(code: ExitCode, left: Sequence[str] = ()) -> int:
-    """Say that a command was stopped; ``left`` tells what could not be cleaned up on the way out."""
+def _interrupted(code: ExitCode, error: BaseException | None = None) -> int:
     hint = (
         "Start the command again when it suits: what is complete is kept. Whether a restore point was, "
         "`vmkeep points` tells."
     )
-    clean = "nothing stays open or held, and nothing half-written counts"
-    text = f"interrupted; {'; '.join(left) or clean}."
+    left = getattr(error, "__notes__", ())
+    text = f"interrupted; {'' if left else 'nothing stays open or held, and '}nothing half-written counts."
     _report(code, "VK130", text, hint)
+    if error is not None:
+        _tell_what_was_left(error)
     return int(code)
 
 
@@ -247,7 +248,14 @@ def _fail(error: VmkeepError) -> int:
     if settings.debug:
         traceback.print_exc()
     _report(error.exit_code, error.code, error.message, error.hint)
+    _tell_what_was_left(error)
     return int(error.exit_code)
+
+
+def _tell_what_was_left(error: BaseException) -> None:
+    """Say what a run made elsewhere and could not take away again; whoever collected it put it into notes."""
+    for note in getattr(error, "__notes__", ()):
+        warn(note)
 
 
 def _report(code: ExitCode, name: str, message: str, hint: str) -> None:
@@ -308,6 +316,25 @@ def warn(line: str) -> None:
         print(json.dumps({"message_type": "warning", "message": line}), file=sys.stderr)
     else:
         print(f"vmkeep: warning: {visible(line)}", file=sys.stderr)
+
+
+def tell_failure(what: str, error: VmkeepError) -> None:
+    """Say on standard error that a part of the work failed, and what to do; the rest goes on."""
+    if settings.json:
+        fields = {
+            "message_type": "error",
+            "about": what,
+            "code": int(error.exit_code),
+            "error": error.code,
+            "message": error.message,
+            "hint": error.hint,
+        }
+        print(json.dumps(fields), file=sys.stderr)
+    else:
+        print(f"vmkeep: {visible(what)}: {visible(error.message)}", file=sys.stderr)
+        if error.hint:
+            print(f"        {visible(error.hint)}", file=sys.stderr)
+    _tell_what_was_left(error)
 
 
 def progress() -> Progress:

@@ -37,15 +37,15 @@ def document_of(outcome: "Outcome") -> dict[str, Any]:
     }
 
 
-def lines_of(outcome: "Outcome") -> list[str]:
-    """Return what a run achieved, for people; nothing with --quiet."""
+def lines_of(outcome: "Outcome", name: str | None = None) -> list[str]:
+    """Return what a run achieved, for people; nothing with --quiet. ``name`` stands for the VM's own."""
     from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD
     from vmkeep.planner.folder import DISKS_LEFT_OUT
 
     told = ("files-only", DISKS_LEFT_OUT, DISKS_EXCLUDED, DISKS_UNREAD)
     point = outcome.sealed.point
     lines = [
-        f"{point.vm.name}: restore point {point.id[:12]}, {outcome.consistency.value}-consistent",
+        f"{name or point.vm.name}: restore point {point.id[:12]}, {outcome.consistency.value}-consistent",
         f"  read {rounded(point.bytes_read)}, stored {rounded(point.bytes_stored)}, {outcome.seconds:.1f} s",
         f"  {audit_lines(point.evidence)[0]}",
         *(f"  {line}" for line in inherited_lines(point.evidence)),
@@ -53,7 +53,7 @@ def lines_of(outcome: "Outcome") -> list[str]:
     # That files do not tell how their VM was brought to rest is so each time, and of disks that were
     # left out a warning tells; everything else is news.
     lines += [
-        f"  {reason.effect} ({reason.fact})"
+        f"  {reason.fact} {reason.effect}"
         for reason in point.consistency.reasons
         if settings.verbose or reason.code not in told
     ]

@@ -15,8 +15,11 @@ DISKS_EXCLUDED: Final = "disks-excluded"
 DISKS_UNREAD: Final = "disks-unread"
 _OLDEST_BUILD: Final = 14393  # Windows Server 2016
 _RCT_VERSION: Final = (6, 2)
+_BEST_OF: Final = {"linux": " for a Linux guest", "other": " for a guest that is not Windows"}
+_AS_AFTER_A_POWER_CUT: Final = "A standard checkpoint is taken: the point is as after a power cut."
 # What a checkpoint can freeze; what else a VM has is left out, and told.
 _FREEZABLE: Final = frozenset({"vhdx", "vhd"})
+_REPLICAS: Final = frozenset({"replica", "test_replica", "extended_replica"})
 
 
 def decide_checkpoint(
@@ -33,7 +36,8 @@ def decide_checkpoint(
     method, promise, reasons = _rest(vm)
     reasons += _told_besides(vm)
     if policy.level is not None and not promise.satisfies(policy.level):
-        return Plan("refuse", None, None, "full", (*reasons, _not_met(policy.level, promise)))
+        whose = _BEST_OF.get(vm.guest.family or "", "") if promise is Consistency.FILESYSTEM else ""
+        return Plan("refuse", None, None, "full", (*reasons, _not_met(policy.level, promise, whose)))
     return Plan("go", method, promise, _increment(vm, has_earlier_point, has_tracking), tuple(reasons))
 
 
@@ -42,7 +46,7 @@ def lowered(plan: Plan, policy: Policy, fact: str) -> Plan:
     reason = Reason(
         "guest-not-quiesced",
         fact,
-        "A standard checkpoint is taken: the point is as after a power cut.",
+        _AS_AFTER_A_POWER_CUT,
         "Look at the guest's VSS writers (Linux: its hypervvssd service and its log), then run again.",
     )
     promise = Consistency.CRASH
@@ -137,8 +141,12 @@ def _obstacles(host: HostFacts, vm: VmFacts) -> Iterator[tuple[bool, Reason]]:
 
 def _rest(vm: VmFacts) -> tuple[Method, Consistency, list[Reason]]:
     """Return how the VM is brought to rest, what that promises, and why not more."""
-    if vm.state == "off":
+    replica = _why_replica(vm)
+    if vm.state == "off" and replica is None:
         return "standard-checkpoint", Consistency.OFF, []
+    if replica is not None:
+        # Off it is all the time; its disks hold what the primary had at some moment while it ran.
+        return "standard-checkpoint", Consistency.CRASH, [replica]
     why = next(_why_not_quiesced(vm), None)
     if why is not None:
         return "standard-checkpoint", Consistency.CRASH, [why]
@@ -157,17 +165,33 @@ def _rest(vm: VmFacts) -> tuple[Method, Consistency, list[Reason]]:
     return "production-checkpoint", Consistency.FILESYSTEM, reasons
 
 
+def _why_replica(vm: VmFacts) -> Reason | None:
+    """Return why the disks may be those of another VM that runs (mission R2); None if they are its own."""
+    if vm.replication.mode is None:
+        return Reason(
+            "replication-unknown",
+            "Whether the VM is a replica of another one is not known.",
+            _AS_AFTER_A_POWER_CUT,
+            "Let the account read the VM's ReplicationMode (Msvm_ComputerSystem).",
+        )
+    if vm.replication.mode not in _REPLICAS:
+        return None
+    return Reason(
+        "vm-is-replica",
+        "The VM is a replica: its disks hold what the primary VM wrote until some moment.",
+        _AS_AFTER_A_POWER_CUT,
+        "Protect the primary VM, too.",
+    )
+
+
 def _why_not_quiesced(vm: VmFacts) -> Iterator[Reason]:
     """Yield why the guest cannot take part, the gravest first."""
-    crash = "A standard checkpoint is taken: the point is as after a power cut."
+    crash = _AS_AFTER_A_POWER_CUT
     if vm.state == "saved":
         fix = "Start the VM, so that its guest can take part."
         yield Reason("vm-saved", "The VM is saved; its memory is not part of a checkpoint.", crash, fix)
     elif vm.state != "running":
         yield Reason("vm-not-running", f"The VM is {vm.state}.", crash, "Let it run.")
-    if vm.replication.mode in ("replica", "test_replica", "extended_replica"):
-        fix = "Protect the primary VM, too."
-        yield Reason("vm-is-replica", "The VM is a replica; no guest runs in it.", crash, fix)
     if vm.checkpoint_setting not in ("production", "production_only"):
         found = vm.checkpoint_setting or "unknown"
         yield Reason(
@@ -248,10 +272,12 @@ def _knows_rct(vm: VmFacts) -> bool:
     return known and (int(parts[0]), int(parts[1])) >= _RCT_VERSION
 
 
-def _not_met(level: Consistency, promise: Consistency) -> Reason:
+def _not_met(level: Consistency, promise: Consistency, whose: str = "") -> Reason:
+    """Refuse; ``whose`` says for which guests ``promise`` is the best there is."""
+    cure = "Lower the policy" if whose else "Remove the cause named above, or lower the policy"
     return Reason(
         "policy-not-met",
-        f"The policy requires {level.value}; {promise.value} is the best that can be promised.",
+        f"The policy requires {level.value}; {promise.value} is the best that can be promised{whose}.",
         "The run is refused; nothing is taken.",
-        "Remove the cause named above, or lower the policy with --consistency preferred.",
+        f"{cure} with --consistency required:{promise.value} or preferred.",
     )

@@ -12,6 +12,7 @@ from tests.clocks import FakeClock
 from vmkeep.cli import frame
 from vmkeep.cli.progress import TerminalProgress
 from vmkeep.cli.text import rounded, visible
+from vmkeep.errors import UsageError
 
 pytestmark = pytest.mark.quick
 
@@ -140,3 +141,21 @@ def test_progress_of_unknown_length_and_beyond_its_end() -> None:
     clock.advance(1)
     progress.advance(20)
     assert "100%" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1", 1), ("90s", 90), ("90m", 5400), ("12h", 43_200), ("2d", 172_800), ("0.5h", 1800), ("1.5m", 90)],
+)
+def test_lengths_of_time(text: str, seconds: float) -> None:
+    assert frame.seconds_of(text, "--max-hold") == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0", "0h", "-1h", "+1h", "h", "1w", "1 h", "1h30m", "1e3", "nan", "inf", "\u0661h", "1H", "1h\n"],
+)
+def test_what_is_no_length_of_time_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError, match="--max-hold takes a length of time such as 90m") as refused:
+        frame.seconds_of(text, "--max-hold")
+    assert repr(text) in refused.value.message

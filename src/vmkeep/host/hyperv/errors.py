@@ -28,9 +28,7 @@ class VmNotFound(HyperVError):
     """The host has no VM of this name or id."""
 
     code = "HV001"
-    default_hint = (
-        "It may have been renamed, removed or moved to another host; `vmkeep plan` lists what is there."
-    )
+    default_hint = "It may have been renamed, removed or moved to another host; ids stay when names change."
 
 
 class VmAmbiguous(HyperVError):
@@ -60,7 +58,7 @@ class CheckpointUnidentified(HyperVError):
 
     code = "HV005"
     retry = Retry.LATER
-    default_hint = "`vmkeep doctor` lists the recovery checkpoints of the VM; one may have been left behind."
+    default_hint = "One may have been left behind; `vmkeep sweep hyperv://HOST/VM --dry-run` looks for it."
 
 
 class SettingIgnored(HyperVError):

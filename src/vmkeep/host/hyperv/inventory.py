@@ -41,6 +41,7 @@ from vmkeep.model.plan import VmRef
 _log: Final = logging.getLogger(__name__)
 
 _GUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_NAMES_TOLD: Final = 5
 _GUESTS_AT_ONCE: Final = 32  # about as many as fill an envelope
 _EDITIONS: Final[Mapping[int, Edition]] = {1: "client", 2: "server", 3: "server"}  # Win32 ProductType
 
@@ -64,11 +65,16 @@ class Inventory:
         by_id = [vm for vm in self.vms if vm.vm.id.lower() == text.lower()]
         found = by_id or [vm for vm in self.vms if vm.vm.is_called(text)]
         if not found:
-            raise VmNotFound(f"the host has no VM called {text!r}.", name=text)
+            raise VmNotFound(f"the host has no VM called {text!r}; it has {self.some_names()}.", name=text)
         if len(found) > 1:
             ids = ", ".join(vm.vm.id for vm in found)
             raise VmAmbiguous(f"{len(found)} VMs of the host are called {text!r}: {ids}.", name=text)
         return found[0]
+
+    def some_names(self) -> str:
+        """Return the names of the first VMs, for people."""
+        names = ", ".join(repr(vm.vm.name) for vm in self.vms[:_NAMES_TOLD])
+        return (names or "none") + (" and more" if len(self.vms) > _NAMES_TOLD else "")
 
 
 def take_inventory(host: HyperV, *, repository: str | None = None) -> Inventory:

@@ -96,11 +96,14 @@ class HyperV:
 
     ``watch`` is called at each look, at least every few seconds: the place to
     renew a lease, and to raise in order to stop waiting (the host goes on).
+    ``silence_s`` is how long a silence of the host is outlived: none at the first
+    question, which a wrong address or a host that is off never answers.
     """
 
     client: Client
     clock: Clock
     watch: Callable[[Waiting], None] = _nobody
+    silence_s: float = LONGEST_SILENCE_S
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ def pauses(clock: Clock, limit_s: float, longest_s: float = 5.0) -> Iterator[flo
 
 
 def outlast(host: HyperV, look: Callable[[], T], silence: tuple[type[HostError], ...] = SILENCE) -> T:
-    """Return what a call gives, and repeat it through a silence of up to five minutes.
+    """Return what a call gives, and repeat it through a silence, of five minutes as a rule.
 
     ``silence`` names the errors that mean it: by default those of reading calls.
     """
@@ -202,7 +205,7 @@ def outlast(host: HyperV, look: Callable[[], T], silence: tuple[type[HostError],
         try:
             return look()
         except silence as error:
-            if host.clock.monotonic() - started >= LONGEST_SILENCE_S:
+            if host.clock.monotonic() - started >= host.silence_s:
                 raise
             _log.warning("the host is silent, asking again: %s", error)
             host.watch(Waiting("hear of the host again", host.clock.monotonic() - started))

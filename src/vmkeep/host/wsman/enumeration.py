@@ -75,7 +75,7 @@ class _Pages:
             raise EnvelopeTooLarge(
                 f"one single item of {self._uri.rpartition('/')[2]} does not fit into an envelope of "
                 f"{self._exchange.url}.",
-                hint="Ask for fewer properties.",
+                hint='Allow larger ones on the host: winrm set winrm/config @{MaxEnvelopeSizekb="500"}',
                 host=self._exchange.url,
             )
         self._items //= 2
