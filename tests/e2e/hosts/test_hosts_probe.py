@@ -198,7 +198,7 @@ def test_a_signal_tells_of_what_the_host_would_not_remove(hosts: Hosts, here: La
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=_PATIENCE_S)
     assert process.returncode == 143, err
-    told = json.loads(err.splitlines()[-1])["message"]
+    told = " ".join(json.loads(line)["message"] for line in err.splitlines())
     assert "left behind on the host: the checkpoint 'vmkeep " in told
     assert "--probe" in told
     assert "nothing stays" not in told

@@ -9,8 +9,10 @@ import contextlib
 import io
 import json
 import logging
+import os
 import random
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -520,6 +522,33 @@ def test_no_proxy_of_the_environment_is_asked(host: WsmanHost, monkeypatch: pyte
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     host.script.append(INSTANCE)
     assert client(host).get(REF).integer("Id") == 1
+
+
+def test_what_stops_a_question_leaves_no_answer_behind_for_the_next(host: WsmanHost) -> None:
+    """A signal's exception comes in the middle of a reply; cleaning up asks the same host at once."""
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped
+
+    go_on = threading.Event()
+
+    def interrupt(_: object) -> Reply:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return Reply(DONE.body, wait_for=go_on)
+
+    host.script.extend([interrupt, INSTANCE])
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        with client(host) as asking:
+            with pytest.raises(Stopped):
+                asking.invoke(REF, DO)
+            go_on.set()
+            assert asking.get(REF).integer("Id") == 1
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 # --- threads, secrets, imports --------------------------------------------------------------

@@ -103,7 +103,7 @@ class Connection:
                 reply = self._send_once(content, wait_s, reused=False)
             if reply is None:
                 raise HostNonsense(f"{self._endpoint.url} forgets logins at once.", host=self._endpoint.url)
-        except HostError:
+        except BaseException:  # also a signal's: whoever cleans up then must not read the answer of before
             self.close()  # nobody knows what is still to come on it
             raise
         return reply
