@@ -44,6 +44,7 @@ class Gate:
         self._victim = 0  # a process that has not ended: numbers are given again
         self._is_known = threading.Event()
         self._is_dead = False
+        self._delay = 0  # of what is late
         self._counted = 0  # of the messages among which the death is chosen
         self._last = 0  # the message whose answer is not heard any more
         self._late: Callable[[], None] | None = None
@@ -90,17 +91,17 @@ class Gate:
         """
         with self._lock:
             self._is_dead, self._victim, self._last = False, 0, 0
-            if self._late is None:
-                self._death = None
+            self._delay, self._death = self._death.delay if self._death else 0, None
             log, self.log = self.log, []
             return log
 
-    def deliver(self) -> None:
-        """Let what is still on its way arrive now."""
+    def deliver(self) -> bool:
+        """Let what is still on its way arrive now; tell whether there was anything."""
         with self._lock:
-            late, self._late, self._death = self._late, None, None
+            late, self._late = self._late, None
         if late is not None:
             late()
+        return late is not None
 
     # --- messages -----------------------------------------------------------------------------
 
@@ -114,18 +115,15 @@ class Gate:
             death = self._death
             if death is not None and what.startswith(death.of):
                 self._counted += 1
+            late: Callable[[], None] | None = None
             if self._late is not None:
-                is_due = death is not None and number > death.delay
+                is_due = number > self._delay
                 late, self._late = (self._late, None) if is_due else (None, self._late)
-                if late is not None:
-                    self._death = None
+            is_fatal = death is not None and what.startswith(death.of) and self._counted == death.at
+            if is_fatal and death is not None and death.when == "after":
+                self._last = number
             else:
-                late = None
-                is_fatal = death is not None and what.startswith(death.of) and self._counted == death.at
-                if is_fatal and death is not None and death.when == "after":
-                    self._last = number
-                else:
-                    self._is_dead = is_fatal
+                self._is_dead = is_fatal
         if late is not None:
             late()
         if self._is_dead:
