@@ -25,6 +25,9 @@ ALLOWED_SKIPS: Final[dict[str, str]] = {
 }
 
 SEED_VARIABLE: Final = "VMKEEP_TEST_SEED"
+# Tests that take a sample of what can be killed take all of it.
+ALL_KILLS_VARIABLE: Final = "VMKEEP_ALL_KILLS"
+_OF_THE_TESTS: Final = (SEED_VARIABLE, ALL_KILLS_VARIABLE)
 _ON_CI: Final = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 hypothesis.settings.register_profile("local", deadline=None, print_blob=True)
@@ -32,7 +35,7 @@ hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, deran
 hypothesis.settings.load_profile("ci" if _ON_CI else "local")
 
 # A developer's own repository, password, domain and ticket must not reach a test.
-for _name in [name for name in os.environ if name.startswith("VMKEEP_") and name != SEED_VARIABLE]:
+for _name in [name for name in os.environ if name.startswith("VMKEEP_") and name not in _OF_THE_TESTS]:
     del os.environ[_name]
 os.environ.update(KRB5_CONFIG=os.devnull, KRB5CCNAME="MEMORY:nobody's")
 

@@ -109,7 +109,7 @@ class _Sweep:
 
     def _look(self, records: Sequence[Record]) -> Cleared:
         name = self.doors.computer or self.inventory.host.name
-        return look_at(self.doors.host, name, self.repository, records, self._durable(), dry_run=True)
+        return look_at(self.doors.host, name, self.repository, records, self._durable())
 
     def _durable(self) -> tuple[str, ...]:
         listing = self.repository.points.listing(self.vm.id)

@@ -6,12 +6,13 @@ left is told by its own records; a record of another host is not judged from her
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from vmkeep.capture.states import HoldState
-from vmkeep.capture.sweep import Swept, sweep
+from vmkeep.capture.sweep import Note, Swept, sweep
 from vmkeep.errors import VmkeepError
 from vmkeep.host.hyperv import HyperV, Owner
+from vmkeep.repository.errors import RunAlive
 from vmkeep.repository.journal import Journal, Record
 from vmkeep.repository.repository import Repository
 
@@ -50,16 +51,30 @@ def clear_leftovers(
 
     ``journal`` is that of the run that found them, which has claimed the VM.
     ``durable`` names the reference points that stored tracking rests on.
-    Raises what :meth:`Journal.bury` raises when a run has come back.
+    Raises RunAlive when a run has come back.
     """
     cleared = []
     for records in sorted(dead, key=lambda records: records[0].time):
-        found = look_at(host, host_name, repository, records, durable)
-        if not found.why:
-            journal.bury(records)
-        cleared.append(Cleared(found.run, found.vm, found.swept, not found.why, found.why))
+        cleared.append(_clear_one(host, host_name, repository, journal, list(records), durable))
         journal.renew()
     return cleared
+
+
+def _clear_one(
+    host: HyperV,
+    host_name: str | None,
+    repository: Repository,
+    journal: Journal,
+    records: list[Record],
+    durable: Collection[str],
+) -> Cleared:
+    def note(step: str, detail: Mapping[str, Any]) -> None:
+        records.append(journal.add_to(records, step, detail))
+
+    found = look_at(host, host_name, repository, tuple(records), durable, note)
+    if not found.why:
+        journal.bury(records)
+    return Cleared(found.run, found.vm, found.swept, not found.why, found.why)
 
 
 def look_at(
@@ -68,17 +83,22 @@ def look_at(
     repository: Repository,
     records: Sequence[Record],
     durable: Collection[str],
-    *,
-    dry_run: bool = False,
+    note: Note | None = None,
 ) -> Cleared:
-    """Sweep what one dead run left, or only look; ``why`` is empty when nothing of it is left."""
+    """Sweep what one dead run left, or without ``note`` only look; ``why`` is empty when nothing is left."""
     first = records[0]
     run, vm = first.run, first.vm.name
     if not has_held(records):
         return Cleared(run, vm)
     steps = [(record.step, record.detail) for record in records]
     try:
-        swept = sweep(host, steps, owner_of(repository, run), durable=durable, dry_run=dry_run)
+        owner = owner_of(repository, run)
+        if note is None:
+            swept = sweep(host, steps, owner, durable=durable, dry_run=True)
+        else:
+            swept = sweep(host, steps, owner, durable=durable, note=note)
+    except RunAlive:
+        raise
     except (VmkeepError, OSError) as error:
         return Cleared(run, vm, why=f"what it left cannot be looked for: {error}")
     left = [each for each in swept if not each.is_clean and each.outcome != "would be removed"]

@@ -31,7 +31,7 @@ class HoldState(Enum):
 
 # Steps that lead to no other state.
 MADE: Final = "hold-made"  # checkpoint: it exists, and is not named yet
-RELEASING: Final = "hold-releasing"  # checkpoint, how (convert, destroy), known_points
+RELEASING: Final = "hold-releasing"  # checkpoint, how (convert, destroy), known_points; of a sweep: layers
 
 FOLLOWS: Final[Mapping[HoldState | None, frozenset[HoldState]]] = {
     None: frozenset({HoldState.PREPARED}),

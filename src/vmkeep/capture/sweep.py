@@ -4,10 +4,10 @@ Safe to repeat, and for any machine that can read the journal. Whether the run i
 dead the caller has made sure of. What cannot be proven ours is left and told.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Final, Literal
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, TypeAlias
 
 from vmkeep.capture.removing import HostTrouble, appeared_after, await_merge, destroy_ours, layers_above
 from vmkeep.capture.states import MADE, RELEASING, HoldState
@@ -24,12 +24,17 @@ from vmkeep.host.hyperv import (
     read_host_time,
     read_merge,
 )
-from vmkeep.host.hyperv.jobs import Kind
+from vmkeep.host.hyperv.jobs import LONGEST_SILENCE_S, Kind
 from vmkeep.host.wsman import OutcomeUnknown
 from vmkeep.model.facts import CheckpointFacts
 
 _DOUBTFUL: Final = "it cannot be told from another program's"
+# So long after the host was asked for its time a run may still have been making a checkpoint: it asks a
+# silent host again, and waits for the job. What appears later is another program's.
+_MAKING: Final = timedelta(seconds=LONGEST_SILENCE_S + Kind.CREATE.limit_s)
 
+Note: TypeAlias = Callable[[str, Mapping[str, Any]], None]
+"""Adds a step to the journal of the dead run, durably: a later sweep finds it among the records."""
 What = Literal["checkpoint", "reference point", "merge", "VM"]
 
 
@@ -89,6 +94,10 @@ def _read(records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[_Trace]:
     return traces
 
 
+def _forget(_: str, __: Mapping[str, Any]) -> None:
+    return
+
+
 def sweep(
     host: HyperV,
     records: Sequence[tuple[str, Mapping[str, Any]]],
@@ -97,15 +106,24 @@ def sweep(
     durable: Collection[str] = (),
     dry_run: bool = False,
     merge_limit_s: float = 3600.0,
+    note: Note = _forget,
 ) -> tuple[Swept, ...]:
     """Remove what the run with these journal records, (step, detail) in order, left of itself on the host.
 
     ``durable`` names the reference points that the newest stored tracking of a VM
-    rests on: they stay. Failures of the host are data in the answer; only when every
-    item :attr:`Swept.is_clean` may the run be buried.
+    rests on: they stay. What the run had no time to write down is concluded from what
+    was not there before; that holds once, so it goes to ``note`` before anything is
+    taken away. Failures of the host are data in the answer; only when every item
+    :attr:`Swept.is_clean` may the run be buried.
     """
     kept = frozenset(durable)
-    sweeps = [_Sweep(host, owner, trace, kept, dry_run, merge_limit_s) for trace in _read(records)]
+    traces = _read(records)
+    # A step that is added belongs to the last hold; of those before nothing was left when it began.
+    notes = [*([_forget] * (len(traces) - 1)), note]
+    sweeps = [
+        _Sweep(host, owner, trace, kept, dry_run, merge_limit_s, noted)
+        for trace, noted in zip(traces, notes, strict=False)
+    ]
     return tuple(swept for one in sweeps for swept in one.run())
 
 
@@ -120,6 +138,7 @@ class _Sweep:
         durable: frozenset[str],
         dry_run: bool,
         merge_limit_s: float,
+        note: Note,
     ) -> None:
         self._host = host
         self._owner = owner
@@ -127,7 +146,8 @@ class _Sweep:
         self._durable = durable
         self._dry_run = dry_run
         self._merge_limit_s = merge_limit_s
-        self._was_there = False
+        self._note = note
+        self._is_converted = False
 
     def run(self) -> list[Swept]:
         """Do all of it, checkpoints first; a failure of one thing keeps nothing from the next."""
@@ -147,20 +167,30 @@ class _Sweep:
 
     def _checkpoints(self) -> list[Swept]:
         mine, doubtful = self._find()
-        self._was_there = bool(mine)
+        self._is_converted = not mine and self._trace.converting
         swept = [Swept("checkpoint", checkpoint.id, "left", _DOUBTFUL) for checkpoint in doubtful]
         for checkpoint in mine:
             if self._dry_run:
                 swept.append(Swept("checkpoint", checkpoint.id, "would be removed"))
                 continue
             try:
-                self._trace.layers = self._trace.layers or layers_above(self._host, checkpoint)
-                destroy_ours(self._host, checkpoint, self._owner)
+                self._write_down(checkpoint)
+                was_there = destroy_ours(self._host, checkpoint, self._owner)
+                # Gone meanwhile: what the run asked for at last was done just now.
+                self._is_converted = self._trace.converting and not was_there
             except HostTrouble as error:
                 swept.append(Swept("checkpoint", checkpoint.id, "failed", error.message))
             else:
                 swept.append(Swept("checkpoint", checkpoint.id, "removed"))
         return swept
+
+    def _write_down(self, checkpoint: CheckpointFacts) -> None:
+        """Tell whoever looks after us which checkpoint we remove, and what has to be merged after it."""
+        trace = self._trace
+        layers = trace.layers or layers_above(self._host, checkpoint)
+        if trace.converting or (trace.checkpoint, trace.layers) != (checkpoint.id, layers):
+            self._note(RELEASING, {"checkpoint": checkpoint.id, "how": "destroy", "layers": dict(layers)})
+        trace.layers = layers
 
     def _find(self) -> tuple[list[CheckpointFacts], list[CheckpointFacts]]:
         """Return the checkpoints of the run, and those nobody can tell from a stranger's."""
@@ -183,11 +213,12 @@ class _Sweep:
             known = trace.known_checkpoints
             return [c for c in listed if c.id not in known and Owner.of(c.name) is None and not c.notes]
         now = read_host_time(self._host)
-        is_recent = now is None or (now - since).total_seconds() < Kind.CREATE.limit_s
+        is_recent = now is None or now - since < _MAKING
         if is_recent and not self._dry_run:
             lost = OutcomeUnknown("the run that made the call has died.")
             return list(appeared_after(self._host, trace.vm_id, trace.known_checkpoints, since, lost))
-        return list(left_unmarked(self._host, trace.vm_id, known_before=trace.known_checkpoints, since=since))
+        known, until = trace.known_checkpoints, since + _MAKING
+        return list(left_unmarked(self._host, trace.vm_id, known_before=known, since=since, until=until))
 
     # --- reference points and merges --------------------------------------------------------
 
@@ -196,7 +227,7 @@ class _Sweep:
         trace = self._trace
         new = trace.reference_point
         swept: list[Swept] = []
-        if new is None and trace.converting and trace.state is HoldState.HELD and not self._was_there:
+        if new is None and self._is_converted and trace.state is HoldState.HELD:
             new, swept = self._converted()
         is_durable = trace.state is HoldState.TRACKED or new in self._durable
         unneeded = trace.previous if is_durable else new
@@ -204,6 +235,9 @@ class _Sweep:
             return swept
         if self._dry_run:
             return [*swept, Swept("reference point", unneeded, "would be removed")]
+        if unneeded not in (trace.reference_point, trace.previous):
+            detail = {"checkpoint": trace.checkpoint, "reference_point": new, "layers": dict(trace.layers)}
+            self._note(HoldState.RELEASED.value, detail)
         was_there = destroy_reference_point(self._host, trace.vm_id, unneeded)
         return [*swept, Swept("reference point", unneeded, "removed" if was_there else "finished")]
 

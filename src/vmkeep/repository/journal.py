@@ -189,7 +189,9 @@ class Journal:
         self._last = step
         self._renewed = (self._clock.monotonic(), self._clock.now())
 
-    def _encode(self, run: str, number: int, step: str, detail: Mapping[str, Any]) -> tuple[str, bytes]:
+    def _encode(
+        self, run: str, number: int, step: str, detail: Mapping[str, Any], lease: timedelta = LEASE
+    ) -> tuple[str, bytes]:
         now = self._clock.now()
         fields = {
             "version": _VERSION,
@@ -198,7 +200,7 @@ class Journal:
             "number": number,
             "time": format_time(now),
             "step": step,
-            "lease": format_time(now + LEASE),
+            "lease": format_time(now + lease),
             "owner": this_process(),
             "detail": dict(detail),
         }
@@ -211,13 +213,13 @@ class Journal:
             record = read_record(self._store, self._ring, name)
         except Tampered:
             record = None
-        if record is None or record.step != FINISHED:
+        if record is None or "found by" not in record.detail:
             return ObjectExists(f"{name!r} exists already, and this run did not write it.", name=name)
         return RunBuried(
             f"this run of {self._vm.name!r} was taken for dead at {format_time(record.time)} by another one "
             f"on {record.owner.get('host', 'an unknown machine')}.",
             run=self.run,
-            by=record.detail.get("found by"),
+            by=record.detail["found by"],
         )
 
     @contextmanager
@@ -272,17 +274,35 @@ class Journal:
         From here on it seals no restore point and writes no record, whoever was
         wrong about its death. Raises RunAlive when it has gone on meanwhile.
         """
+        records, number = self._behind(dead)
+        self._void(records)
+        self._write_for(dead, number, FINISHED, {"outcome": "died"})
+
+    def add_to(self, dead: Sequence[Record], step: str, detail: Mapping[str, Any]) -> Record:
+        """Write a step behind the last of a run that died: what its records lack for whoever cleans up.
+
+        From here on it writes no record of its own, as after :meth:`bury`; it stays
+        open, and nobody's. Raises RunAlive when it has gone on meanwhile.
+        """
+        _, number = self._behind(dead)
+        return read_record(self._store, self._ring, self._write_for(dead, number, step, detail))
+
+    def _behind(self, dead: Sequence[Record]) -> tuple[list[Record], int]:
+        """Return a dead run's records, and the number behind every one, also one that cannot be read."""
         run = dead[0].run
         infos = list(self._store.list(f"{self._folder}{run}/"))
         records = self._read_patiently(infos)
         if not records or records[-1].number != dead[-1].number:
             raise self._came_back(run)
-        self._void(records)
-        # Behind every record there is, also one that cannot be read.
-        number = max(_number_of(info.name) for info in infos) + 1
-        name, content = self._encode(run, number, FINISHED, {"outcome": "died", "found by": self.run})
+        return records, max(_number_of(info.name) for info in infos) + 1
+
+    def _write_for(self, dead: Sequence[Record], number: int, step: str, detail: Mapping[str, Any]) -> str:
+        """Write a record of another run, which lends it no life; return its name."""
+        run = dead[0].run
+        name, content = self._encode(run, number, step, {**detail, "found by": self.run}, timedelta(0))
         if not self._store.put_if_absent(name, content) and fetch(self._store, name) != content:
             raise self._came_back(run)
+        return name
 
     def _read_patiently(self, infos: Sequence[ObjectInfo]) -> list[Record]:
         """Return the records that verify; what a store cannot read for a moment may name a point to be."""

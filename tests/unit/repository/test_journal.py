@@ -232,6 +232,32 @@ def test_run_that_wakes_up_after_it_was_buried_cannot_go_on(world: World) -> Non
     assert caught.value.context == {"run": sleeper.run, "by": journal.run}
 
 
+def test_what_a_sweep_adds_ends_a_runs_writing_and_lends_it_no_life(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper = world.journal()
+    sleeper.begin({})
+    world.clock.advance(LEASE.total_seconds() + 1)
+    sweeping = world.journal()
+    (records,) = sweeping.begin({})
+    added = sweeping.add_to(records, "holding", {"checkpoint": "left behind"})
+    assert (added.run, added.number, added.step) == (sleeper.run, 2, "holding")
+    assert added.detail == {"checkpoint": "left behind", "found by": sweeping.run}
+    with pytest.raises(RunBuried) as caught:
+        sleeper.step("releasing")
+    assert caught.value.context == {"run": sleeper.run, "by": sweeping.run}
+    sweeping.finish({})
+    # The next one, at once and on another machine, finds the run as dead as before, and all of its records.
+    monkeypatch.setattr(owners_module, "_boot_id", lambda: "another start")
+    later = world.journal()
+    ((*_, last),) = later.begin({})
+    assert last == added
+    with pytest.raises(RunAlive):
+        later.bury(records)  # somebody has written since
+    later.bury([*records, added])
+    assert world.runs()[sleeper.run] == ["begun", "claimed", "holding", FINISHED]
+
+
 def test_a_run_is_not_cut_off_before_its_lease_ends_by_a_twin_of_its_machine(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

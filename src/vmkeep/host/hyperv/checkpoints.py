@@ -138,12 +138,18 @@ def create_checkpoint(
 
 
 def left_unmarked(
-    host: HyperV, vm_id: str, *, known_before: Collection[str], since: datetime
+    host: HyperV,
+    vm_id: str,
+    *,
+    known_before: Collection[str],
+    since: datetime,
+    until: datetime | None = None,
 ) -> tuple[CheckpointFacts, ...]:
     """Return the recovery checkpoints that a run may have made and not marked, because it died in between.
 
     They were not there before, are not older than ``since`` (by the host's clock,
-    :attr:`HostFacts.now` before the call), bear nobody's mark and no notes. Only a
+    :attr:`HostFacts.now` before the call) nor younger than ``until``, where the
+    call is long over, and bear nobody's mark and no notes. Only a
     run that had written down that it was about to make one may claim one, and only
     if it is the only one: another program may have made its own at this moment.
     """
@@ -153,6 +159,7 @@ def left_unmarked(
         if not is_among(checkpoint.id, known_before)
         and checkpoint.created is not None
         and checkpoint.created >= since
+        and (until is None or checkpoint.created <= until)
         and Owner.of(checkpoint.name) is None
         and not checkpoint.notes
     )
