@@ -31,9 +31,10 @@ hypothesis.settings.register_profile("local", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, derandomize=False, database=None)
 hypothesis.settings.load_profile("ci" if _ON_CI else "local")
 
-# A developer's own repository and password must not reach a test.
+# A developer's own repository, password, domain and ticket must not reach a test.
 for _name in [name for name in os.environ if name.startswith("VMKEEP_") and name != SEED_VARIABLE]:
     del os.environ[_name]
+os.environ.update(KRB5_CONFIG=os.devnull, KRB5CCNAME="MEMORY:nobody's")
 
 
 class SkipGuard:

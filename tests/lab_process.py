@@ -1,13 +1,14 @@
 """A lab in a process of its own, and pypsrp as a client that shares no code with it."""
 
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +50,21 @@ class Door:
 
 
 @dataclass
-class Lab:
-    """A running lab: what it said of itself, its process, and its doors."""
+class Served:
+    """A process of the lab that serves a host: what it said of itself."""
 
     facts: dict[str, Any]
     process: subprocess.Popen[str]
+
+    @property
+    def password(self) -> str:
+        return Path(self.facts["password_file"]).read_text().strip()
+
+
+@dataclass
+class Lab(Served):
+    """A simulated host, and the door behind which it can be disturbed."""
+
     control: Door
 
     def real(self, path: str) -> Path:
@@ -62,25 +73,43 @@ class Lab:
         assert path.startswith(prefix)
         return Path(address.removeprefix("file://") + path.removeprefix(prefix).replace("\\", "/"))
 
-    @property
-    def password(self) -> str:
-        return Path(self.facts["password_file"]).read_text().strip()
-
 
 @contextmanager
-def running_lab(scenario: str, state: Path, *more: str) -> Iterator[Lab]:
-    """Start a lab, and end it by closing its standard input."""
-    command = [sys.executable, "-m", "vmkeep_lab", "serve", "--scenario", scenario, "--state", str(state)]
-    process = subprocess.Popen([*command, *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        facts = json.loads(process.stdout.readline())
+def running_lab(
+    scenario: str, state: Path, *more: str, environment: Mapping[str, str] | None = None
+) -> Iterator[Lab]:
+    """Start a lab, and end it by closing its standard input; ``environment`` goes over this process's own."""
+    words = ("serve", "--scenario", scenario, "--state", str(state), *more)
+    with _serving(*words, environment=environment) as (process, facts):
         control = Door(facts["control"])
         try:
             yield Lab(facts, process, control)
         finally:
             control.close()
+
+
+@contextmanager
+def running_replay(trace: Path, *more: str) -> Iterator[Served]:
+    """Serve what a trace holds, and end it by closing its standard input."""
+    with _serving("replay", str(trace), *more) as (process, facts):
+        yield Served(facts, process)
+
+
+@contextmanager
+def _serving(
+    *arguments: str, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vmkeep_lab", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process, json.loads(process.stdout.readline())
     finally:
         process.stdin.close()
         process.wait(_PATIENCE_S)
@@ -90,7 +119,7 @@ def running_lab(scenario: str, state: Path, *more: str) -> Iterator[Lab]:
 class ForeignClient:
     """WMI over WS-Management with pypsrp's transport and hand-made bodies."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Served) -> None:
         facts = lab.facts
         self._wsman = WSMan(
             facts["address"],

@@ -88,6 +88,8 @@ DESELECTED: Final[Mapping[str, str]] = {
     _FOLDER + "test_whatever_moves_breaks_the_hold": _HELD,
     _FOLDER + "test_a_file_that_gets_shorter_while_it_is_read": _HELD,
     _FOLDER + "test_links_are_not_followed_but_named": _FIFOS,
+    "tests/unit/capture/test_probe.py::test_only_the_owner_can_read_it": _LIMITS,
+    "tests/unit/capture/test_probe.py::test_a_planted_link_is_not_followed": _LINKS,
     "tests/unit/capture/test_source.py::test_bytes_that_are_no_text_are_written_out": "writes paths with /",
     "tests/unit/formats/test_opening_chains.py::test_a_vhdx_that_is_its_own_parent_is_refused": _LINKS,
     "tests/unit/repository/test_index_cache.py": "imports fcntl and resource, which Windows has not",

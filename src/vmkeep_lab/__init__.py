@@ -9,5 +9,6 @@ cites a document, a recording or the contract. What is only believed stands in
 Rooms: ``cim`` and ``clock`` (values, time), ``schema`` (which classes a host
 has), ``disks`` (virtual disks that change), ``host`` (VMs, jobs, checkpoints),
 ``wire`` (WS-Management), ``scenario`` (readable files that set up a host),
-``judge`` (compares restored disks with what the lab knows).
+``judge`` (compares restored disks with what the lab knows), ``replay`` (answers
+with what a real host once said).
 """

@@ -1,4 +1,4 @@
-"""The lab's command line: ``serve`` a simulated host, ``judge`` restored disks, list ``scenarios``."""
+"""The lab's command line: ``serve`` a simulated host, ``replay`` a recorded one, ``judge`` restored disks."""
 
 import argparse
 import json
@@ -6,7 +6,9 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event, Thread
@@ -15,10 +17,11 @@ from typing import Any, Final
 from vmkeep_lab.host.control import ControlServer, Request
 from vmkeep_lab.host.provider import Host
 from vmkeep_lab.judge import judge, read_truth
+from vmkeep_lab.replay import Replay, TraceError, read_trace
 from vmkeep_lab.scenario import OtherScenario, ScenarioError, load, raise_host, scenario_names
 from vmkeep_lab.wire.certificate import make_certificate
 from vmkeep_lab.wire.disturbances import Disturbance, Effect
-from vmkeep_lab.wire.server import Server
+from vmkeep_lab.wire.server import Listeners, Server
 
 USER: Final = "Administrator"
 _REFUSED: Final = 2
@@ -29,10 +32,10 @@ _PROTECTED: Final = "C:\\VMs"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a disk differs, 2 refused."""
     given = _parser().parse_args(arguments)
-    run: Mapping[str, Any] = {"serve": _serve, "judge": _judge, "scenarios": _scenarios}
+    run: Mapping[str, Any] = {"serve": _serve, "replay": _replay, "judge": _judge, "scenarios": _scenarios}
     try:
         return int(run[given.command](given))
-    except (ScenarioError, OtherScenario, OSError) as error:
+    except (ScenarioError, OtherScenario, TraceError, OSError) as error:
         print(f"vmkeep_lab: {error}", file=sys.stderr)
         return _REFUSED
 
@@ -45,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--state", type=Path, required=True, help="the folder that holds the host")
     serve.add_argument("--port", type=int, default=0, help="default: any free one")
     serve.add_argument("--https", action="store_true", help="speak HTTPS with a certificate of its own")
+    serve.add_argument("--keytab", type=Path, help="the keys of its services: the host is in a domain")
+    again = commands.add_parser("replay", help="answer from a trace until standard input closes, or SIGTERM")
+    again.add_argument("trace", type=Path, help="what vmkeep wrote with --record")
+    again.add_argument("--state", type=Path, help="the folder for the password; default: a temporary one")
+    again.add_argument("--port", type=int, default=0, help="default: any free one")
     compare = commands.add_parser("judge", help="compare restored disks with the truth")
     compare.add_argument("--truth", type=Path, required=True, help="truth.jsonl of a state folder")
     compare.add_argument("restored", type=Path, nargs="+", help="raw or VHDX files")
@@ -57,9 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(given: argparse.Namespace) -> int:
     """Raise the host, listen, say where in one line of JSON, and wait for the end."""
-    over = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: over.set())
+    over = _end_of_service()
     scenario = load(given.scenario)
     folder = given.state.absolute()
     host = raise_host(scenario, folder)
@@ -73,19 +79,33 @@ def _serve(given: argparse.Namespace) -> int:
         http_port=None if given.https else given.port,
         https_port=given.port if given.https else None,
         certificate=certificate,
+        keytab=given.keytab,
     )
     control = ControlServer(host, folder, _verbs_of(server))
     control.start()
     host.start()
     with server:
         facts = _facts(given, host, server, password_file, certificate)
-        print(json.dumps({**facts, "control": control.address}), flush=True)
-        Thread(target=_wait_for_end_of_input, args=(over,), daemon=True).start()
-        over.wait()
+        _stand({**facts, "control": control.address}, over)
     control.shutdown()
     control.server_close()
     host.stop()
     return 0
+
+
+def _end_of_service() -> Event:
+    """Return what SIGTERM and Ctrl+C set."""
+    over = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    return over
+
+
+def _stand(facts: Mapping[str, Any], over: Event) -> None:
+    """Say where the host is, and wait for the end of the input or of the service."""
+    print(json.dumps(facts), flush=True)
+    Thread(target=_wait_for_end_of_input, args=(over,), daemon=True).start()
+    over.wait()
 
 
 def _wait_for_end_of_input(over: Event) -> None:
@@ -161,6 +181,42 @@ def _verbs_of(server: Server) -> dict[str, Any]:
         return {}
 
     return {"disturb": disturb, "calm": calm, "close-connections": close}
+
+
+# --- replay -----------------------------------------------------------------------------------
+
+
+def _replay(given: argparse.Namespace) -> int:
+    """Listen like ``serve``, with the answers of a trace; a trace holds no files, so there are no paths."""
+    over = _end_of_service()
+    replay = Replay(read_trace(given.trace))
+    with _folder(given.state) as folder:
+        password_file = folder / "password"
+        users = {USER: _password(password_file)}
+        with Listeners(replay, users, host_name="REPLAY", http_port=given.port, https_port=None) as ports:
+            facts = {
+                "name": "REPLAY",
+                "address": "127.0.0.1",
+                "port": ports.http_port,
+                "transport": "http",
+                "auth": "ntlm",
+                "user": USER,
+                "password_file": str(password_file),
+            }
+            block = _block({key: each for key, each in facts.items() if key != "name"})
+            _stand({**facts, "config": block}, over)
+    return 0
+
+
+@contextmanager
+def _folder(state: Path | None) -> Iterator[Path]:
+    """Yield the folder that was asked for, made if need be, or one that goes away."""
+    if state is None:
+        with tempfile.TemporaryDirectory(prefix="vmkeep_lab-") as folder:
+            yield Path(folder)
+    else:
+        state.mkdir(parents=True, exist_ok=True)
+        yield state.absolute()
 
 
 # --- judge and scenarios ------------------------------------------------------------------------

@@ -87,9 +87,10 @@ def pins(name: str) -> dict[str, str]:
 
 
 def test_tests_run_with_the_versions_that_users_get() -> None:
-    run, test = pins("run"), pins("test")
+    run, test, kerberos = pins("run"), pins("test"), pins("kerberos")
     assert run
     assert run.items() <= test.items()
+    assert run.items() <= kerberos.items()
 
 
 def test_every_dependency_is_locked() -> None:
@@ -100,6 +101,8 @@ def test_every_dependency_is_locked() -> None:
 
     assert names(project["project"]["dependencies"]) <= pins("run").keys()
     assert names(project["dependency-groups"]["test"]) <= pins("test").keys()
+    for extra, wanted in project["project"]["optional-dependencies"].items():
+        assert names(wanted) <= pins(extra).keys()
 
 
 def test_no_lock_file_with_addresses() -> None:

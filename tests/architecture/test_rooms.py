@@ -27,6 +27,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "ranges": frozenset({"errors"}),
     "clock": frozenset({"errors"}),
     "progress": frozenset({"errors"}),
+    "pace": frozenset({"errors", "clock"}),
     "secrets": frozenset({"errors"}),
     "model": TIMELESS_GROUND,
     "formats": TIMELESS_GROUND | {"clock"},  # a VHD carries the time it was made
@@ -35,15 +36,16 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "repository": MODEL | {"objectstore"},
     "repository.retention": TIMELESS_GROUND | {"model"},
     "host": GROUND,
-    "host.wsman": GROUND,
-    "host.files": GROUND,
+    "host.kerberos": GROUND,
+    "host.wsman": GROUND | {"host.kerberos"},
+    "host.files": GROUND | {"host.kerberos"},
     "host.hyperv": MODEL | {"host.wsman"},
     "host.vss": MODEL | {"host.wsman"},
     "planner": TIMELESS_GROUND | {"model"},
     "diagnose": TIMELESS_GROUND | {"model"},
     "capture": MODEL | HOST | {"formats", "guestfs", "planner"},  # the trust rule of changed ranges
     # It asks the host for the facts a plan is made of (docs/decisions/0013).
-    "backup": MODEL | HOST | {"capture", "planner", "repository", "guestfs"},
+    "backup": MODEL | HOST | {"pace", "capture", "planner", "repository", "guestfs"},
     "restore": MODEL | HOST | {"repository", "formats", "guestfs"},
     "nbd": MODEL | HOST | {"repository", "formats", "guestfs"},
     "verify": MODEL | HOST | {"repository", "formats", "guestfs"},

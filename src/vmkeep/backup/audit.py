@@ -163,6 +163,8 @@ class Auditor:
     progress: Progress
     doubt_parent: bool = False
     """Whether what was taken over may be of another disk: then the source is asked about it too."""
+    give_up: Callable[[], None] = lambda: None
+    """Ends the reads of the source that are under way when the audit ends early."""
 
     def audit(self, parts: Sequence[Held], share: float) -> Audit:
         """Read a share of what was read again, from source and repository; return what that shows.
@@ -173,6 +175,10 @@ class Auditor:
         when what was taken over is not what the source holds there.
         """
         self.writer.settle()
+        met = set(self.writer.met_while_writing)
+        if met or self.writer.lost_map:
+            # Of the disks that were written before or beside, some may rest on the same.
+            self.writer.store_again(met, self.repository.reader)
         chunk = self.repository.parameters.chunk_size
         read = [part.written.read for part in parts]
         population = _count(read, chunk)
@@ -230,7 +236,7 @@ class Auditor:
                     look.back.verify_nodes(ref)
                 except (Tampered, ObjectLost) as error:
                     failures.blame(error)
-        for done, found in _in_threads(look.compare, places):
+        for done, found in _in_threads(look.compare, places, self.give_up):
             failures.join(found)
             self.progress.advance(done * look.chunk)
             self.journal.renew()
@@ -248,9 +254,8 @@ class Auditor:
         population = _count(kept, look.chunk)
         found = tried = 0
         for numbers in attempts(population, share, seed, least):
-            for done, (stored, failed) in _in_threads(
-                look.read_back, _places(kept, look.chunk, iter(numbers))
-            ):
+            chosen = _places(kept, look.chunk, iter(numbers))
+            for done, (stored, failed) in _in_threads(look.read_back, chosen, self.give_up):
                 tried += done
                 found += stored
                 failures.join(failed)
@@ -417,7 +422,9 @@ def _batches(places: Iterable[_Place]) -> Iterator[list[_Place]]:
         yield batch
 
 
-def _in_threads(work: Callable[[Sequence[_Place]], _T], places: Iterable[_Place]) -> Iterator[tuple[int, _T]]:
+def _in_threads(
+    work: Callable[[Sequence[_Place]], _T], places: Iterable[_Place], give_up: Callable[[], None]
+) -> Iterator[tuple[int, _T]]:
     """Yield how many places a batch had, and what came of it; few batches are in memory at a time."""
     threads = max(2, min(8, os.cpu_count() or 2))
     ahead: deque[tuple[int, Future[_T]]] = deque()
@@ -431,6 +438,9 @@ def _in_threads(work: Callable[[Sequence[_Place]], _T], places: Iterable[_Place]
             while ahead:
                 count, done = ahead.popleft()
                 yield count, done.result()
+        except BaseException:
+            give_up()
+            raise
         finally:
             for _, future in ahead:
                 future.cancel()

@@ -84,11 +84,15 @@ def run_host(
     clock: Clock,
     progress: Progress,
     ended: Callable[[VmResult], None],
+    *,
+    accept_rollback: bool = False,
 ) -> list[VmResult]:
     """Take a restore point of each VM; ``ended`` hears of each as soon as it is done.
 
     When the host or the repository is out of reach, the rest is not tried.
+    Raises RolledBack before anything is done.
     """
+    repository.listing(accept_rollback=accept_rollback)
     results: list[VmResult] = []
     lost: VmkeepError | None = None
     for vm in chosen:

@@ -88,7 +88,7 @@ class _Sweep:
         try:
             dead, alive = journal.look()
             if not self.dry_run and dead:
-                dead = journal.begin({"sweep": True, HOST: self.inventory.host.name})
+                dead = journal.begin({"sweep": True, HOST: self.doors.computer or self.inventory.host.name})
                 with journal.kept():
                     try:
                         cleared = self._clear(journal, dead)
@@ -104,11 +104,11 @@ class _Sweep:
         return VmSwept(self.vm, tuple(cleared), living, self._unwritten(dead, living))
 
     def _clear(self, journal: Journal, dead: Sequence[Sequence[Record]]) -> list[Cleared]:
-        host, name = self.doors.host, self.inventory.host.name
+        host, name = self.doors.host, self.doors.computer or self.inventory.host.name
         return clear_leftovers(host, name, self.repository, journal, dead, self._durable())
 
     def _look(self, records: Sequence[Record]) -> Cleared:
-        name = self.inventory.host.name
+        name = self.doors.computer or self.inventory.host.name
         return look_at(self.doors.host, name, self.repository, records, self._durable(), dry_run=True)
 
     def _durable(self) -> tuple[str, ...]:

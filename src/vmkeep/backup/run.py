@@ -17,6 +17,7 @@ from vmkeep.errors import ExitCode, VmkeepError
 from vmkeep.model.consistency import Policy
 from vmkeep.model.plan import Plan, VmRef
 from vmkeep.model.point import Claim, StoredDisk
+from vmkeep.pace import Pace
 from vmkeep.planner.folder import DISKS_LEFT_OUT, decide_folder
 from vmkeep.progress import Progress
 from vmkeep.ranges import ByteRange
@@ -37,7 +38,8 @@ class Request:
     """What the user asked for; ``changes`` is a range list declared as changed since ``parent``.
 
     ``reread`` is the share of what is read (0 to 1) that the re-read audit
-    examines, which is a few hundred chunks at least.
+    examines, which is a few hundred chunks at least. ``limit_read``: no more bytes
+    per second are read of the source.
     """
 
     source: SourceAddress
@@ -47,6 +49,7 @@ class Request:
     parent: str | None = None
     reread: float = 0.0
     accept_rollback: bool = False
+    limit_read: int | None = None
 
 
 def run(request: Request, repository: Repository, clock: Clock, progress: Progress) -> Outcome:
@@ -118,6 +121,7 @@ def _take(
             at_rest=at_rest,
             reread=request.reread,
             doubt_base=_doubts_parent(request, held, base, vm),
+            pace=Pace(request.limit_read, clock) if request.limit_read is not None else None,
         )
         promised = promised_by(plan)
         claim = Claim(str(request.policy), promised, promised, plan.reasons)

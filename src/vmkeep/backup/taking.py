@@ -6,16 +6,19 @@ The same for files and for a VM on a host: who holds it, and what of it is read,
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, Protocol
 
 from vmkeep import __version__
 from vmkeep.backup.audit import Audit, Auditor, Held
 from vmkeep.backup.errors import AuditFailed, RunRefused
+from vmkeep.backup.reading import SourceReads
 from vmkeep.capture.folder import HeldDisk, HeldFile
 from vmkeep.clock import Clock
 from vmkeep.model.consistency import Consistency
 from vmkeep.model.plan import Increment, Method, Plan, VmRef
 from vmkeep.model.point import Claim, RestorePoint, StoredDisk, StoredFile
+from vmkeep.pace import Pace
 from vmkeep.progress import Progress
 from vmkeep.ranges import ByteRange, total
 from vmkeep.repository.errors import ObjectLost
@@ -73,6 +76,8 @@ class Taking:
     reread: float
     doubt_base: bool
     """Whether what is taken over may be of another disk."""
+    pace: Pace | None = None
+    """How fast the source may be read; None: as fast as it can be."""
 
     def take(
         self,
@@ -88,12 +93,16 @@ class Taking:
         """
         to_read = sum(total(one.ranges) for one in work) + sum(file.source.size() for file in held.files)
         self.progress.begin(f"reading {self.vm.name}", to_read)
-        with self.repository.writer(self.journal.run, self.progress) as writer:
+        with (
+            self.repository.writer(self.journal.run, self.progress) as writer,
+            SourceReads(self.pace) as reads,
+        ):
             self.journal.step("writing", {"disks": [disk.name for disk in held.disks], "bytes": to_read})
-            disks = [self._write_disk(writer, *each) for each in zip(held.disks, work, strict=True)]
-            files = self._write_files(writer, held)
+            each = zip(held.disks, work, strict=True)
+            disks = reads.side_by_side(partial(self._write_disk, writer, reads, *one) for one in each)
+            files = self._write_files(writer, reads, held)
             self.progress.end()
-            audit = self._audit(writer, held, disks, files)
+            audit = self._audit(writer, reads, held, disks, files)
             # Last before publishing: it also vouches for what the audit read.
             compared = held.check()
             inventory = writer.flush()
@@ -147,19 +156,22 @@ class Taking:
     def _audit(
         self,
         writer: Writer,
+        reads: SourceReads,
         held: Hold,
         disks: Sequence[tuple[StoredDisk, WrittenMap]],
         files: Sequence[tuple[StoredFile, WrittenMap]],
     ) -> Audit:
         parts = [
-            Held(f"the disk {stored.name!r}", disk.disk.read_into, written)
+            Held(f"the disk {stored.name!r}", reads.of(disk.disk.read_into), written)
             for disk, (stored, written) in zip(held.disks, disks, strict=True)
         ]
         parts += [
-            Held(f"the file {stored.name!r}", file.read_into, written)
+            Held(f"the file {stored.name!r}", reads.of(file.read_into), written)
             for file, (stored, written) in zip(held.files, files, strict=True)
         ]
-        auditor = Auditor(self.repository, writer, self.journal, self.clock, self.progress, self.doubt_base)
+        auditor = Auditor(
+            self.repository, writer, self.journal, self.clock, self.progress, self.doubt_base, reads.give_up
+        )
         try:
             return auditor.audit(parts, self.reread)
         except (AuditFailed, ObjectLost):
@@ -167,11 +179,12 @@ class Taking:
             held.check()
             raise
 
-    def _write_disk(self, writer: Writer, disk: HeldDisk, work: DiskWork) -> tuple[StoredDisk, WrittenMap]:
+    def _write_disk(
+        self, writer: Writer, reads: SourceReads, disk: HeldDisk, work: DiskWork
+    ) -> tuple[StoredDisk, WrittenMap]:
         profile = disk.disk.profile
-        written = writer.write_map(
-            disk.disk.read_into, profile.size, work.ranges, base=work.base, inherit=work.inherit
-        )
+        source = reads.of(disk.disk.read_into)
+        written = writer.write_map(source, profile.size, work.ranges, base=work.base, inherit=work.inherit)
         self.journal.renew()
         stored = StoredDisk(
             name=disk.name,
@@ -187,11 +200,13 @@ class Taking:
         )
         return stored, written
 
-    def _write_files(self, writer: Writer, held: Hold) -> list[tuple[StoredFile, WrittenMap]]:
+    def _write_files(
+        self, writer: Writer, reads: SourceReads, held: Hold
+    ) -> list[tuple[StoredFile, WrittenMap]]:
         written = []
         for file in held.files:
             size = file.source.size()
-            stored = writer.write_map(file.read_into, size, [ByteRange(0, size)] if size else [])
+            stored = writer.write_map(reads.of(file.read_into), size, [ByteRange(0, size)] if size else [])
             written.append((StoredFile(file.name, file.role, size, stored.root), stored))
             self.journal.renew()
         return written

@@ -25,13 +25,16 @@ from vmkeep.capture.outcome import Released
 from vmkeep.clock import Clock
 from vmkeep.errors import ExitCode, VmkeepError
 from vmkeep.host.files.host_files import HostFiles
-from vmkeep.host.hyperv import GuestNotQuiesced, HyperV, Inventory, take_inventory, with_guests
+from vmkeep.host.hyperv import GuestNotQuiesced, HyperV, Waiting, take_inventory, with_guests
 from vmkeep.model.consistency import Consistency, Policy, Reason
 from vmkeep.model.facts import VmFacts
 from vmkeep.model.plan import Increment, Plan, VmRef
 from vmkeep.model.point import Claim
-from vmkeep.planner.checkpoint import DISKS_EXCLUDED, decide_checkpoint, lowered
+from vmkeep.pace import Pace
+from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD, decide_checkpoint, lowered
 from vmkeep.progress import Progress
+from vmkeep.ranges import coarsen
+from vmkeep.repository.journal import Record
 from vmkeep.repository.listing import Listing, SealedPoint
 from vmkeep.repository.manifest import format_time
 from vmkeep.repository.reader import DiskMap
@@ -50,7 +53,8 @@ _LOOK_AGAIN_S: Final = 5.0
 class HostWish:
     """What the user asked for, for each VM of a host; ``reread`` as for files.
 
-    ``reread_all``: every allocated byte is read, whatever is known to be unchanged.
+    ``limit_read`` in bytes a second. ``reread_all``: every allocated byte is read,
+    whatever is known to be unchanged.
     """
 
     policy: Policy = _PREFERRED
@@ -58,23 +62,26 @@ class HostWish:
     reread: float = 0.0
     reread_all: bool = False
     limits: HoldLimits = _NO_LIMITS
-    accept_rollback: bool = False
+    limit_read: int | None = None
 
 
 @dataclass(frozen=True)
 class Doors:
-    """One host as a run needs it: its WMI, its files, and its name in the configuration."""
+    """One host as a run needs it: its name in the configuration, its WMI, its files.
+
+    ``computer`` is the name it gives itself; None where it does not tell.
+    """
 
     name: str
     host: HyperV
     files: HostFiles
+    computer: str | None = None
 
 
 @dataclass(frozen=True)
 class _Prepared:
     """What was found out before the VM is touched; ``baseline`` is what an increment could rest on."""
 
-    host: Inventory
     vm: VmFacts
     plan: Plan
     listing: Listing
@@ -119,6 +126,8 @@ class _VmRun:
         progress: Progress,
     ) -> None:
         self._doors = doors
+        self._host = replace(doors.host, watch=self._show)
+        self._is_reading = False
         self._host_id = vm.id
         # Written as in exported configurations, so that both kinds of run make points of one VM.
         self._vm = VmRef(vm.id.lower(), vm.name)
@@ -134,18 +143,18 @@ class _VmRun:
 
     def run(self) -> Outcome:
         started = self._clock.monotonic()
-        self._repository.listing(accept_rollback=self._wish.accept_rollback)
-        inventory = self._inventory()
-        dead = self._journal.begin({"source": self._source, HOST: inventory.host.name})
+        dead = self._journal.begin({"source": self._source, HOST: self._doors.computer})
         with self._journal.kept():
             try:
                 listing = self._repository.points.listing(self._vm.id)
-                self._clear(inventory, dead, listing)
+                self._clear(dead, listing)
                 sealed = self._take(self._prepare(listing))
             except BaseException as error:
                 if not _left_behind(error) and self._sealed is None:
                     note_failure(self._journal, error)
                 raise
+            finally:
+                self._progress.end()
             got = self._conclude(sealed)
         if self._is_short_of(sealed, got):
             promised, why = sealed.claim.promised, _why_unproven(sealed)
@@ -162,21 +171,23 @@ class _VmRun:
         """Tell whether less is proven than was promised, and the policy minds."""
         return is_lower(got, sealed.claim.promised) and self._wish.policy.mode != "any"
 
+    def _show(self, waiting: Waiting) -> None:
+        """Say what the host is asked for, unless the progress of reading is being shown."""
+        if not self._is_reading:
+            percent = f" ({waiting.percent} %)" if waiting.percent is not None else ""
+            self._progress.begin(f"{self._vm.name}: {waiting.what}{percent}", None)
+
     # --- before anything is touched -----------------------------------------------------------
 
-    def _inventory(self) -> Inventory:
-        return take_inventory(self._doors.host, repository=self._repository.parameters.repository.hex())
-
-    def _clear(self, inventory: Inventory, dead: Sequence[Any], listing: Listing) -> None:
+    def _clear(self, dead: Sequence[Sequence[Record]], listing: Listing) -> None:
         """Take away what dead runs of the VM left."""
         if not dead:
             return
         durable = find_baseline(self._repository, listing, self._vm.id).durable
         self._progress.begin(f"cleaning up after {len(dead)} runs of {self._vm.name} that died", None)
         cleared = clear_leftovers(
-            self._doors.host, inventory.host.name, self._repository, self._journal, dead, durable
+            self._host, self._doors.computer, self._repository, self._journal, dead, durable
         )
-        self._progress.end()
         for each in cleared:
             removed = [f"{s.what} {s.id}" for s in each.swept if s.outcome == "removed"]
             if removed:
@@ -187,10 +198,11 @@ class _VmRun:
     def _prepare(self, listing: Listing) -> _Prepared:
         """Take the facts and decide; an obstacle that goes by itself is waited for. Raises RunRefused."""
         baseline = find_baseline(self._repository, listing, self._vm.id)
+        own = self._repository.parameters.repository.hex()
         started = self._clock.monotonic()
         while True:
-            inventory = self._inventory()
-            vm = with_guests(self._doors.host, [inventory.find(self._host_id)])[0]
+            inventory = take_inventory(self._host, repository=own)
+            vm = with_guests(self._host, [inventory.find(self._host_id)])[0]
             plan = decide_checkpoint(
                 inventory.host,
                 vm,
@@ -203,11 +215,10 @@ class _VmRun:
                 break
             self._progress.begin(f"{self._vm.name}: {plan.reasons[-1].fact}", None)
             self._clock.sleep(_LOOK_AGAIN_S)
-            self._progress.end()
             self._journal.renew()
         _require_go(plan)
         self._vm = VmRef(self._vm.id, vm.vm.name)
-        return _Prepared(inventory, vm, plan, listing, baseline)
+        return _Prepared(vm, plan, listing, baseline)
 
     # --- while it is held ---------------------------------------------------------------------
 
@@ -233,7 +244,7 @@ class _VmRun:
         sealed: _Sealed | None = None
         try:
             with hold_vm(
-                self._doors.host,
+                self._host,
                 self._doors.files,
                 prepared.vm,
                 1 if plan.method == "production-checkpoint" else 2,
@@ -257,14 +268,14 @@ class _VmRun:
         return sealed
 
     def _write(self, prepared: _Prepared, held: CheckpointHold, at_rest: datetime) -> _Sealed:
-        baseline = prepared.baseline
+        baseline, wish = prepared.baseline, self._wish
         plan = _told_of_tracking(prepared.plan, held.disks)
         promised = promised_by(plan)
         # What the host says was reached is known only when the checkpoint has been released.
         proven = Consistency.OFF if held.was_off else Consistency.CRASH
         got = proven if is_lower(proven, promised) else promised
-        claim = Claim(str(self._wish.policy), promised, got, plan.reasons)
-        work = self._work(held.disks, baseline.base, reread_all=self._wish.reread_all)
+        claim = Claim(str(wish.policy), promised, got, plan.reasons)
+        work = self._work(held.disks, baseline.base, reread_all=wish.reread_all)
         is_increment = any(one.inherit for one in work)
         taking = Taking(
             repository=self._repository,
@@ -276,15 +287,17 @@ class _VmRun:
             base=baseline.base,
             source=self._source,
             at_rest=at_rest,
-            reread=self._wish.reread,
+            reread=wish.reread,
             # Change tracking may lie (failures.md, rct_silent_gap): a sample of the rest is compared, too.
             doubt_base=is_increment,
+            pace=Pace(wish.limit_read, self._clock) if wish.limit_read is not None else None,
         )
 
         def observed() -> dict[str, Any]:
             return {"hold": held.evidence, "read_back": what_was_asked(plan, prepared.vm)}
 
         plan = replace(plan, increment=_increment(work, baseline))
+        self._is_reading = True
         try:
             sealed, audit = taking.take(held, plan, claim, work, observed)
         except ChangesUnusable as error:
@@ -296,6 +309,8 @@ class _VmRun:
             work = self._work(held.disks, baseline.base, reread_all=True)
             taking = replace(taking, doubt_base=False)
             sealed, audit = taking.take(held, plan, claim, work, observed)
+        finally:
+            self._is_reading = False
         return _Sealed(sealed, audit, plan, claim)
 
     def _work(
@@ -307,7 +322,8 @@ class _VmRun:
         for disk in disks:
             before = self._map_before(disk, base)
             if before is not None and disk.changed is not None and not reread_all:
-                work.append(DiskWork(before, disk.changed, inherit=True))
+                changed = coarsen(disk.changed, unit, disk.disk.profile.size, most)
+                work.append(DiskWork(before, changed, inherit=True))
             else:
                 work.append(DiskWork(before, disk.extents(unit, most)))
         return work
@@ -338,7 +354,6 @@ class _VmRun:
             record = released.tracking.to_json()
             self._repository.points.attach("tracking", sealed.point.name, {**fields, **record})
             held.drop_previous(baseline.reference_point)
-        self._progress.end()
 
     def _conclude(self, sealed: _Sealed) -> Consistency:
         """Store the evidence, close the journal if nothing is left to do; return what is proven now."""
@@ -425,7 +440,8 @@ def _all_read(plan: Plan, error: ChangesUnusable) -> Plan:
 
 def _warnings(sealed: _Sealed) -> list[str]:
     """Say what is wrong besides, once the point exists."""
-    found = [f"{r.fact} {r.effect}" for r in sealed.plan.reasons if r.code == DISKS_EXCLUDED]
+    left_out = (DISKS_EXCLUDED, DISKS_UNREAD)
+    found = [f"{r.fact} {r.effect}" for r in sealed.plan.reasons if r.code in left_out]
     found += met_damage(sealed.audit)
     if sealed.trouble is not None:
         what = "the VM could not be released" if sealed.released is None else "clearing up after it failed"

@@ -25,6 +25,7 @@ from vmkeep.capture.removing import (
     has_begun,
     layers_above,
     unheard,
+    went_by_conversion,
 )
 from vmkeep.capture.states import MADE, RELEASING, HoldLog, HoldState, Journal
 from vmkeep.capture.tracked import record_of, with_changes
@@ -132,6 +133,8 @@ class CheckpointHold:
         self._seconds: dict[str, float] = {}
         self._evidence: dict[str, Any] = {}
         self._point: ReferencePoint | None = None
+        # The reference points there were when a conversion began whose end is not known.
+        self._converting: list[str] | None = None
         self._is_told = False
         self._limit_watch: LimitWatch | None = None
 
@@ -147,9 +150,11 @@ class CheckpointHold:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """The labels of the VM's disks that are not held: pass-through disks and such without a file."""
+        """What of the VM is not held: pass-through disks, such without a file, media nobody could place."""
         held = {disk.facts.slot for disk in self.disks}
-        return tuple(disk.label for disk in self._vm.disks if disk.slot not in held)
+        known = [disk.label for disk in self._vm.disks if disk.slot not in held]
+        unread = self._vm.unread_disks + (self.checkpoint.unread_disks if self.checkpoint else ())
+        return (*known, *dict.fromkeys(unread))
 
     @property
     def evidence(self) -> dict[str, Any]:
@@ -320,13 +325,17 @@ class CheckpointHold:
     def _convert(self, checkpoint: CheckpointFacts) -> tuple[ReferencePoint | None, Reason | None]:
         known = [point.id for point in list_reference_points(self._host, checkpoint.vm_id)]
         self._log.note(RELEASING, checkpoint=checkpoint.id, how="convert", known_points=known)
+        self._converting = known
         try:
-            return convert_checkpoint(self._host, checkpoint, known_before=known), None
+            point = convert_checkpoint(self._host, checkpoint, known_before=known)
         except HostTrouble as error:
+            self._converting = None
             return None, read_all(
                 "rct-not-converted",
                 f"The host made no reference point of the checkpoint ({error.code}): {error.message}",
             )
+        self._converting = None
+        return point, None
 
     def _enter_released(self) -> None:
         self._log.enter(
@@ -395,9 +404,13 @@ class CheckpointHold:
         if checkpoint is not None:
             with problems.kept("the layers are not known"):
                 self._layers = self._layers or layers_above(host, checkpoint)
+            # First: the note below would make a sweep forget that there may be a reference point.
+            with problems.kept("a reference point of a conversion that was stopped may be left"):
+                self._end_conversion(host, checkpoint)
             # Without a journal it has to go all the same: ours it is in any case.
             with problems.kept("the journal"):
-                self._log.note(RELEASING, checkpoint=checkpoint.id, how="destroy")
+                if self._converting is None:
+                    self._log.note(RELEASING, checkpoint=checkpoint.id, how="destroy")
             with problems.kept(f"the checkpoint {checkpoint.name!r} ({checkpoint.id})"):
                 destroy_ours(host, checkpoint, self._owner)
                 checkpoint = None
@@ -408,6 +421,15 @@ class CheckpointHold:
         merge = await_merge(host, self._vm.vm.id, self._layers, self._limits.abandon_merge_s)
         if not merge.is_done:
             problems.told.append(f"not merged: {merge.why}")
+
+    def _end_conversion(self, host: HyperV, checkpoint: CheckpointFacts) -> None:
+        """Find what came of a conversion whose end nobody heard, before the checkpoint is destroyed."""
+        known = self._converting
+        if known is None:
+            return
+        if went_by_conversion(host, checkpoint):
+            self._point = convert_checkpoint(host, checkpoint, known_before=known)
+        self._converting = None
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

@@ -62,3 +62,23 @@ class LeftBehind(CaptureError):
     code = "CP007"
     retry = Retry.LATER
     default_hint = "`vmkeep sweep hyperv://HOST --repo REPOSITORY` removes it; the next run tries, too."
+
+
+class ProbeUnderWay(CaptureError):
+    """Another process of this machine probes this host just now."""
+
+    code = "CP020"
+    exit_code = ExitCode.BUSY
+    retry = Retry.LATER
+    default_hint = "Wait until it has ended; one probe of a host at a time is enough."
+
+
+class ProbeUnnoted(CaptureError):
+    """What a probe is about to change on a host cannot be written down, or read, on this machine."""
+
+    code = "CP021"
+    retry = Retry.AFTER_CURE
+    default_hint = (
+        "Make the folder that VMKEEP_STATE_DIR names writable for this user: without its journal nobody "
+        "would know what a probe that dies leaves on the host."
+    )

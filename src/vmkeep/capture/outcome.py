@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from vmkeep.capture.errors import LeftBehind
 from vmkeep.capture.removing import Merge
@@ -10,6 +11,8 @@ from vmkeep.errors import VmkeepError
 from vmkeep.host.hyperv import PowerState
 from vmkeep.model.consistency import Reason
 from vmkeep.planner.tracking import TrackingRecord
+
+_NOTE: Final = "left behind on the host: "
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,17 @@ class Problems:
                 f"something was left on the host: {'; '.join(self.told)}", left_behind=tuple(self.told)
             )
         for problem in self.told:
-            error.add_note(f"left behind on the host: {problem}")
+            note_left_behind(error, problem)
         if isinstance(error, VmkeepError):
             error.context["left_behind"] = tuple(self.told)
+
+
+def note_left_behind(error: BaseException, what: str) -> None:
+    """Add to an error, of any kind, what could not be cleaned up on its way."""
+    error.add_note(f"{_NOTE}{what}")
+
+
+def left_behind_by(error: BaseException) -> tuple[str, ...]:
+    """Return what :meth:`Problems.tell` has added to an error, of any kind; empty if all was cleaned up."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    return tuple(note.removeprefix(_NOTE) for note in notes if note.startswith(_NOTE))

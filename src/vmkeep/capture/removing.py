@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from vmkeep.host.hyperv import (
     CheckpointMissing,
@@ -11,8 +12,10 @@ from vmkeep.host.hyperv import (
     HyperVError,
     MergeUnfinished,
     Owner,
+    VmBusy,
     Waiting,
     destroy_checkpoint,
+    is_there,
     layers_of,
     left_unmarked,
     read_checkpoint,
@@ -20,8 +23,8 @@ from vmkeep.host.hyperv import (
     wait_for_merge,
 )
 from vmkeep.host.hyperv.created import after_lost_answer
-from vmkeep.host.hyperv.jobs import Kind
-from vmkeep.host.hyperv.states import CREATING_CHECKPOINT
+from vmkeep.host.hyperv.jobs import Kind, pauses
+from vmkeep.host.hyperv.states import CREATING_CHECKPOINT, DELETING_CHECKPOINT, MERGING
 from vmkeep.host.wsman import (
     HostBusy,
     HostError,
@@ -39,6 +42,9 @@ HostTrouble = (HyperVError, HostError)
 
 # After these a call has certainly not begun: it was refused, or never arrived.
 _NOT_BEGUN = (HostBusy, HostFault, HostUnreachable, InstanceMissing, RightMissing, UnknownToHost)
+
+# A call that reached the host shows in the VM's state by then.
+_UNDER_WAY_S: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,16 @@ def await_merge(host: HyperV, vm_id: str, layers: Mapping[str, str], limit_s: fl
     except HostTrouble as error:
         return Merge(False, layers, error.message)
     return Merge(True)
+
+
+def went_by_conversion(host: HyperV, checkpoint: CheckpointFacts) -> bool:
+    """Wait for the end of a conversion that may be under way; tell whether the checkpoint went with it."""
+    for waited in pauses(host.clock, Kind.CONVERT.limit_s):
+        if not is_there(host, checkpoint.id):
+            return True
+        if waited >= _UNDER_WAY_S and read_power_state(host, checkpoint.vm_id).phase is None:
+            return False
+    return False
 
 
 def layers_above(host: HyperV, checkpoint: CheckpointFacts) -> Mapping[str, str]:
@@ -121,10 +137,22 @@ def _is_creating(host: HyperV, vm_id: str) -> bool:
 def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> bool:
     """Remove a checkpoint that is known to be ours, whether its name got its mark or not; False if gone.
 
-    Safe to repeat. Raises NotOurs if its name is neither the one it was made with nor our mark.
+    Safe to repeat, also while the host is still at it: it refuses a second call until the first
+    has ended. Raises NotOurs if its name is neither the one it was made with nor our mark.
     """
-    try:
-        now = read_checkpoint(host, checkpoint.id)
-    except CheckpointMissing:
-        return False
-    return destroy_checkpoint(host, now if now.name == owner.name else checkpoint)
+    refusal: VmBusy | None = None
+    for waited in pauses(host.clock, Kind.DESTROY.limit_s):
+        try:
+            now = read_checkpoint(host, checkpoint.id)
+            return destroy_checkpoint(host, now if now.name == owner.name else checkpoint)
+        except CheckpointMissing:
+            return refusal is not None
+        except VmBusy as error:
+            refusal = error
+            if read_power_state(host, checkpoint.vm_id).phase not in (DELETING_CHECKPOINT, MERGING):
+                if is_there(host, checkpoint.id):
+                    raise
+                return True  # it has just ended
+        host.watch(Waiting(f"remove the checkpoint {checkpoint.id}", waited))
+    assert refusal is not None, "the loop was gone through"
+    raise refusal

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 from unicodedata import category
 
 import typer
 
-from vmkeep.cli.evidence import audit_lines, inherited_lines
 from vmkeep.cli.frame import (
     AcceptRollback,
     AsJson,
@@ -18,16 +17,14 @@ from vmkeep.cli.frame import (
     open_repository,
     progress,
     seconds_of,
-    settings,
     share_of,
     warn,
 )
 from vmkeep.cli.host_doors import Record
-from vmkeep.cli.text import rounded
+from vmkeep.cli.outcomes import document_of, lines_of
 from vmkeep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from vmkeep.backup.outcome import Outcome
     from vmkeep.capture.source import SourceAddress
     from vmkeep.model.consistency import Policy
 
@@ -125,6 +122,15 @@ def backup(
         ),
     ] = "12h",
     record: Record = None,
+    limit_read: Annotated[
+        str | None,
+        typer.Option(
+            "--limit-read",
+            metavar="RATE",
+            help="Read at most so much of the source in a second: 50M, 1.5G, 800K (of 1024), 50MB (of 1000), "
+            "or a number of bytes.",
+        ),
+    ] = None,
     accept_rollback: AcceptRollback = False,
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,
@@ -152,12 +158,14 @@ def backup(
     """
     from vmkeep.capture.source import HostAddress, parse_source
     from vmkeep.model.consistency import Policy
+    from vmkeep.pace import parse_rate
 
     try:
         policy = Policy.parse(consistency, allow_interruption=allow_interruption)
     except ValueError as error:
         raise UsageError(f"{error}.") from error
     share = share_of(reread, "--reread")
+    rate = parse_rate(limit_read) if limit_read is not None else None
     address = parse_source(source)
     if isinstance(address, HostAddress):
         _refuse_what_is_for_files(name, changes, parent)
@@ -171,6 +179,7 @@ def backup(
             reread=share,
             reread_all=reread_all,
             max_hold_s=seconds_of(max_hold, "--max-hold"),
+            limit_read=rate,
             record=record,
             accept_rollback=accept_rollback,
         )
@@ -185,7 +194,7 @@ def backup(
         raise UsageError(
             f"--as needs a name of at most {_LONGEST_NAME} characters, not blank, none a control character."
         )
-    wish = Files(address, policy, name, changes, parent, share, accept_rollback)
+    wish = Files(address, policy, name, changes, parent, share, accept_rollback, rate)
     raise typer.Exit(_take_of_files(wish, repo, password_file, password_command))
 
 
@@ -200,6 +209,7 @@ class Files:
     parent: str | None
     reread: float
     accept_rollback: bool
+    limit_read: int | None
 
 
 def _take_of_files(
@@ -221,6 +231,7 @@ def _take_of_files(
             parent=wish.parent,
             reread=wish.reread,
             accept_rollback=wish.accept_rollback,
+            limit_read=wish.limit_read,
         )
         outcome = run(request, repository, SystemClock(), progress())
     for warning in (*outcome.warnings, *outcome.notes):
@@ -240,52 +251,3 @@ def _refuse_what_is_for_files(name: str | None, changes: Path | None, parent: st
 
 def _is_a_name(text: str) -> bool:
     return 0 < len(text) <= _LONGEST_NAME and not text.isspace() and all(category(c) != "Cc" for c in text)
-
-
-def document_of(outcome: "Outcome") -> dict[str, Any]:
-    """Return what a run achieved, as JSON tells it."""
-    from vmkeep.repository.manifest import format_time
-
-    point = outcome.sealed.point
-    return {
-        "point": point.id,
-        "id": point.id,
-        "vm": point.vm.name,
-        "vm_id": point.vm.id,
-        "time": format_time(point.time),
-        "consistency": outcome.consistency.value,
-        "promised": point.consistency.promised.value,
-        "increment": outcome.plan.increment,
-        "method": point.method,
-        "parent": point.parent,
-        "bytes_read": point.bytes_read,
-        "bytes_stored": point.bytes_stored,
-        "reread_audit": point.evidence["reread_audit"],
-        "seconds": round(outcome.seconds, 3),
-        "reasons": [vars(reason) for reason in point.consistency.reasons],
-        "warnings": list(outcome.warnings),
-        "notes": list(outcome.notes),
-        "exit_code": int(outcome.exit_code),
-    }
-
-
-def lines_of(outcome: "Outcome", name: str | None = None) -> list[str]:
-    """Return what a run achieved, for people; nothing with --quiet. ``name`` stands for the VM's own."""
-    from vmkeep.planner.checkpoint import DISKS_EXCLUDED
-    from vmkeep.planner.folder import DISKS_LEFT_OUT
-
-    point = outcome.sealed.point
-    lines = [
-        f"{name or point.vm.name}: restore point {point.id[:12]}, {outcome.consistency.value}-consistent",
-        f"  read {rounded(point.bytes_read)}, stored {rounded(point.bytes_stored)}, {outcome.seconds:.1f} s",
-        f"  {audit_lines(point.evidence)[0]}",
-        *(f"  {line}" for line in inherited_lines(point.evidence)),
-    ]
-    # That files do not tell how their VM was brought to rest is so each time, and of disks that were
-    # left out a warning tells; everything else is news.
-    lines += [
-        f"  {reason.fact} {reason.effect}"
-        for reason in point.consistency.reasons
-        if settings.verbose or reason.code not in ("files-only", DISKS_LEFT_OUT, DISKS_EXCLUDED)
-    ]
-    return [] if settings.quiet else lines

@@ -143,8 +143,11 @@ class HostBlock:
         )
 
     def credentials(self, password: Secret | None) -> Credentials | None:
-        """Return the account that reads files; None where only mapped folders can be read."""
-        if self.user is None or password is None:
+        """Return the account that reads files; None where only mapped folders can be read.
+
+        Without a password it is a ticket that counts, except for NTLM, which knows none.
+        """
+        if self.auth == "ntlm" and (self.user is None or password is None):
             return None
         return Credentials(self.user, password, self.auth)
 

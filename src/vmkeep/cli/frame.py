@@ -177,7 +177,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     except VmkeepError as error:
         return _fail(error)
     except _Stopped as stopped:
-        return _interrupted(_STOPPING[signal.Signals(stopped.number)], stopped)
+        return _interrupted(_STOPPING[signal.Signals(stopped.number)], getattr(stopped, "__notes__", ()))
     except BrokenPipeError:
         return int(ExitCode.FAILED)  # whoever read our output has gone; there is nobody left to tell
     except OSError as error:
@@ -231,16 +231,15 @@ def _give_up_unwritable_output() -> None:
         os.close(nowhere)
 
 
-def _interrupted(code: ExitCode, error: BaseException | None = None) -> int:
+def _interrupted(code: ExitCode, left: Sequence[str] = ()) -> int:
+    """Say that a command was stopped; ``left`` tells what could not be cleaned up on the way out."""
     hint = (
         "Start the command again when it suits: what is complete is kept. Whether a restore point was, "
         "`vmkeep points` tells."
     )
-    left = getattr(error, "__notes__", ())
-    text = f"interrupted; {'' if left else 'nothing stays open or held, and '}nothing half-written counts."
+    clean = "nothing stays open or held, and nothing half-written counts"
+    text = f"interrupted; {'; '.join(left) or clean}."
     _report(code, "VK130", text, hint)
-    if error is not None:
-        _tell_what_was_left(error)
     return int(code)
 
 
@@ -421,7 +420,7 @@ def seconds_of(text: str, option: str) -> float:
 
 def state_folder() -> Path | None:
     """Return where this machine remembers what it has seen; None when there is no such place."""
-    folder = _state_folder_named()
+    folder = state_folder_named()
     if folder is None:
         # So it is in a service without a home.
         warn(f"no place to remember what this machine has seen: {_UNNOTICED}; set {STATE_VARIABLE}.")
@@ -438,7 +437,8 @@ def state_folder() -> Path | None:
     return None
 
 
-def _state_folder_named() -> Path | None:
+def state_folder_named() -> Path | None:
+    """Return where the state folder is or would be; nothing is looked at or made."""
     return _folder_named(STATE_VARIABLE, "XDG_STATE_HOME", ".local/state/vmkeep", "vmkeep")
 
 

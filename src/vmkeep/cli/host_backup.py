@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmkeep.cli.backup import document_of, lines_of
 from vmkeep.cli.frame import (
     announce,
     open_repository,
@@ -18,6 +17,7 @@ from vmkeep.cli.frame import (
     warn,
 )
 from vmkeep.cli.host_doors import configuration, open_host
+from vmkeep.cli.outcomes import document_of, lines_of
 from vmkeep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class HostOptions:
     reread: float
     reread_all: bool
     max_hold_s: float
+    limit_read: int | None
     record: Path | None
     accept_rollback: bool
 
@@ -72,12 +73,14 @@ def backup_host(
             reread=options.reread,
             reread_all=options.reread_all,
             limits=HoldLimits(max_hold_s=options.max_hold_s),
-            accept_rollback=options.accept_rollback,
+            limit_read=options.limit_read,
         )
         with open_host(host, clock, options.record) as (client, files):
-            doors = Doors(host.name, HyperV(client, clock), files)
-            first = take_inventory(replace(doors.host, silence_s=0.0))
-            chosen = choose(first, wanted, every=options.every)
+            hyperv = HyperV(client, clock)
+            inventory = take_inventory(replace(hyperv, silence_s=0.0))
+            for medium in inventory.unassigned:
+                warn(f"the host lists a medium that belongs to no VM it lists: {medium}.")
+            chosen = choose(inventory, wanted, every=options.every)
             names = _names(chosen)
 
             def ended(result: "VmResult") -> None:
@@ -85,7 +88,16 @@ def backup_host(
                 if len(chosen) > 1 or result.error is None:
                     _tell(result, names[result.vm])
 
-            results = run_host(doors, chosen, wish, repository, clock, progress(), ended)
+            results = run_host(
+                Doors(host.name, hyperv, files, inventory.host.name),
+                chosen,
+                wish,
+                repository,
+                clock,
+                progress(),
+                ended,
+                accept_rollback=options.accept_rollback,
+            )
     if len(results) == 1 and results[0].error is not None:
         raise results[0].error
     code = worst(results)

@@ -34,6 +34,7 @@ from vmkeep.host.wsman import (
     HostNonsense,
     HostNotTrusted,
     HostUnreachable,
+    KerberosMissing,
     LoginImpossible,
     LoginRefused,
     RightMissing,
@@ -89,7 +90,7 @@ def examine(
 ) -> Examined:
     """Try everything, in order; ``watch`` hears what is being tried now. Nothing on the host is changed.
 
-    Raises EndpointUnusable; everything else that goes wrong is a check's outcome.
+    Raises EndpointUnusable and KerberosMissing; everything else that goes wrong is a check's outcome.
     """
     watch("getting in")
     checks = list(_getting_in(client))
@@ -129,7 +130,7 @@ def _getting_in(client: Client) -> Iterator[Check]:
     try:
         identity = client.identify()
         fact = f"{identity.vendor}, {identity.version}"
-    except EndpointUnusable:
+    except (EndpointUnusable, KerberosMissing):
         raise
     except HostError as caught:
         error = caught
@@ -282,8 +283,11 @@ def _about_methods(host: HyperV, inventory: Inventory) -> Iterator[Check]:
 
 
 def _virtual_disks(inventory: Inventory) -> Sequence[DiskFacts]:
-    """Return the VMs' own disk files, those of VMs that are off first: nothing else uses them."""
-    vms = sorted(inventory.vms, key=lambda vm: vm.state != "off")
+    """Return the VMs' own disk files, those of VMs that are off first: nothing else uses them.
+
+    By id, since names are others in a trace that is replayed.
+    """
+    vms = sorted(inventory.vms, key=lambda vm: (vm.state != "off", vm.vm.id))
     return [disk for vm in vms for disk in vm.disks if disk.path and disk.kind != "passthrough"]
 
 
@@ -292,7 +296,7 @@ def _reference_points(host: HyperV, inventory: Inventory) -> Check:
     if not inventory.vms:
         return skipped("reference-points", means, "the host has no VM")
     try:
-        found = list_reference_points(host, inventory.vms[0].vm.id)
+        found = list_reference_points(host, min(vm.vm.id for vm in inventory.vms))
     except (HostError, HyperVError) as error:
         return failed("reference-points", means, error)
     return confirmed("reference-points", means, f"{len(found)} on the first VM")
@@ -321,18 +325,19 @@ def _disk_ids(inventory: Inventory) -> Check:
     """Compare the ids of disks with the form they are believed to have."""
     means = "ids of disks have the form that ties a checkpoint's disks to its VM's"
     disks = [disk for vm in inventory.vms for disk in vm.disks]
-    if not disks:
+    unread = {told for vm in inventory.vms for told in vm.unread_disks}
+    if not disks and not inventory.unassigned:
         return skipped("disk-ids", means, "no VM has a disk")
     strange = [disk for disk in disks if disk.label == disk.slot]
-    # Where nothing of an id is as believed, the disk belongs to no VM.
     empty = sum(not vm.disks for vm in inventory.vms)
     return judged(
         "disk-ids",
         means,
-        is_so=not strange,
-        fact=f"{len(disks)} disks, {len(strange)} of another form; {empty} VMs without a disk",
-        detail=", ".join(disk.setting for disk in strange),
-        hint="Please report this: disks of a checkpoint may not be recognised.",
+        is_so=not strange and not inventory.unassigned,
+        fact=f"{len(disks)} disks, {len(strange)} of another form; {empty} VMs without a disk; "
+        f"{len(inventory.unassigned)} disks of no known VM",
+        detail=", ".join([*(disk.setting for disk in strange), *inventory.unassigned, *sorted(unread)]),
+        hint="Please report this: a VM may have a disk that vmkeep does not find.",
         beliefs=(49,),
     )
 

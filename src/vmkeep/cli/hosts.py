@@ -1,15 +1,17 @@
 """`vmkeep hosts`: which hosts are configured, and whether vmkeep can work with one."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from vmkeep.cli.frame import AsJson, settings, try_answer, warn
+from vmkeep.cli.frame import AsJson, settings, state_folder_named, try_answer, warn
 from vmkeep.cli.host_doors import Record, configuration, open_host
 from vmkeep.cli.text import visible
+from vmkeep.errors import UsageError
 
 if TYPE_CHECKING:
     from vmkeep.cli.configuration import HostBlock
@@ -54,25 +56,48 @@ def check(
         ),
     ] = None,
     record: Record = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            "--probe",
+            metavar="VM",
+            help="Also have the host make a checkpoint of this VM (name or id), read 1 MiB and remove it; "
+            "asks before.",
+        ),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Agree to --probe beforehand; needed where nobody can be asked.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Try every kind of call that a run makes on a host, and say what each attempt shows.
 
-    Nothing on the host is changed. Each check is confirmed, refuted, unknown or skipped; what is refuted
-    comes with the missing right or the next step. The least rights, and how to grant them: docs/rights.md.
-    Exit codes: 0 all is well; 1 something that a run needs is refuted; 2 the configuration cannot be used;
-    3 something is unknown or weaker than it should be; 13 the host is out of reach or refuses.
+    Nothing on the host is changed, except by --probe. Each check is confirmed, refuted, unknown or skipped;
+    what is refuted comes with the missing right or the next step. The least rights, and how to grant them:
+    docs/rights.md.
+
+    --probe makes one recovery checkpoint, which the guest does not notice unless the host makes only others,
+    and waits until it is gone and its layers are merged, however the command ends. Should the command be
+    killed, the next probe from this machine removes what it left; until then `hosts check` says so.
+
+    Exit codes: 0 all is well; 1 something that a run needs is refuted, or a probe left something behind;
+    2 the configuration cannot be used, or nobody could be asked about --probe; 3 something is unknown or
+    weaker than it should be; 11 another probe of this host is under way on this machine; 13 the host is out
+    of reach or refuses.
     """
-    from vmkeep.cli.host_checks import examine
     from vmkeep.cli.host_report import report_of
     from vmkeep.cli.host_verdicts import exit_code_of, summary_of
     from vmkeep.clock import SystemClock
 
     host = configuration().find(name)
-    clock = SystemClock()
-    with open_host(host, clock, record) as (wsman, files):
-        found = examine(wsman, files, host.path_map(), clock, _announce)
-    _announce("")
+    if probe is None and yes:
+        raise UsageError("--yes agrees to --probe, and there is none.")
+    if probe is not None and not yes and not sys.stdin.isatty():
+        raise UsageError(
+            "--probe changes something on the host, and nobody can be asked here.",
+            hint="Repeat with --yes, or at a terminal.",
+        )
+    found = _examined(host, probe, lambda: yes or _agreed(host, str(probe)), record)
     checks = found.checks
     code, summary = exit_code_of(checks), summary_of(checks)
     document = {
@@ -86,11 +111,53 @@ def check(
     }
     unheard = try_answer(document, [*_lines(found), summary])
     if report is not None:
-        report.write_text(report_of(checks, summary, clock.now()), "utf-8", newline="\n")
+        report.write_text(report_of(checks, summary, SystemClock().now()), "utf-8", newline="\n")
     if unheard is not None:
         warn(f"the result could not be printed: {unheard}.")
     if code:
         raise typer.Exit(int(code))
+
+
+def _examined(
+    host: "HostBlock", probe: str | None, consent: Callable[[], bool], record: Path | None
+) -> "Examined":
+    """Get in and try everything; with ``probe`` also what changes something, if there is consent."""
+    from vmkeep.capture.errors import ProbeUnnoted
+    from vmkeep.capture.probe import ProbeNotes
+    from vmkeep.cli import host_probe
+    from vmkeep.cli.host_checks import Examined, examine
+    from vmkeep.clock import SystemClock
+    from vmkeep.host.hyperv import HyperV
+
+    clock = SystemClock()
+    folder = state_folder_named()
+    notes = None if folder is None else ProbeNotes(folder, host.name, clock)
+    with ExitStack() as open_until_end:
+        if probe is not None:
+            if notes is None:
+                raise ProbeUnnoted("this user has no folder in which a probe could be written down.")
+            open_until_end.enter_context(notes.alone())
+        client, files = open_until_end.enter_context(open_host(host, clock, record))
+        checks = list(examine(client, files, host.path_map(), clock, _announce).checks)
+        _announce("")
+        if notes is not None and probe is None:
+            checks += host_probe.earlier_probes(notes)
+        if notes is not None and probe is not None:
+            watched = HyperV(client, clock, lambda waiting: _announce(waiting.what))
+            wish = host_probe.ProbeWish(host.address, probe, consent)
+            checks += host_probe.probe(watched, files, wish, notes, checks)
+            _announce("")
+        return Examined(tuple(checks), client.requests)
+
+
+def _agreed(host: "HostBlock", vm: str) -> bool:
+    """Ask at the terminal whether a VM may be probed."""
+    return typer.confirm(
+        f"Probe the VM {visible(vm)} of {visible(host.name)}? The host makes a recovery checkpoint of it, "
+        "1 MiB of its frozen disk is read, and the checkpoint is removed and merged; what an earlier probe "
+        "of this machine left goes first. The VM runs on.",
+        err=True,
+    )
 
 
 def _described(host: "HostBlock") -> dict[str, Any]:

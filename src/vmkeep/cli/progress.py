@@ -1,5 +1,6 @@
 """Show progress on a terminal: done, rate, and how long it will still take."""
 
+import threading
 from typing import Final, TextIO
 
 from vmkeep.cli.text import rounded, visible
@@ -20,19 +21,24 @@ class TerminalProgress:
         self._total: int | None = None
         self._done = 0
         self._started = self._drawn = 0.0
+        self._lock = threading.Lock()
 
     def begin(self, label: str, total_bytes: int | None) -> None:
         self._label, self._total, self._done = label, total_bytes, 0
         self._started = self._clock.monotonic()
         self._drawn = 0.0
+        if total_bytes is None:  # what is waited for may take long before anything is done of it
+            self._out.write(f"\r\x1b[K{visible(label)} ...")
+            self._out.flush()
 
     def advance(self, done_bytes: int) -> None:
-        self._done += done_bytes
-        now = self._clock.monotonic()
-        if now - self._drawn >= _REDRAW_S:
-            self._drawn = now
-            self._out.write("\r\x1b[K" + self._line(now))
-            self._out.flush()
+        with self._lock:
+            self._done += done_bytes
+            now = self._clock.monotonic()
+            if now - self._drawn >= _REDRAW_S:
+                self._drawn = now
+                self._out.write("\r\x1b[K" + self._line(now))
+                self._out.flush()
 
     def end(self) -> None:
         self._out.write("\r\x1b[K")

@@ -94,11 +94,16 @@ class CheckpointFacts:
     created: datetime | None = None
     configuration: ConfigurationFiles | None = None
     disks: tuple[DiskFacts, ...] = ()
+    unread_disks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class VmFacts:
     """One VM of a host.
+
+    ``unread_disks`` tells of media that are, or may be, the VM's and that nobody
+    could place (the host's id, and the file): while there are any, ``disks`` are
+    not known to be all. The same holds for each checkpoint.
 
     ``state_code`` and ``phase_code`` are the host's own numbers (EnabledState,
     OperationalStatus[1]) behind ``state`` and ``operation_in_progress``; a state
@@ -119,6 +124,7 @@ class VmFacts:
     checkpoint_files_on_same_volume: bool | None = None
     replication: ReplicationFacts = field(default_factory=ReplicationFacts)
     disks: tuple[DiskFacts, ...] = ()
+    unread_disks: tuple[str, ...] = ()
     checkpoints: tuple[CheckpointFacts, ...] = ()
     parent: str | None = None
     last_applied: str | None = None

@@ -12,6 +12,7 @@ from vmkeep.model.facts import DiskFacts, HostFacts, VmFacts
 from vmkeep.model.plan import Increment, Method, Plan
 
 DISKS_EXCLUDED: Final = "disks-excluded"
+DISKS_UNREAD: Final = "disks-unread"
 _OLDEST_BUILD: Final = 14393  # Windows Server 2016
 _RCT_VERSION: Final = (6, 2)
 _BEST_OF: Final = {"linux": " for a Linux guest", "other": " for a guest that is not Windows"}
@@ -230,6 +231,15 @@ def _told_besides(vm: VmFacts) -> Iterator[Reason]:
             f"No checkpoint can freeze {len(left_out)} of the VM's {len(vm.disks)} disks: {labels}.",
             "What they hold is not in the point.",
             "Convert them to VHDX, or protect them from inside the guest.",
+        )
+    if vm.unread_disks:
+        yield Reason(
+            DISKS_UNREAD,
+            "The host lists media that may be the VM's and that cannot be placed: "
+            f"{'; '.join(vm.unread_disks)}.",
+            "If they are disks of the VM, what they hold is not in the point.",
+            "Run `vmkeep hosts check NAME --report FILE` and report it; protect these disks by another way "
+            "until then.",
         )
     if vm.foreign_recovery_checkpoint is not False:
         yield Reason(

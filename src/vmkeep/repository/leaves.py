@@ -44,19 +44,23 @@ class Leaf(NamedTuple):
 
 
 class LeafReader:
-    """Read, recognise and compress leaves; :meth:`process` may run in many threads."""
+    """Read, recognise and compress leaves of any disk; :meth:`process` may run in many threads."""
 
-    def __init__(
-        self, read_into: ReadInto, chunk_size: int, id_key: bytes, index: Index, *, trust_base: bool = True
-    ) -> None:
-        self._read_into = read_into
-        self._trust_base = trust_base
+    def __init__(self, chunk_size: int, id_key: bytes, index: Index) -> None:
         self._chunk = chunk_size
         self._key = id_key
         self._index = index
         self._local = threading.local()
 
-    def process(self, number: int, wanted: Sequence[ByteRange], base: Sequence[Entry]) -> Leaf:
+    def process(
+        self,
+        read_into: ReadInto,
+        number: int,
+        wanted: Sequence[ByteRange],
+        base: Sequence[Entry],
+        *,
+        trust_base: bool = True,
+    ) -> Leaf:
         """Read the chunks that ``wanted`` touches and say what has to be stored.
 
         ``wanted`` are ranges of the disk, aligned to chunks, inside this leaf.
@@ -71,7 +75,7 @@ class LeafReader:
         read = 0
         for offset, length in wanted:
             at = offset - start
-            self._read_into(offset, view[at : at + length])
+            read_into(offset, view[at : at + length])
             read += length
             for position in range(at // self._chunk, -(-(at + length) // self._chunk)):
                 low = position * self._chunk
@@ -83,7 +87,7 @@ class LeafReader:
                 content = view[low:high]
                 content_id = blake3(content, key=self._key).digest()
                 entries[position] = content_id
-                if base[position] == content_id and self._trust_base:
+                if base[position] == content_id and trust_base:
                     continue
                 location = self._index.find_reusable(content_id)
                 if location is not None:

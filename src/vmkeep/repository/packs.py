@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from mmap import mmap
 from typing import Final, NamedTuple
 
 import zstandard
@@ -104,8 +105,9 @@ class PackWriter:
         self._object: ObjectWriter = store.create(self.ref.name)
         self.size = 0
         # Frames are encrypted into this buffer, side by side: one write and one
-        # update of the checksum for many of them.
-        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        # update of the checksum for many of them. Not from the heap, where each
+        # thread that ever made a pack would keep as much.
+        self._buffer = memoryview(mmap(-1, _BUFFER_BYTES))
         self._filled = 0
         self._put(_MAGIC + self.ref.id + bytes([kind]) + bytes(7))
 

@@ -7,10 +7,13 @@ point, never a point without its packs.
 """
 
 import os
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from blake3 import blake3
@@ -25,6 +28,7 @@ from vmkeep.repository.index import PREFIX as INDEX_PREFIX
 from vmkeep.repository.index import Index, encode_index
 from vmkeep.repository.inventory import Inventory, encode_inventory, inventory_name
 from vmkeep.repository.keys import KeyRing
+from vmkeep.repository.leaf_pool import LeafPool
 from vmkeep.repository.leaves import Leaf, LeafReader, ReadInto, split_by_leaf
 from vmkeep.repository.nodes import Child, Entry
 from vmkeep.repository.packs import FinishedPack, Kind, PackRef, PackWriter
@@ -69,7 +73,11 @@ class _Source:
 
 
 class Writer:
-    """Store disks for one run; one thread calls, several work.
+    """Store disks for one run: :meth:`write_map` may run in several threads at once, one for each disk.
+
+    Reading, hashing and compressing go on side by side; what is new goes into the
+    same packs, one leaf after another, under one lock. Everything else is called
+    when no disk is being written.
 
     ``bytes_stored`` counts what this run added to the repository's packs. ``met``
     are the packs found damaged so far that nobody has condemned as that, and
@@ -93,13 +101,17 @@ class Writer:
         self.run = run
         self.bytes_stored = 0
         self.met = set(met)
+        self._met_before = frozenset(self.met)
         self.lost_map = False
         self._store = store
         self._parameters = parameters
         self._ring = ring
         self._index = index
         self._progress = progress or Silent()
-        self._threads = max(2, min(8, os.cpu_count() or 2))
+        self._leaves = LeafReader(parameters.chunk_size, ring.chunk_id_key, index)
+        self._pool = LeafPool(parameters.leaf_size)
+        # Held while something is stored, and while what is known of the packs changes.
+        self._storing = threading.RLock()
         self._damaged = damaged | {ref.id for ref in self.met}
         # Whether everything is stored that an earlier map says is.
         self._trusts_maps = not self._damaged
@@ -116,6 +128,7 @@ class Writer:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._pool.close()
         self._closer.shutdown(wait=True, cancel_futures=True)
         unfinished = [*self._open.values(), *(pack for pack, _ in self._closing)]
         # The next run in this process must not take them for stored.
@@ -143,86 +156,87 @@ class Writer:
         # Only a map that inherits is protected by its parent's manifest. What any other
         # map shares with the parent is relied on like every known chunk, and verified.
         base = base if inherit else None
-        source_of_rest, asked = base, tuple(ranges)
+        written = self._write(read_into, size, ranges, base)
+        with self._storing:
+            self._sources.append(_Source(read_into, tuple(ranges), base, written))
+        return written
+
+    def _write(
+        self, read_into: ReadInto, size: int, ranges: Sequence[ByteRange], base: DiskMap | None
+    ) -> WrittenMap:
+        """Store a map; what cannot be inherited from ``base`` is read."""
         if base is not None and not self._trusts_maps:
             # The sources are at hand: what nobody can read from the repository is read from them.
             again = damaged_ranges(base, self._index, self._damaged)
             base, ranges = (base, normalise([*ranges, *again])) if again is not None else (None, _all(size))
         try:
-            written = self._build(read_into, size, ranges, base)
+            return self._build(read_into, size, ranges, base)
         except (Tampered, ObjectLost) as error:
             if base is None:
                 raise
             self._meet(error)
-            written = self._build(read_into, size, _all(size), None)
-        self._sources.append(_Source(read_into, asked, source_of_rest, written))
-        return written
+            return self._build(read_into, size, _all(size), None)
 
     def _build(
         self, read_into: ReadInto, size: int, ranges: Sequence[ByteRange], base: DiskMap | None
     ) -> WrittenMap:
         """Read ranges, store the map. Raises Tampered or ObjectLost where ``base`` cannot be read."""
-        chunk = self._parameters.chunk_size
-        aligned = align_out(ranges, chunk, size)
+        aligned = align_out(ranges, self._parameters.chunk_size, size)
         tree = TreeBuilder(size, self._parameters.leaf_size, self._put_node, base)
-        id_key = self._ring.chunk_id_key
-        reader = LeafReader(read_into, chunk, id_key, self._index, trust_base=self._trusts_maps)
-        for leaf in self._process(reader, aligned, base):
-            self._store_leaf(leaf)
-            tree.add_leaf(leaf.number, leaf.entries)
-            self._progress.advance(leaf.read)
+        with closing(self._process(read_into, aligned, base)) as leaves:
+            for leaf in leaves:
+                self._store_leaf(leaf)
+                tree.add_leaf(leaf.number, leaf.entries)
+                self._progress.advance(leaf.read)
+                del leaf  # what was stored of it must not be in memory until the next one has come
         kept = complement(aligned, size) if base is not None and base.root is not None else []
         return WrittenMap(tree.finish(), size, tuple(aligned), tuple(kept))
 
     def _meet(self, error: Tampered | ObjectLost) -> None:
         """Build no more on what a map could not be read from."""
-        self._trusts_maps = False
         ref = blamed_pack(error)
-        if ref is None:
-            self.lost_map = True
-            return
-        self.met.add(ref)
-        self._leave({ref})
-        self._damaged |= {ref.id}
+        with self._storing:
+            self._trusts_maps = False
+            if ref is None:
+                self.lost_map = True
+                return
+            self.met.add(ref)
+            self._leave({ref})
+            self._damaged |= {ref.id}
 
     def _process(
-        self, reader: LeafReader, ranges: Sequence[ByteRange], base: DiskMap | None
-    ) -> Iterator[Leaf]:
+        self, read_into: ReadInto, ranges: Sequence[ByteRange], base: DiskMap | None
+    ) -> Generator[Leaf]:
         """Run leaves through the threads; yield them in order, few at a time."""
+        trust_base = self._trusts_maps
 
         def work(number: int, wanted: list[ByteRange]) -> Leaf:
-            return reader.process(number, wanted, base.leaf(number) if base is not None else _NOTHING)
+            entries = base.leaf(number) if base is not None else _NOTHING
+            return self._leaves.process(read_into, number, wanted, entries, trust_base=trust_base)
 
-        ahead: deque[Future[Leaf]] = deque()
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="vmkeep-leaf") as pool:
-            try:
-                for number, wanted in split_by_leaf(ranges, self._parameters.leaf_size):
-                    ahead.append(pool.submit(work, number, wanted))
-                    if len(ahead) > self._threads + 1:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
+        return self._pool.run(
+            partial(work, *part) for part in split_by_leaf(ranges, self._parameters.leaf_size)
+        )
 
     def _store_leaf(self, leaf: Leaf) -> None:
-        self._relied |= leaf.found_in
-        for payload in leaf.payloads:
-            # Another leaf on its way at the same time may have brought this chunk.
-            location = self._index.find_reusable(payload.id)
-            if location is not None:
-                self._relied.add(location.pack)
-            else:
-                self._append(Kind.CHUNKS, payload.id, payload.data, payload.codec, payload.plain)
+        with self._storing:
+            self._relied |= leaf.found_in
+            for payload in leaf.payloads:
+                # Another leaf on its way at the same time may have brought this chunk.
+                location = self._index.find_reusable(payload.id)
+                if location is not None:
+                    self._relied.add(location.pack)
+                else:
+                    self._append(Kind.CHUNKS, payload.id, payload.data, payload.codec, payload.plain)
 
     def _put_node(self, level: int, node: bytes) -> bytes:
         node_id = blake3(node, key=self._ring.node_id_key).digest()
-        location = self._index.find_reusable(node_id)
-        if location is None:
-            self._append(Kind.NODES, node_id, node, STORED, len(node))
-        else:
-            self._relied.add(location.pack)
+        with self._storing:
+            location = self._index.find_reusable(node_id)
+            if location is None:
+                self._append(Kind.NODES, node_id, node, STORED, len(node))
+            else:
+                self._relied.add(location.pack)
         return node_id
 
     def _append(self, kind: Kind, content_id: bytes, data: bytes, codec: int, plain: int) -> None:
@@ -290,7 +304,7 @@ class Writer:
         Raises ObjectLost when they do not.
         """
         self._leave(lost)
-        for source in list(self._sources):
+        for source in self._sources:
             # Without the parent, all of an inherited map has to be read.
             ranges = source.ranges if source.base is None else _all(source.written.size)
             self._repeat(source, ranges, None)
@@ -306,7 +320,7 @@ class Writer:
         self._leave(damaged)
         self._trusts_maps = False
         self._damaged |= {ref.id for ref in damaged}
-        for source in list(self._sources):
+        for source in self._sources:
             now = DiskMap(reader, source.written.root, source.written.size)
             missing = damaged_ranges(now, self._index, self._damaged)
             if missing is None:  # parts of the map itself: all of its nodes are made again
@@ -323,13 +337,16 @@ class Writer:
         self._finished = [pack for pack in self._finished if pack.ref not in lost]
 
     def _repeat(self, source: _Source, ranges: Sequence[ByteRange], base: DiskMap | None) -> None:
-        size = source.written.size
-        again = self.write_map(source.read_into, size, ranges, base=base, inherit=base is not None)
-        self._sources.pop()
+        again = self._write(source.read_into, source.written.size, ranges, base)
         if again.root != source.written.root:
             raise ObjectLost(
                 "data this restore point needs is gone or damaged, and its source has changed meanwhile."
             )
+
+    @property
+    def met_while_writing(self) -> frozenset[PackRef]:
+        """The damaged packs in which a disk may have found something before another one met them."""
+        return frozenset(self.met - self._met_before)
 
     @property
     def written_packs(self) -> list[PackRef]:

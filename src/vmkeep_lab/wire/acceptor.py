@@ -1,15 +1,17 @@
-"""Accept Negotiate and NTLM ([MS-NLMP], [MS-SPNG]) with a host name and users of our own.
+"""Accept Negotiate, Kerberos and NTLM ([MS-NLMP], [MS-SPNG]) with a host name and users of our own.
 
 pyspnego's own acceptor takes its users from a file that the environment names, compares domains to the
 letter, and gives this machine's name. The class below replaces those two steps and leaves the rest to it.
+A host that has the keys of its services, in a keytab, is a member of their domain and lets its users in.
 """
 
 import hmac
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
-from spnego._context import GSSMech
+from spnego._context import ContextProxy, GSSMech
 from spnego._negotiate import NegotiateProxy
 from spnego._ntlm import NTLMProxy
 from spnego._ntlm_raw.crypto import compute_response_v2, hmac_md5, ntowfv1, ntowfv2, rc4k
@@ -24,10 +26,12 @@ from spnego._ntlm_raw.messages import (
     NTClientChallengeV2,
     TargetInfo,
 )
+from spnego._spnego import NegTokenInit, unpack_token
 from spnego.channel_bindings import GssChannelBindings
 from spnego.exceptions import InvalidTokenError, NegotiateOptions, SpnegoError
 
 MAX_TOKEN: Final = 16_384
+_KERBEROS: Final = (GSSMech.kerberos.value, GSSMech._ms_kerberos.value)
 
 
 class _NtlmAcceptor(NTLMProxy):
@@ -107,32 +111,76 @@ class _NtlmAcceptor(NTLMProxy):
 
 
 class Acceptor:
-    """The authentication of one connection, from the first token to the sealed bodies."""
+    """The authentication of one connection, from the first token to the sealed bodies.
 
-    def __init__(self, users: Mapping[str, str], host_name: str) -> None:
+    ``scheme`` is HTTP's, ``Negotiate`` or ``Kerberos``. ``binding`` is the certificate's (RFC 5929,
+    section 4.1): a ticket that was bound to another channel is refused, one that was not bound is taken.
+    """
+
+    def __init__(
+        self,
+        users: Mapping[str, str],
+        host_name: str,
+        *,
+        scheme: str = "Negotiate",
+        keytab: Path | None = None,
+        binding: bytes | None = None,
+    ) -> None:
+        self.scheme = scheme
         self._ntlm = _NtlmAcceptor(users, host_name)
-        self._context = NegotiateProxy(
-            usage="accept",
-            options=NegotiateOptions.wrapping_winrm,
-            _negotiate_contexts={GSSMech.ntlm: self._ntlm},
-        )
+        self._keytab = keytab
+        self._binding = binding
+        self._context: ContextProxy | None = None
 
     @property
     def user(self) -> str:
         """Who it is, in lower case; empty until the last token was right."""
-        return self._ntlm.user if self._context.complete else ""
+        if self._context is None or not self._context.complete:
+            return ""
+        return self._ntlm.user or (self._context.client_principal or "").lower()
 
     def step(self, token: bytes) -> bytes | None:
         """Take a token; return the next one, b"" where none is needed, or None where it is refused."""
         if len(token) > MAX_TOKEN:
             return None
         try:
+            if self._context is None:
+                self._context, token = self._chosen(token)
             return self._context.step(token) or b""
         except Exception:  # noqa: BLE001 - pyspnego fails in many ways on tokens that are none
             return None
 
+    def _chosen(self, token: bytes) -> tuple[ContextProxy, bytes]:
+        """Return the mechanism for a first token, and of the token what is meant for that mechanism."""
+        if self.scheme == "Kerberos":
+            return self._kerberos(), token
+        hello = unpack_token(token)
+        offers = hello.mech_types if isinstance(hello, NegTokenInit) else []
+        is_kerberos = offers[0] in _KERBEROS if offers else not token.startswith(b"NTLMSSP\0")
+        if is_kerberos and self._keytab is not None:
+            return _negotiating({GSSMech.kerberos: self._kerberos()}), token
+        if is_kerberos and isinstance(hello, NegTokenInit):
+            # A client that guessed wrong is told the right one; its guess is not looked at (RFC 4178, 4.2.1).
+            token = NegTokenInit(offers).pack()
+        return _negotiating({GSSMech.ntlm: self._ntlm}), token
+
+    def _kerberos(self) -> ContextProxy:
+        # They come with an extra, and only a host in a domain needs them.
+        import gssapi
+        from spnego._gss import GSSAPIProxy
+
+        return GSSAPIProxy(
+            usage="accept",
+            options=NegotiateOptions.wrapping_winrm,
+            channel_bindings=(
+                None if self._binding is None else GssChannelBindings(application_data=self._binding)
+            ),
+            _gssapi_credential=gssapi.Credentials(usage="accept", store={"keytab": str(self._keytab)}),
+        )
+
     def unseal(self, header: bytes, data: bytes) -> bytes | None:
         """Return what was sealed, or None where the signature is not this connection's."""
+        assert self._context is not None, "nothing is sealed before the login"
         try:
             return self._context.unwrap_winrm(header, data)
         except (SpnegoError, ValueError):
@@ -140,5 +188,12 @@ class Acceptor:
 
     def seal(self, data: bytes) -> tuple[bytes, bytes]:
         """Return the signature and the encrypted data."""
+        assert self._context is not None, "nothing is sealed before the login"
         sealed = self._context.wrap_winrm(data)
         return sealed.header, sealed.data
+
+
+def _negotiating(contexts: dict[GSSMech, ContextProxy]) -> NegotiateProxy:
+    return NegotiateProxy(
+        usage="accept", options=NegotiateOptions.wrapping_winrm, _negotiate_contexts=contexts
+    )

@@ -1,5 +1,6 @@
 """Make the self-signed certificate that a host's HTTPS listener shows."""
 
+import hashlib
 import ipaddress
 import os
 from datetime import timedelta
@@ -55,6 +56,12 @@ def make_certificate(folder: Path, host_name: str) -> tuple[Path, Path]:
     )
     _write(certificate, signed.public_bytes(serialization.Encoding.PEM), 0o644)
     return certificate, key_file
+
+
+def binding_of(certificate: Path) -> bytes:
+    """Return what a login through this certificate's channel is bound to (RFC 5929, section 4.1)."""
+    der = x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(serialization.Encoding.DER)
+    return b"tls-server-end-point:" + hashlib.sha256(der).digest()  # it is signed with SHA-256, see above
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

@@ -6,13 +6,15 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
 from typing import BinaryIO, Final, Protocol
 
 from vmkeep_lab.wire import sealing
 from vmkeep_lab.wire.acceptor import Acceptor
 from vmkeep_lab.wire.disturbances import Effect
 from vmkeep_lab.wire.messages import BadRequest, HttpRequest, read_body, read_head, written
-from vmkeep_lab.wire.service import Answer, Service
+from vmkeep_lab.wire.service import Answer
 from vmkeep_lab.wire.settings import Settings
 
 # What sealing adds to an envelope, with room to spare.
@@ -29,15 +31,26 @@ class Output(Protocol):
         """Send all of it."""
 
 
+class Answers(Protocol):
+    """What stands behind a door: it gets one SOAP request and gives one answer. Used by several threads."""
+
+    stopping: Event
+
+    def answer(self, data: bytes, encoding: str | None, user: str, client: str) -> Answer:
+        """Answer a request; ``user`` is empty for one who has not logged in."""
+
+
 @dataclass(frozen=True)
 class Door:
     """What all connections of one listener share."""
 
-    service: Service
+    service: Answers
     settings: Settings
     host_name: str
     is_tls: bool
     users: Mapping[str, str] = field(repr=False)  # with their passwords
+    keytab: Path | None = None  # of a host that is in a domain
+    binding: bytes | None = None  # the certificate's, for the channel
 
 
 class Connection:
@@ -78,7 +91,7 @@ class Connection:
         token, refused = self._authenticate(request.headers.get("authorization", ""))
         if refused:
             return self._unauthorized(token)
-        extra = [("WWW-Authenticate", f"Negotiate {token}")] if token else []
+        extra = [("WWW-Authenticate", f"{self._scheme} {token}")] if token else []
         if not body and self._user:
             return written(200, b"", extra)
         return self._served(request, body, extra)
@@ -86,6 +99,10 @@ class Connection:
     @property
     def _user(self) -> str:
         return self._basic_user or (self._acceptor.user if self._acceptor else "")
+
+    @property
+    def _scheme(self) -> str:
+        return self._acceptor.scheme if self._acceptor else "Negotiate"
 
     # --- authentication -----------------------------------------------------------------
 
@@ -102,17 +119,28 @@ class Connection:
         if scheme.lower() == "basic" and settings.auth_basic:
             self._basic_user = self._basic(given)
             return "", not self._basic_user
-        if scheme.lower() not in {"negotiate", "ntlm"} or not settings.auth_negotiate:
+        if scheme.lower() not in self._schemes:
             return "", True
         if self._acceptor is None or self._user:
             # A new exchange on a known connection replaces who it was.
-            self._acceptor = Acceptor(self._door.users, self._door.host_name)
+            door = self._door
+            named = "Kerberos" if scheme.lower() == "kerberos" else "Negotiate"
+            self._acceptor = Acceptor(
+                door.users, door.host_name, scheme=named, keytab=door.keytab, binding=door.binding
+            )
             self._basic_user = ""
         token = self._acceptor.step(given)
         if token is None:
             self._acceptor = None
             return "", True
         return base64.b64encode(token).decode(), not self._acceptor.user
+
+    @property
+    def _schemes(self) -> set[str]:
+        """The schemes whose tokens are looked at; Kerberos is offered by every host, in a domain or not."""
+        settings = self._door.settings
+        found = {"negotiate", "ntlm"} if settings.auth_negotiate else set()
+        return found | ({"kerberos"} if settings.auth_kerberos and self._door.keytab else set())
 
     def _basic(self, given: bytes) -> str:
         """Return the user whose password Basic gave, or nothing."""
@@ -127,7 +155,7 @@ class Connection:
     def _unauthorized(self, token: str = "") -> bytes:
         settings = self._door.settings
         if token:
-            return written(401, b"", [("WWW-Authenticate", f"Negotiate {token}")])
+            return written(401, b"", [("WWW-Authenticate", f"{self._scheme} {token}")])
         offered = [
             (settings.auth_negotiate, "Negotiate"),
             (settings.auth_kerberos, "Kerberos"),
@@ -174,7 +202,7 @@ class Connection:
             return written(answer.status, b"", extra)
         kind = _PLAIN_TYPE
         if is_sealed and self._acceptor is not None:
-            body, kind = sealing.seal(body, self._acceptor), sealing.CONTENT_TYPE
+            body, kind = sealing.seal(body, self._acceptor), sealing.content_type(self._acceptor)
         if effect is Effect.FLIP:
             place = len(body) * 2 // 3
             body = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]

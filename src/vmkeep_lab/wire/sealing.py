@@ -7,8 +7,10 @@ from typing import Final
 
 from vmkeep_lab.wire.acceptor import Acceptor
 
-PROTOCOL: Final = "application/HTTP-SPNEGO-session-encrypted"
-CONTENT_TYPE: Final = f'multipart/encrypted;protocol="{PROTOCOL}";boundary="Encrypted Boundary"'
+_PROTOCOLS: Final = {
+    "Negotiate": "application/HTTP-SPNEGO-session-encrypted",
+    "Kerberos": "application/HTTP-Kerberos-session-encrypted",
+}
 _PLAIN_TYPE: Final = "application/soap+xml;charset=UTF-8"
 
 # The printed example of the specification writes "-- Encrypted Boundary": a blank is allowed. The tabs are
@@ -36,12 +38,17 @@ class Opened:
     content_type: str
 
 
+def content_type(acceptor: Acceptor) -> str:
+    """Return the header that announces a sealed body."""
+    return f'multipart/encrypted;protocol="{_PROTOCOLS[acceptor.scheme]}";boundary="Encrypted Boundary"'
+
+
 def unseal(body: bytes, acceptor: Acceptor) -> Opened:
     """Return the envelope inside; BadSeal where there is none to be had."""
     found = _HEAD.match(body)
     # No line ends before the last boundary: what stands there belongs to the sealed data.
     end = _TAIL.search(body, max(0, len(body) - _TAIL_BYTES))
-    if not found or not end or found["protocol"].strip() != PROTOCOL.encode():
+    if not found or not end or found["protocol"].strip() != _PROTOCOLS[acceptor.scheme].encode():
         raise BadSeal("the parts of the body are not as they should be")
     sealed = body[found.end() : end.start()]
     size = struct.unpack_from("<I", sealed)[0] if len(sealed) >= 4 else 0
@@ -58,10 +65,11 @@ def unseal(body: bytes, acceptor: Acceptor) -> Opened:
 def seal(data: bytes, acceptor: Acceptor) -> bytes:
     """Return a body with the envelope sealed inside."""
     header, sealed = acceptor.seal(data)
+    protocol = _PROTOCOLS[acceptor.scheme]
     return b"".join(
         (
             b"--Encrypted Boundary\r\n",
-            f"\tContent-Type: {PROTOCOL}\r\n".encode(),
+            f"\tContent-Type: {protocol}\r\n".encode(),
             f"\tOriginalContent: type={_PLAIN_TYPE};Length={len(data)}\r\n".encode(),
             b"--Encrypted Boundary\r\n",
             b"\tContent-Type: application/octet-stream\r\n",

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Self
 
-from vmkeep_lab.wire.connection import Connection, Door
+from vmkeep_lab.wire.certificate import binding_of
+from vmkeep_lab.wire.connection import Answers, Connection, Door
 from vmkeep_lab.wire.disturbances import Disturbances
 from vmkeep_lab.wire.provider import Provider
 from vmkeep_lab.wire.service import Service
@@ -19,42 +20,50 @@ _LOG: Final = logging.getLogger(__name__)
 _CLOSE_S: Final = 5.0
 
 
-class Server:
-    """A WinRM listener in front of a provider.
+class Listeners:
+    """The ports of a WinRM service, whatever answers there.
 
-    ``with Server(provider, {"Administrator": password}, host_name="HV01") as server:`` listens on
-    ``server.http_port``, and on ``server.https_port`` where a certificate and its key were given. Ports are
-    free ones unless asked for; a port that is None is not opened.
+    ``with`` it, it listens on ``http_port``, and on ``https_port`` where a certificate and its key were
+    given. Ports are free ones unless asked for; a port that is None is not opened. A host with a
+    ``keytab`` is in a domain.
     """
 
     def __init__(
         self,
-        provider: Provider,
+        service: Answers,
         users: Mapping[str, str],
         *,
         host_name: str,
         settings: Settings | None = None,
-        disturbances: Disturbances | None = None,
         address: str = "127.0.0.1",
         http_port: int | None = 0,
         https_port: int | None = 0,
         certificate: tuple[Path, Path] | None = None,
+        keytab: Path | None = None,
     ) -> None:
         self._settings = settings or Settings()
-        self.disturbances = disturbances or Disturbances()
-        self._service = Service(provider, host_name, self._settings, self.disturbances)
+        self._service = service
         self._users = users
         self._host_name = host_name
+        self._keytab = keytab
         self._listeners: list[_Listener] = []
         if http_port is not None:
-            self._listeners.append(_Listener((address, http_port), self._door(False), None))
+            self._listeners.append(_Listener((address, http_port), self._door(None), None))
         if certificate is not None and https_port is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*certificate)
-            self._listeners.append(_Listener((address, https_port), self._door(True), context))
+            self._listeners.append(_Listener((address, https_port), self._door(certificate[0]), context))
 
-    def _door(self, is_tls: bool) -> Door:
-        return Door(self._service, self._settings, self._host_name, is_tls, self._users)
+    def _door(self, certificate: Path | None) -> Door:
+        return Door(
+            self._service,
+            self._settings,
+            self._host_name,
+            certificate is not None,
+            self._users,
+            self._keytab,
+            None if certificate is None else binding_of(certificate),
+        )
 
     @property
     def http_port(self) -> int:
@@ -88,6 +97,38 @@ class Server:
         """Close all connections, as http.sys does with idle ones; clients may come back."""
         for listener in self._listeners:
             listener.close_connections()
+
+
+class Server(Listeners):
+    """A WinRM service in front of a provider: ``Server(provider, {"Administrator": password}, ...)``."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        users: Mapping[str, str],
+        *,
+        host_name: str,
+        settings: Settings | None = None,
+        disturbances: Disturbances | None = None,
+        address: str = "127.0.0.1",
+        http_port: int | None = 0,
+        https_port: int | None = 0,
+        certificate: tuple[Path, Path] | None = None,
+        keytab: Path | None = None,
+    ) -> None:
+        settings = settings or Settings()
+        self.disturbances = disturbances or Disturbances()
+        super().__init__(
+            Service(provider, host_name, settings, self.disturbances),
+            users,
+            host_name=host_name,
+            settings=settings,
+            address=address,
+            http_port=http_port,
+            https_port=https_port,
+            certificate=certificate,
+            keytab=keytab,
+        )
 
 
 class _Listener:

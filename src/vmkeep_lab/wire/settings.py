@@ -21,7 +21,7 @@ class Settings:
     idle_connection_s: float = 120.0
     allow_unencrypted: bool = False
     auth_negotiate: bool = True
-    auth_kerberos: bool = True  # offered, but this host has no domain: a ticket is refused
+    auth_kerberos: bool = True  # offered also by a host without a domain, which refuses every ticket
     auth_basic: bool = False
 
     @property

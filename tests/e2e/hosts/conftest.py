@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import Result, Vmkeep
-from tests.lab_process import Lab, running_lab
+from tests.lab_process import Lab, Served, running_lab
 
 SMALL = r"""
 title = "one VM that is off"
@@ -37,8 +37,9 @@ class Hosts:
         self.program = Vmkeep(folder, folder / "no repository")
         self.file = folder / "config.toml"
         self.secrets: list[bytes] = []
+        self.environment: dict[str, str] = {}
 
-    def configure(self, lab: Lab, **changes: Any) -> None:
+    def configure(self, lab: Served, **changes: Any) -> None:
         """Write the lab's block, with what differs; None leaves a key out."""
         keys = ("address", "port", "transport", "auth", "user", "password_file", "paths", "ca_file")
         block = {key: lab.facts[key] for key in keys if key in lab.facts} | changes
@@ -49,9 +50,9 @@ class Hosts:
         self.file.write_text(f"[hosts.lab]\n{text}", "utf-8")
 
     def __call__(self, *arguments: object) -> Result:
-        result = self.program(*arguments, env={"VMKEEP_CONFIG": str(self.file)})
+        result = self.program(*arguments, env={"VMKEEP_CONFIG": str(self.file), **self.environment})
         for secret in self.secrets:
-            assert secret not in result.out + result.err.encode(), "a lab's password was printed"
+            assert secret not in result.out + result.err.encode(), "a password was printed"
         return result
 
     def check(self, *options: object) -> tuple[int, dict[str, dict[str, Any]], Result]:

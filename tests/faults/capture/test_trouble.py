@@ -79,6 +79,34 @@ def test_a_run_that_is_stopped_while_the_host_makes_the_checkpoint_waits_for_it(
     assert host.journal.steps[-1] == "hold-released"
 
 
+def test_a_run_that_is_stopped_while_the_host_removes_the_checkpoint_waits_for_it(host: Doors) -> None:
+    def stop(waiting: Waiting) -> None:
+        if waiting.what.startswith("remove"):
+            raise Interrupted
+
+    host.host = replace(host.host, watch=stop)
+    with pytest.raises(Interrupted) as told, host.hold(VM) as held:
+        held.release(track=False)
+    assert getattr(told.value, "__notes__", []) == []
+    assert host.journal.steps[-1] == "hold-released"
+
+
+def test_a_run_that_is_stopped_during_the_conversion_leaves_no_reference_point(host: Doors) -> None:
+    """The host goes on converting; what comes of it is nobody's baseline, and goes."""
+
+    def stop(waiting: Waiting) -> None:
+        if waiting.what.startswith("convert"):
+            raise Interrupted
+
+    before = host.strangers()
+    host.host = replace(host.host, watch=stop)
+    with pytest.raises(Interrupted) as told, host.hold(VM) as held:
+        held.release(track=True)
+    assert getattr(told.value, "__notes__", []) == []
+    assert host.journal.steps[-1] == "hold-released"
+    assert (host.strangers(), host.ours()) == (before, [])
+
+
 def test_a_refused_conversion_destroys_the_checkpoint_and_says_why(lab: Lab, host: Doors) -> None:
     lab.control.ask("fail", at="convert-job", vm=VM)
     with host.hold(VM) as held:

@@ -121,3 +121,21 @@ def test_a_run_that_is_under_way_keeps_a_second_one_out(vmkeep: Vmkeep, disk: Pa
     assert vmkeep.restore_raw(summary["id"]) == disk.read_bytes()
     assert [p["vm"] for p in vmkeep.points()] in (["disk", "other"], ["other", "disk"])
     vmkeep.check_all()
+
+
+def test_a_signal_ends_reads_that_wait_for_a_slow_rate(vmkeep: Vmkeep, tmp_path: Path, seed: int) -> None:
+    # At this rate every read but the first would wait for a minute and more, four disks at a time.
+    folder = tmp_path / "vm"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"disk{number}.raw").write_bytes(random.Random(seed + number).randbytes(MIB))
+    process = vmkeep.start("backup", f"folder:{folder}", "--limit-read", "1K", "--json")
+    deadline = time.monotonic() + 60
+    # Begun, claimed, writing: the records of the run tell how far it is.
+    while len([p for p in (vmkeep.repo / "runs").rglob("*") if p.is_file()]) < 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=40)
+    assert (process.returncode, out) == (143, b""), err
+    assert vmkeep.points() == [] and leftovers(vmkeep) == []

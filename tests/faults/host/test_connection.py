@@ -220,12 +220,6 @@ def test_a_host_that_does_not_prove_itself_gets_no_message(host: WsmanHost) -> N
     assert host.asked == []
 
 
-def test_kerberos_without_its_library_or_ticket_is_said_so(host: WsmanHost) -> None:
-    with pytest.raises(LoginImpossible, match="auth 'kerberos'"):
-        client(host, auth="kerberos").get(REF)
-    assert host.asked == []
-
-
 def test_a_host_that_does_not_ask_who_is_there_is_told_nothing() -> None:
     open_door = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     with anybody(open_door) as port, pytest.raises(HostNonsense, match="does not ask who is there"):

@@ -14,6 +14,7 @@ from vmkeep.cli.configuration import (
     load_configuration,
 )
 from vmkeep.errors import ExitCode
+from vmkeep.host.files.credentials import Credentials
 from vmkeep.host.files.paths import FolderPlace, SharePlace
 from vmkeep.host.wsman import EndpointUnusable
 
@@ -26,7 +27,7 @@ address = "hv01.example.org"
 port = 15986
 transport = "https"
 auth = "kerberos"
-user = 'EXAMPLE\backup'
+user = 'backup@EXAMPLE.ORG'
 password_file = "secret/hv01"
 ca_file = "ca.pem"
 smb_port = 1445
@@ -57,13 +58,13 @@ def test_all_keys_are_understood(tmp_path: Path) -> None:
     endpoint = host.endpoint(password)
     assert endpoint.url == "https://hv01.example.org:15986/wsman"
     assert (endpoint.user, endpoint.auth, endpoint.ca_file) == (
-        "EXAMPLE\\backup",
+        "backup@EXAMPLE.ORG",
         "kerberos",
         tmp_path / "ca.pem",
     )
     account = host.credentials(password)
     assert account is not None
-    assert (account.user, account.auth) == ("EXAMPLE\\backup", "kerberos")
+    assert (account.user, account.auth) == ("backup@EXAMPLE.ORG", "kerberos")
     assert (host.smb_port, host.smb_encryption) == (1445, True)
     assert host.path_map().place("c:\\vms\\a.vhdx") == SharePlace(
         "hv01.example.org", None, "VMs$", ("a.vhdx",)
@@ -77,7 +78,8 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     host = loaded(tmp_path, FULL).find("short")
     assert host.endpoint(None).url == "https://10.0.0.5:5986/wsman"
     assert (host.auth, host.smb_port, host.smb_encryption) == ("negotiate", 445, False)
-    assert (host.password({}), host.credentials(None)) == (None, None)
+    assert host.password({}) is None
+    assert host.credentials(None) == Credentials(None, None, "negotiate")
     assert host.path_map().place("C:\\x") == SharePlace("", None, "C$", ("x",))
 
 

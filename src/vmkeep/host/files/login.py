@@ -5,6 +5,7 @@ from typing import Any, Final
 from smbprotocol.exceptions import SMBAuthenticationError, SMBException, SMBResponseException
 from smbprotocol.session import Session
 
+from vmkeep.host import kerberos
 from vmkeep.host.files import statuses
 from vmkeep.host.files.connection import HardenedConnection
 from vmkeep.host.files.credentials import Credentials
@@ -62,35 +63,46 @@ def _negotiate(
 def _sign_in(
     connection: HardenedConnection, address: str, credentials: Credentials, require_encryption: bool
 ) -> Any:
+    is_negotiated = credentials.auth == "negotiate"
+    user, password = kerberos.account_of(credentials.user, credentials.password, is_negotiated=is_negotiated)
     login = Session(
-        connection,
-        credentials.user,
-        credentials.password.reveal().decode("utf-8", "surrogateescape"),
-        require_encryption=require_encryption,
-        auth_protocol=credentials.auth,
+        connection, user, password, require_encryption=require_encryption, auth_protocol=credentials.auth
     )
     try:
+        if is_negotiated:
+            kerberos.ask_domain(credentials.user, credentials.password)
         login.connect()
     except SMBResponseException as error:
         if error.status in statuses.CONNECTION_GONE:
             raise
         raise LoginRefused(
-            f"{address!r} refuses the account {credentials.user!r} (status 0x{error.status:08X}).",
+            f"{address!r} refuses the account {credentials.name} (status 0x{error.status:08X}).",
             address=address,
             status=error.status,
         ) from error
-    except SMBAuthenticationError as error:
-        raise LoginRefused(
-            f"{credentials.auth} cannot sign {credentials.user!r} in at {address!r}.", address=address
-        ) from error
+    except (SMBAuthenticationError, *kerberos.failures()) as error:
+        raise _refused(address, credentials, error) from error
     except SMBException as error:
         # smbprotocol forgets the number of a guest, and of nobody else.
         if login.session_id is None:
             raise ProtectionImpossible(
-                f"{address!r} takes {credentials.user!r} for a guest, whose answers nobody signs.",
+                f"{address!r} takes {credentials.name} for a guest, whose answers nobody signs.",
                 address=address,
             ) from error
         raise
     if not login.encrypt_data and not (login.signing_required and login.signing_key):
         raise ProtectionImpossible(f"{address!r} neither signs nor encrypts.", address=address)
     return login
+
+
+def _refused(address: str, credentials: Credentials, error: Exception) -> LoginRefused:
+    # smbprotocol wraps what pyspnego raises, but not what pyspnego lets through.
+    if meaning := kerberos.meaning_of(error.__cause__ or error):
+        return LoginRefused(
+            f"{credentials.name} cannot sign in at {address!r}: {meaning.reason}.",
+            hint=meaning.hint,
+            address=address,
+        )
+    return LoginRefused(
+        f"{credentials.auth} cannot sign {credentials.name} in at {address!r}.", address=address
+    )

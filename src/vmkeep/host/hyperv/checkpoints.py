@@ -33,6 +33,7 @@ from vmkeep.host.hyperv.errors import (
 )
 from vmkeep.host.hyperv.jobs import HyperV, Kind, Outcome, outlast, pauses, perform
 from vmkeep.host.hyperv.owners import Owner
+from vmkeep.host.hyperv.placing import read_unread
 from vmkeep.host.hyperv.settings import (
     REALISED,
     RECOVERY_CHECKPOINT,
@@ -235,11 +236,14 @@ def _read(host: HyperV, checkpoint_id: str, *, with_disks: bool = False) -> Chec
         row = outlast(host, lambda: host.client.get(SETTINGS.ref(checkpoint_id)))
     except InstanceMissing as error:
         raise CheckpointMissing(f"the checkpoint {checkpoint_id} is not there any more.") from error
-    return checkpoint_of(row, read_disks(host, guid_of(checkpoint_id)) if with_disks else ())
+    if not with_disks:
+        return checkpoint_of(row)
+    disks = read_disks(host, guid_of(checkpoint_id))
+    return checkpoint_of(row, disks, read_unread(host, guid_of(checkpoint_id), disks))
 
 
 def _with_disks_of(checkpoint: CheckpointFacts, other: CheckpointFacts) -> CheckpointFacts:
-    return replace(checkpoint, disks=other.disks)
+    return replace(checkpoint, disks=other.disks, unread_disks=other.unread_disks)
 
 
 def _is_new(checkpoint: CheckpointFacts, vm_id: str, known_before: Collection[str]) -> bool:

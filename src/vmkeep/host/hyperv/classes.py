@@ -106,6 +106,7 @@ DRIVE: Final = WmiClass(
         "InstanceID": "string",
         "ResourceSubType": "string",
         "HostResource": "string[]",
+        "Parent": "string",
     },
     keys=("InstanceID",),
 )
@@ -117,6 +118,7 @@ MEDIUM: Final = WmiClass(
         "InstanceID": "string",
         "ResourceSubType": "string",
         "HostResource": "string[]",
+        "Parent": "string",
         "PersistentReservationsSupported": "boolean",
     },
     keys=("InstanceID",),

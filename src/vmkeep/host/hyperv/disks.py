@@ -18,6 +18,8 @@ _NO_DISKS: Final = ("Microsoft:Hyper-V:Virtual CD/DVD Disk", "Microsoft:Hyper-V:
 
 # WQL conditions. A medium of a kind nobody knows is a disk until proved otherwise: none is left out silently.
 PASSTHROUGH_ONLY: Final = f"ResourceSubType = {_PASSTHROUGH}"
+_DISK_DRIVE: Final = quoted("Microsoft:Hyper-V:Synthetic Disk Drive")
+DISK_DRIVES_ONLY: Final = f"ResourceSubType = {_DISK_DRIVE}"
 DISKS_ONLY: Final = " AND ".join(f"ResourceSubType <> {quoted(kind)}" for kind in _NO_DISKS)
 
 FileFormat = Literal["vhd", "vhdx", "vhd_set"]
@@ -31,7 +33,8 @@ _KINDS: Final[Mapping[str, DiskKind]] = {
     ".vhds": "vhd_set",
 }
 _GUID: Final = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
-_SETTING: Final = re.compile(rf"Microsoft:({_GUID})\\(.+?)(?:\\[A-Za-z])?", re.DOTALL)
+_SETTING: Final = re.compile(rf"Microsoft:({_GUID})(?:\\(.*))?", re.DOTALL | re.IGNORECASE)
+_PLACE: Final = re.compile(rf"({_GUID}\\\d+\\\d+)(?:\\[DL])?", re.IGNORECASE)
 _SLOT: Final = re.compile(rf"({_GUID})\\(\d+)\\(\d+)")
 # Every generation 1 VM has its two IDE controllers under this id (believed, docs/believed.md).
 _IDE: Final = "83F8638B-8DCA-4152-9EDA-2CA8B33039B4"
@@ -61,14 +64,21 @@ def slot_of(setting: str) -> str:
 
     Believed (docs/believed.md): ``Microsoft:SETTINGS\CONTROLLER\NUMBER\LOCATION\L``,
     where SETTINGS is the VM's or the checkpoint's id and the rest stays. In
-    capitals, as WMI compares without case. An id of another form is its own slot.
+    capitals, as WMI compares without case. Of another form, all behind SETTINGS is
+    the slot, and without SETTINGS the whole id.
     """
     found = _SETTING.fullmatch(setting)
-    return (found[2] if found else setting).upper()
+    rest = (found[2] if found else None) or setting
+    place = _PLACE.fullmatch(rest)
+    return (place[1] if place else rest).upper()
 
 
 def owner_of(setting: str) -> str:
-    """Return the id of the VM or checkpoint whose settings an InstanceID belongs to; empty if none."""
+    r"""Return the id of the VM or checkpoint whose settings an InstanceID belongs to; empty if none.
+
+    Documented: ``Microsoft:GUID\DEVICE`` for what belongs to a VM (learn.microsoft.com,
+    hyperv_v2, the setting data classes, PoolID), whatever DEVICE is.
+    """
     found = _SETTING.fullmatch(setting)
     return found[1].upper() if found else ""
 
@@ -92,11 +102,16 @@ def disks_of(media: Iterable[Instance], passthrough: Iterable[Instance]) -> dict
 
 def read_disks(host: HyperV, owner: str) -> tuple[DiskFacts, ...]:
     """Ask for the disks of one VM or checkpoint, by the GUID of its settings. Safe to repeat."""
-    # A GUID holds neither of LIKE's signs, and what begins with it belongs to these settings.
-    mine = f"InstanceID LIKE {quoted(f'Microsoft:{owner}%')}"
+    mine = of_owner(owner)
     media = outlast(host, lambda: list(MEDIUM.all(host.client, f"{mine} AND {DISKS_ONLY}")))
     drives = outlast(host, lambda: list(DRIVE.all(host.client, f"{mine} AND {PASSTHROUGH_ONLY}")))
     return disks_of(media, drives).get(owner.upper(), ())
+
+
+def of_owner(owner: str) -> str:
+    """Return the WQL condition for what belongs to one VM or checkpoint."""
+    # A GUID holds neither of LIKE's signs, and what begins with it belongs to these settings.
+    return f"InstanceID LIKE {quoted(f'Microsoft:{owner}%')}"
 
 
 def read_disk_file(host: HyperV, path: str) -> DiskFile:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from vmkeep.host.hyperv import classes
-from vmkeep.host.hyperv.disks import DISKS_ONLY, PASSTHROUGH_ONLY, disks_of
+from vmkeep.host.hyperv.disks import DISK_DRIVES_ONLY, DISKS_ONLY, PASSTHROUGH_ONLY
 from vmkeep.host.hyperv.errors import VmAmbiguous, VmNotFound
 from vmkeep.host.hyperv.guests import exchange_items, guest_facts
 from vmkeep.host.hyperv.jobs import HyperV, outlast
 from vmkeep.host.hyperv.owners import Owner
+from vmkeep.host.hyperv.placing import Placed, place
 from vmkeep.host.hyperv.settings import (
     checkpoint_of,
     checkpoint_setting_of,
@@ -27,13 +28,14 @@ from vmkeep.host.hyperv.settings import (
     guid_of,
     instance_id,
     is_checkpoint,
+    is_planned,
     is_realised,
     parent_of,
 )
 from vmkeep.host.hyperv.states import component_state, operation_of, power_state_of, replication_facts
 from vmkeep.host.hyperv.volumes import free_bytes, least_free, share_a_volume
 from vmkeep.host.wsman import HostError, HostFault, Instance, Ref, RightMissing, UnknownToHost, quoted
-from vmkeep.model.facts import CheckpointFacts, ComponentState, DiskFacts, Edition, HostFacts, VmFacts
+from vmkeep.model.facts import CheckpointFacts, ComponentState, Edition, HostFacts, VmFacts
 from vmkeep.model.plan import VmRef
 
 _log: Final = logging.getLogger(__name__)
@@ -49,11 +51,14 @@ class Inventory:
     """One host and its VMs, sorted by name.
 
     ``unanswered`` names the classes the host would not list, and why.
+    ``unassigned`` names the media and pass-through drives of no known VM or
+    checkpoint: a VM that may have one of them says so in ``unread_disks``.
     """
 
     host: HostFacts
     vms: tuple[VmFacts, ...]
     unanswered: Mapping[str, str] = field(default_factory=dict)
+    unassigned: tuple[str, ...] = ()
 
     def find(self, text: str) -> VmFacts:
         """Return the VM of this id or name. Raises VmNotFound and VmAmbiguous."""
@@ -81,12 +86,12 @@ def take_inventory(host: HyperV, *, repository: str | None = None) -> Inventory:
     lists = _Lists(host)
     systems = [system for system in lists.rows(classes.COMPUTER_SYSTEM) if is_vm(system)]
     settings = lists.rows(classes.SETTINGS)
-    disks = disks_of(lists.rows(classes.MEDIUM, DISKS_ONLY), lists.rows(classes.DRIVE, PASSTHROUGH_ONLY))
+    placed = _placed(lists, systems, settings)
     joined = _Joined(
         repository=repository,
         realised={_vm_id(row): row for row in settings if is_realised(row)},
-        checkpoints=_checkpoints_by_vm(settings, disks),
-        disks=disks,
+        checkpoints=_checkpoints_by_vm(settings, placed),
+        placed=placed,
         backup=_by_system(lists.maybe(classes.BACKUP_COMPONENT)),
         heartbeat=_by_system(lists.maybe(classes.HEARTBEAT_COMPONENT)),
         replication=_replication_states(lists.maybe(classes.REPLICATION)),
@@ -95,7 +100,8 @@ def take_inventory(host: HyperV, *, repository: str | None = None) -> Inventory:
     )
     vms = sorted((_vm_facts(system, joined) for system in systems), key=lambda vm: (vm.vm.name, vm.vm.id))
     facts = _host_facts(lists)
-    return Inventory(facts, tuple(vms), {name: str(error) for name, error in lists.unanswered.items()})
+    unanswered = {name: str(error) for name, error in lists.unanswered.items()}
+    return Inventory(facts, tuple(vms), unanswered, placed.unassigned)
 
 
 def with_guests(host: HyperV, vms: Sequence[VmFacts]) -> tuple[VmFacts, ...]:
@@ -154,7 +160,7 @@ class _Joined:
     repository: str | None
     realised: Mapping[str, Instance]
     checkpoints: Mapping[str, tuple[CheckpointFacts, ...]]
-    disks: Mapping[str, tuple[DiskFacts, ...]]
+    placed: Placed
     backup: Mapping[str, Instance]
     heartbeat: Mapping[str, Instance]
     replication: Mapping[str, tuple[int, ...]]
@@ -168,7 +174,7 @@ def _vm_facts(system: Instance, joined: _Joined) -> VmFacts:
     power = power_state_of(system)
     component = _component(joined.backup.get(vm_id))
     checkpoints = joined.checkpoints.get(vm_id, ())
-    disks = joined.disks.get(vm_id, ())
+    disks = joined.placed.disks.get(vm_id, ())
     paths = [disk.path for disk in disks if disk.path and disk.kind != "passthrough"]
     mode, state = system.integer_or_none("ReplicationMode"), system.integer_or_none("ReplicationState")
     facts = VmFacts(
@@ -182,6 +188,7 @@ def _vm_facts(system: Instance, joined: _Joined) -> VmFacts:
             mode, (*joined.replication.get(vm_id, ()), *((state,) if state else ()))
         ),
         disks=disks,
+        unread_disks=joined.placed.unread.get(vm_id, ()),
         checkpoints=checkpoints,
         last_applied=joined.applied.get(vm_id),
         foreign_recovery_checkpoint=any(is_foreign(c, joined.repository) for c in checkpoints),
@@ -245,14 +252,41 @@ def _vm_id(settings: Instance) -> str:
     return settings.text("VirtualSystemIdentifier").upper()
 
 
+def _placed(lists: _Lists, systems: Iterable[Instance], settings: Sequence[Instance]) -> Placed:
+    """List all media and pass-through drives, and give each to its VM or checkpoint."""
+    vms = {system.text("Name").upper() for system in systems}
+    media, passthrough = (
+        lists.rows(classes.MEDIUM, DISKS_ONLY),
+        lists.rows(classes.DRIVE, PASSTHROUGH_ONLY),
+    )
+
+    def place_among(known: Sequence[Instance]) -> Placed:
+        return place(
+            media,
+            passthrough,
+            owners=vms | {guid_of(row.text("InstanceID")) for row in known if is_checkpoint(row)},
+            planned={guid_of(row.text("InstanceID")) for row in known if is_planned(row)},
+            drives=lambda: lists.rows(classes.DRIVE, DISK_DRIVES_ONLY),
+        )
+
+    placed = place_among(settings)
+    if placed.unassigned:  # perhaps of a checkpoint that was made after the settings were listed
+        placed = place_among((*settings, *lists.rows(classes.SETTINGS)))
+    if placed.unassigned:
+        _log.warning("%d media or drives of the host belong to no VM that is known", len(placed.unassigned))
+    return placed
+
+
 def _checkpoints_by_vm(
-    settings: Iterable[Instance], disks: Mapping[str, tuple[DiskFacts, ...]]
+    settings: Iterable[Instance], placed: Placed
 ) -> dict[str, tuple[CheckpointFacts, ...]]:
     """Return each VM's checkpoints with their disks, oldest first."""
     found: dict[str, list[CheckpointFacts]] = defaultdict(list)
     for row in settings:
         if is_checkpoint(row):
-            found[_vm_id(row)].append(checkpoint_of(row, disks.get(guid_of(row.text("InstanceID")), ())))
+            guid = guid_of(row.text("InstanceID"))
+            disks, unread = placed.disks.get(guid, ()), placed.unread.get(guid, ())
+            found[_vm_id(row)].append(checkpoint_of(row, disks, unread))
     return {vm_id: tuple(sorted(all_of, key=_age)) for vm_id, all_of in found.items()}
 
 

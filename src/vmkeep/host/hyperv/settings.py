@@ -16,6 +16,7 @@ from vmkeep.model.facts import (
 # VirtualSystemType (hyperv-backup-api.md 1.2).
 REALISED: Final = "Microsoft:Hyper-V:System:Realized"
 RECOVERY_CHECKPOINT: Final = "Microsoft:Hyper-V:Snapshot:Recovery"
+_PLANNED: Final = ("Microsoft:Hyper-V:System:Planned", "Microsoft:Hyper-V:Snapshot:Planned")
 _USER_CHECKPOINT: Final = "Microsoft:Hyper-V:Snapshot:Realized"
 _REPLICA: Final = "Microsoft:Hyper-V:Snapshot:Replica"
 _ANY_CHECKPOINT: Final = "Microsoft:Hyper-V:Snapshot:"
@@ -42,7 +43,15 @@ def is_checkpoint(settings: Instance) -> bool:
     return (settings.text_or_none("VirtualSystemType") or "").lower().startswith(_ANY_CHECKPOINT.lower())
 
 
-def checkpoint_of(settings: Instance, disks: tuple[DiskFacts, ...] = ()) -> CheckpointFacts:
+def is_planned(settings: Instance) -> bool:
+    """Tell whether these belong to a planned VM: one that is being imported, and runs from no disk yet."""
+    system_type = (settings.text_or_none("VirtualSystemType") or "").lower()
+    return system_type in (planned.lower() for planned in _PLANNED)
+
+
+def checkpoint_of(
+    settings: Instance, disks: tuple[DiskFacts, ...] = (), unread: tuple[str, ...] = ()
+) -> CheckpointFacts:
     """Read a checkpoint."""
     return CheckpointFacts(
         id=settings.text("InstanceID"),
@@ -54,6 +63,7 @@ def checkpoint_of(settings: Instance, disks: tuple[DiskFacts, ...] = ()) -> Chec
         created=settings.moment_or_none("CreationTime"),
         configuration=configuration_of(settings),
         disks=disks,
+        unread_disks=unread,
     )
 
 

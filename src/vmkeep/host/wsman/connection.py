@@ -213,6 +213,9 @@ class Connection:
                 host=url,
                 skew_s=skew_s,
             )
+        if self._endpoint.password is None:
+            whose = "" if user is None else f" of {user!r}"
+            return LoginRefused(f"{url} refuses the ticket{whose}.", host=url, user=user)
         return LoginRefused(f"{url} refuses the user {user!r} and the password given.", host=url, user=user)
 
     # --- one connection, one exchange ---------------------------------------------

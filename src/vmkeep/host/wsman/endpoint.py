@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -54,6 +55,11 @@ class Endpoint:
             raise EndpointUnusable(f"{self.port} is not a TCP port.")
         if (self.user is None) != (self.password is None) and self.auth == "ntlm":
             raise EndpointUnusable("auth is 'ntlm', which needs a user and a password.")
+        if self.auth == "kerberos" and "\\" in (self.user or "") and sys.platform != "win32":
+            raise EndpointUnusable(
+                f"auth is 'kerberos', and {self.user!r} names no realm.",
+                hint="Write the user as user@REALM, the domain's DNS name in capitals.",
+            )
         if self.connect_timeout_s <= 0 or self.operation_timeout_s <= 0:
             raise EndpointUnusable("a timeout is more than 0 seconds.")
 

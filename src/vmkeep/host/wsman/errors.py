@@ -72,9 +72,7 @@ class LoginImpossible(HostError):
 
     code = "HW006"
     retry = Retry.AFTER_CURE
-    default_hint = (
-        "Compare `auth` with what the host allows; Kerberos on Linux needs the extra `kerberos` and a ticket."
-    )
+    default_hint = "Compare `auth` with what the host allows; Kerberos on Linux needs the extra `kerberos`."
 
 
 class RightMissing(HostError):
@@ -200,3 +198,15 @@ class ArgumentRefused(HostError):
     code = "HW021"
     exit_code = ExitCode.FAILED
     default_hint = _REPORT
+
+
+class KerberosMissing(HostError):
+    """This machine has no Kerberos that Python could use."""
+
+    code = "HW022"
+    exit_code = ExitCode.USAGE
+    retry = Retry.AFTER_CURE
+    default_hint = (
+        "Install the extra: `pip install 'vmkeep[kerberos]'`, which on Linux needs gcc and the headers of "
+        "Kerberos and Python (Debian: gcc libkrb5-dev python3-dev)."
+    )

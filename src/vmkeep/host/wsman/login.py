@@ -12,8 +12,16 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from vmkeep.host import kerberos
 from vmkeep.host.wsman.endpoint import Endpoint
-from vmkeep.host.wsman.errors import ClocksDisagree, HostError, HostNonsense, LoginImpossible, LoginRefused
+from vmkeep.host.wsman.errors import (
+    ClocksDisagree,
+    HostError,
+    HostNonsense,
+    KerberosMissing,
+    LoginImpossible,
+    LoginRefused,
+)
 from vmkeep.host.wsman.sealing import KERBEROS, SPNEGO, Wrapped
 
 if TYPE_CHECKING:
@@ -26,21 +34,12 @@ _SCHEMES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "ntlm": (("Negotiate", "ntlm"), ("NTLM", "ntlm")),
 }
 _OFFER: Final = re.compile(r"(?:^|,)\s*([A-Za-z][\w-]*)(?:\s+([A-Za-z0-9+/]+={0,2})(?=\s*(?:,|$)))?")
+_KINDS: Final[Mapping[str, type[HostError]]] = {
+    "refused": LoginRefused,
+    "impossible": LoginImpossible,
+    "clocks": ClocksDisagree,
+}
 _SERVICE: Final = "HOST"  # each computer account of a domain has this service name
-
-# Kerberos (RFC 4120 7.5.9) as MIT's library numbers it, and Windows' own codes.
-_SKEW: Final = frozenset({0x96C73A25, 0x80090324})
-_REFUSED: Final = frozenset(
-    {
-        0x96C73A06,  # no such user
-        0x96C73A12,  # locked or disabled
-        0x96C73A17,  # the password's time is over
-        0x96C73A18,  # a wrong password
-        0x8009030C,  # SEC_E_LOGON_DENIED
-        0xC000006D,  # STATUS_LOGON_FAILURE
-        0xC0000071,  # STATUS_PASSWORD_EXPIRED
-    }
-)
 
 
 def offers(headers: Iterable[str]) -> dict[str, bytes]:
@@ -80,7 +79,6 @@ class Login:
     def _new_context(self, protocol: str, certificate: bytes | None) -> "ContextProxy":
         import spnego
         from spnego.channel_bindings import GssChannelBindings
-        from spnego.exceptions import FeatureMissingError, SpnegoError
 
         # At its finest level pyspnego writes down the tokens, from which a password can be guessed.
         logging.getLogger("spnego").setLevel(logging.WARNING)
@@ -93,17 +91,24 @@ class Login:
             if endpoint.transport == "http"
             else spnego.NegotiateOptions.none
         )
+
+        is_negotiated = protocol == "negotiate"
+        user, password = kerberos.account_of(endpoint.user, endpoint.password, is_negotiated=is_negotiated)
         try:
+            if is_negotiated:
+                kerberos.ask_domain(endpoint.user, endpoint.password)
             return spnego.client(
-                endpoint.user,
-                None if endpoint.password is None else endpoint.password.reveal().decode("utf-8"),
+                user,
+                password,
                 hostname=endpoint.address,
                 service=_SERVICE,
                 channel_bindings=binding,
                 protocol=protocol,
                 options=sealing,
             )
-        except (SpnegoError, FeatureMissingError, ImportError, ValueError) as error:
+        except kerberos.failures() as error:
+            raise self._translated(error) from error
+        except ValueError as error:  # a user or a service that is none
             raise self._translated(error) from error
 
     @property
@@ -116,12 +121,10 @@ class Login:
 
         Raises LoginRefused, LoginImpossible, ClocksDisagree; HostNonsense for a token that is none.
         """
-        from spnego.exceptions import FeatureMissingError, SpnegoError
-
         self._steps += 1
         try:
             answer = self._context.step(token)
-        except (SpnegoError, FeatureMissingError, ImportError) as error:
+        except kerberos.failures() as error:
             raise self._translated(error) from error
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
             raise HostNonsense(
@@ -148,25 +151,25 @@ class Login:
 
     def _translated(self, error: Exception) -> HostError:
         """Return our error for one of pyspnego's; its texts are the system's and not decided by."""
-        url = self._endpoint.url
-        base = getattr(error, "base_error", None)
-        numbers = {
-            number & 0xFFFFFFFF
-            for name in ("min_code", "winerror")
-            if isinstance(number := getattr(base, name, None), int)
-        }
-        if numbers & _SKEW:
-            return ClocksDisagree(f"Kerberos refuses to log in to {url}: the clocks disagree.", host=url)
-        kind = type(error).__name__
-        refused = numbers & _REFUSED or kind in {"InvalidCredentialError", "CredentialsExpiredError"}
+        url, user, kind = self._endpoint.url, self._endpoint.user, type(error).__name__
+        auth, has_password = self._endpoint.auth, self._endpoint.password is not None
+        if (auth == "kerberos" or (auth == "negotiate" and not has_password)) and kerberos.is_missing():
+            return KerberosMissing(
+                f"this machine lacks the library to log in to {url} by Kerberos.", host=url
+            )
+        if meaning := kerberos.meaning_of(error):
+            who = "vmkeep" if user is None else f"the user {user!r}"
+            return _KINDS[meaning.kind](
+                f"{who} cannot log in to {url}: {meaning.reason}.", hint=meaning.hint, host=url, user=user
+            )
+        refused = kind in {"InvalidCredentialError", "CredentialsExpiredError"}
         # SPNEGO says no with a token of its own, which pyspnego calls invalid: the answer to our proof.
         if refused or (kind == "InvalidTokenError" and self._steps > 2):
-            user = self._endpoint.user
             return LoginRefused(f"{url} or its domain refuses the user {user!r}.", host=url, user=user)
         if kind in {"InvalidTokenError", "BadMICError"}:
             return HostNonsense(f"{url} sent a login token that cannot be read.", host=url)
         return LoginImpossible(
-            f"this machine cannot log in to {url} with auth {self._endpoint.auth!r}: {str(error)!r}.",
+            f"this machine cannot log in to {url} with auth {auth!r}: {str(error)!r}.",
             host=url,
         )
 

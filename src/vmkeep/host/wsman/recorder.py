@@ -1,9 +1,8 @@
 """Write a trace of the wire that can be shown to others and replayed.
 
-JSON lines: the first names the format; each other is one request and its reply:
-``n``, ``at_ms`` since the recorder was made, ``action``, ``resource``, ``request``
-and ``reply`` as opened XML with names replaced (see :mod:`scrubbing`), and the HTTP
-``status``. Logins, headers and keys never come near it.
+docs/trace.md describes it: JSON lines, each one request and its reply, as opened
+XML with names replaced (see :mod:`scrubbing`). Logins, headers and keys never come
+near it.
 """
 
 import json

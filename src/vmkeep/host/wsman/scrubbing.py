@@ -15,6 +15,7 @@ import re
 import xml.sax
 from collections.abc import Mapping
 from typing import Final
+from xml.etree.ElementTree import Element
 from xml.sax.handler import ContentHandler
 from xml.sax.saxutils import XMLGenerator
 from xml.sax.xmlreader import AttributesImpl
@@ -51,6 +52,30 @@ _NAMING: Final = frozenset(
         "FriendlyName",
     }
 )
+# What a guest tells under these names says which system it is, not whose (learn.microsoft.com, hyperv_v2,
+# Msvm_KvpExchangeDataItem; Linux has more). All else that it tells goes.
+_ITEM: Final = "Msvm_KvpExchangeDataItem"
+_OF_SYSTEMS: Final = frozenset(
+    {
+        "CSDVersion",
+        "IntegrationServicesVersion",
+        "OSBuildNumber",
+        "OSDistributionData",
+        "OSDistributionName",
+        "OSEditionId",
+        "OSKernelVersion",
+        "OSMajorVersion",
+        "OSMinorVersion",
+        "OSName",
+        "OSPlatformId",
+        "OSVersion",
+        "ProcessorArchitecture",
+        "ProductType",
+        "ServicePackMajor",
+        "ServicePackMinor",
+        "SuiteMask",
+    }
+)
 _MAC_NAMING: Final = frozenset({"Address", "PermanentAddress", "MACAddress", "StaticMacAddress"})
 _SHORTEST_WORD: Final = 3  # shorter names are replaced where they stand alone, not inside other words
 
@@ -60,6 +85,15 @@ _TELLS_NOTHING: Final = re.compile(
     rf"(?:Microsoft:)?\{{?{_GUID}\}}?(?:\\+[0-9A-Za-z-]+)*|Microsoft:Definition.*|[\d.]*"
     r"|(?:Msvm|CIM|Win32|MSCluster|MSFT)_\w+"
 )
+# Windows' own words, whatever somebody calls a VM: kinds of devices, ids (and in queries how they begin).
+_OF_WINDOWS: Final = re.compile(
+    rf"Microsoft:Hyper-V:[\w:/ -]+|Microsoft:{_GUID}(?:\\+[\w-]+)*%?|(?:Msvm|CIM|Win32)_\w+", re.ASCII
+)
+# An object path: the server, namespace and class, keys (hyperv-backup-api.md 1.2, Parent).
+_OBJECT: Final = re.compile(
+    r"\\\\([^\\]+)((?:\\\w+)+:(?:Msvm|CIM|Win32|MSCluster|MSFT)_\w+)(.*)", re.ASCII | re.DOTALL
+)
+_LETTER: Final = re.compile(r"[A-Za-z]:?")  # a drive, or the end of an id
 _PLAIN_VALUE: Final = re.compile(rf"-?\d+|true|false|{_GUID}|\d{{4}}-\d\d-\d\dT[\d:.+Z-]*", re.IGNORECASE)
 _OF_THE_WIRE: Final = frozenset({"ResourceURI", "Action", "MessageID", "RelatesTo", "Code", "Dialect"})
 _COMMON_FOLDERS: Final = frozenset(
@@ -85,6 +119,7 @@ _COMMON_FOLDERS: Final = frozenset(
     }
 )
 _VOLUME: Final = re.compile(r"volume\d*", re.IGNORECASE)
+_KEPT: Final = (_LETTER, _VOLUME, _TELLS_NOTHING)
 _HRESULT: Final = re.compile(r"\(0x[0-9A-Fa-f]{8}\)")
 _PATH: Final = re.compile(r'(?<![A-Za-z])[A-Za-z]:\\[^"<>|*?\r\n]*|\\\\[^"<>|*?\r\n]+')
 _SID: Final = re.compile(r"\bS-1-5-21(?:-\d+)+\b")
@@ -92,7 +127,7 @@ _MAC: Final = re.compile(r"\b(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}\b")
 _BARE_MAC: Final = re.compile(r"\b[0-9A-Fa-f]{12}\b")
 _IPV4: Final = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")
 _IPV6: Final = re.compile(r"(?<![\w:])[0-9A-Fa-f:][0-9A-Fa-f:.]{1,44}(?![\w:.])")
-_WORD: Final = re.compile(r"[^\W_]+")
+_WORD: Final = re.compile(rf"{_GUID}|[^\W_]+")  # a GUID is one word: no name is a part of it
 _LITERAL: Final = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)
 
 
@@ -110,7 +145,10 @@ class Scrubber:
 
     def xml(self, content: str) -> str:
         """Return a document with names replaced. Raises HostNonsense for what is not XML."""
-        parsed(content, "a message")  # bounded and without a document type before another parser sees it
+        # Bounded and without a document type before another parser sees it.
+        root = parsed(content, "a message")
+        if root.tag == "INSTANCE" and root.get("CLASSNAME") == _ITEM:
+            self._hide_data(root)
         for learning in (True, False):
             written = io.StringIO()
             xml.sax.parseString(content.encode("utf-8"), _Rewriter(self, written, learning=learning))
@@ -125,7 +163,7 @@ class Scrubber:
 
     def value(self, name: str, text: str) -> str:
         """Return the text of one property, by what the property holds."""
-        if name in _OF_THE_WIRE:
+        if name in _OF_THE_WIRE or _OF_WINDOWS.fullmatch(text):
             return text
         if name in _MAC_NAMING and _BARE_MAC.fullmatch(text):
             return self._address("mac", text)
@@ -135,12 +173,29 @@ class Scrubber:
             except HostNonsense:
                 return f"(an instance of {len(text)} characters that cannot be read)"
         if name == "Filter":
-            return self.text(_LITERAL.sub(self._literal, text))
+            # Only literals: whatever VMs are called, the query's own words stay.
+            return _LITERAL.sub(self._literal, text)
+        if path := _OBJECT.fullmatch(text):
+            server = self._place("name", path[1])
+            return rf"\\{server}{path[2]}{_LITERAL.sub(self._literal, path[3])}"
         if name == "Stream":
             return self._stream(text)
+        if name == "Name" and text in _OF_SYSTEMS:
+            return text
+        if name == "Data" and ("name", text.lower()) in self._places:
+            return self._place("name", text)
         if name in _NAMING and not _TELLS_NOTHING.fullmatch(text):
             return self._place("name", text)
         return text if _PLAIN_VALUE.fullmatch(text) else self.text(text)
+
+    def _hide_data(self, item: Element) -> None:
+        """Take what a guest tells of itself for a name, unless it is about its system only."""
+        found = {each.get("NAME"): each.findtext("VALUE") or "" for each in item.iter("PROPERTY")}
+        data = found.get("Data", "")
+        if found.get("Name") in _OF_SYSTEMS or all(_is_address(each) for each in data.split(";")):
+            return
+        self.hide("name", data)
+        self.hide("name", data.partition(".")[0])  # of a domain name, what people call the guest
 
     def _without_names(self, text: str) -> str:
         """Replace each known name that stands in the text as whole words, the longest first."""
@@ -157,9 +212,10 @@ class Scrubber:
 
     def _literal(self, found: re.Match[str]) -> str:
         inside = found[1] if found[1] is not None else found[2]
-        if _TELLS_NOTHING.fullmatch(inside) or _PATH.match(inside):
+        if _TELLS_NOTHING.fullmatch(inside) or _OF_WINDOWS.fullmatch(inside):
             return found[0]
-        return found[0][0] + self._place("name", inside) + found[0][-1]
+        scrubbed = self.text(inside) if _PATH.match(inside) else self._place("name", inside)
+        return found[0][0] + scrubbed + found[0][-1]
 
     def _stream(self, text: str) -> str:
         try:
@@ -175,8 +231,7 @@ class Scrubber:
 
     def _part(self, part: str) -> str:
         bare = part.strip().lower()
-        drive = len(part) == 2 and part[1] == ":"
-        if drive or bare in _COMMON_FOLDERS or _VOLUME.fullmatch(bare) or _TELLS_NOTHING.fullmatch(part):
+        if bare in _COMMON_FOLDERS or any(kept.fullmatch(part) for kept in _KEPT):
             return part
         stem, dot, ending = part.partition(".") if part.count(".") == 1 else (part, "", "")
         codes = "".join(f" {code}" for code in _HRESULT.findall(part))
@@ -186,11 +241,8 @@ class Scrubber:
         return self._place("name", stem) + kept + codes
 
     def _address(self, kind: str, text: str) -> str:
-        if kind == "ip":
-            try:
-                ipaddress.ip_address(text)
-            except ValueError:
-                return text  # a version, or a time
+        if kind == "ip" and not _is_address(text):
+            return text  # a version, or a time
         return self._place(kind, text)
 
     def _place(self, kind: str, text: str) -> str:
@@ -212,6 +264,14 @@ class Scrubber:
                 names.append((first.start(), text.lower()))
                 names.sort(key=lambda found: -len(found[1]))
         return place
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 _WORDS: Final = ("host", "user", "domain", "name")

@@ -49,3 +49,14 @@ def test_the_notes_say_who_made_it_and_how_it_goes_away() -> None:
 def test_ids_that_could_be_mistaken_are_refused(ids: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match="cannot mark"):
         Owner(*ids)
+
+
+def test_a_probe_belongs_to_no_repository_and_its_notes_say_how_it_goes_away() -> None:
+    probe = Owner.of_probe("a1" * 16)
+    assert Owner.of(probe.name) == probe
+    assert probe.name == f"vmkeep {'0' * 32} {'a1' * 16}"
+    (note,) = probe.notes
+    assert probe.run in note
+    assert "hosts check" in note
+    assert "Remove-VMCheckpoint" in note
+    assert "--repo" not in note

@@ -135,6 +135,119 @@ def test_queries_and_arguments_are_scrubbed() -> None:
     assert "FROM Msvm_X WHERE ElementName = 'name-1'" in out
 
 
+DISK_ID: Final = f"Microsoft:{GUID}\\\\83F8638B-8DCA-4152-9EDA-2CA8B33039B4\\\\0\\\\1\\\\D"
+
+
+@pytest.mark.parametrize(
+    "wql",
+    [
+        "SELECT Name,Label FROM Win32_Volume WHERE DriveType = 3",
+        "SELECT * FROM Msvm_X WHERE ResourceSubType <> 'Microsoft:Hyper-V:Virtual CD/DVD Disk'",
+        f"SELECT * FROM Msvm_X WHERE InstanceID LIKE 'Microsoft:{GUID}%'",
+        f"SELECT * FROM Msvm_X WHERE InstanceID = '{DISK_ID}'",
+    ],
+)
+def test_what_the_client_itself_says_in_a_query_stays(wql: str) -> None:
+    """Or nobody could ask a replay the same question; a VM may be called like a word of the language."""
+    scrubber = Scrubber()
+    for word in ("Label", "Disk", "Win32_Volume", "Hyper"):
+        scrubber.hide("name", word)
+    escaped = wql.replace("<", "&lt;").replace(">", "&gt;")
+    assert (
+        scrubber.xml(f"<w:Filter xmlns:w='u'>{escaped}</w:Filter>").partition(">")[2]
+        == f"{escaped}</w:Filter>"
+    )
+
+
+@pytest.mark.parametrize("kept", ["Microsoft:Hyper-V:Ledger's", "Microsoft:Ledgers%", "Ledgers%"])
+def test_other_literals_go(kept: str) -> None:
+    literal = kept.replace("'", "\\'")
+    out = Scrubber().xml(f"<w:Filter xmlns:w='u'>SELECT * FROM Msvm_X WHERE A LIKE '{literal}'</w:Filter>")
+    assert "Ledger" not in out
+    assert "A LIKE 'name-1'" in out
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "Microsoft:Hyper-V:Virtual Hard Disk",
+        "Microsoft:Hyper-V:Snapshot:Recovery",
+        f"Microsoft:{GUID}",
+        f"Microsoft:{GUID}\\{GUID}\\0\\1\\L",
+        "Msvm_ImageManagementService",
+    ],
+)
+def test_windows_own_words_stay_whatever_vms_are_called(kept: str) -> None:
+    scrubber = Scrubber()
+    for word in (
+        "Disk",
+        "Recovery",
+        GUID[:8],
+        GUID.rpartition("-")[2],
+        "Msvm_ImageManagementService",
+    ):
+        scrubber.hide("name", word)
+    assert scrubber.value("Any", kept) == kept
+    assert scrubber.text(f"of {GUID} and disk") == f"of {GUID} and name-1"
+
+
+def test_object_paths_can_still_be_followed() -> None:
+    path = f'\\\\hv07\\root\\virtualization\\v2:Msvm_ResourceAllocationSettingData.InstanceID="{DISK_ID}"'
+    scrubber = Scrubber()
+    scrubber.hide("host", "hv07")
+    for word in ("root", "v2", "InstanceID", "D"):
+        scrubber.hide("name", word)
+    out = scrubber.value("Parent", path)
+    assert out == path.replace("hv07", "host-1")
+    assert Ref.parse(out).keys["InstanceID"] == DISK_ID.replace("\\\\", "\\")
+
+
+def test_names_in_the_keys_of_an_object_path_go() -> None:
+    path = '\\\\hv07\\root\\cimv2:Win32_Account.Domain="CONTOSO",Name="jane"'
+    assert (
+        Scrubber().value("Owner", path)
+        == '\\\\name-1\\root\\cimv2:Win32_Account.Domain="name-2",Name="name-3"'
+    )
+
+
+def test_the_same_file_has_the_same_name_in_question_and_answer() -> None:
+    """A host tells a path in a list, and is asked for it in a method and in a query."""
+    scrubber = Scrubber()
+    path = "D:\\Ledgers 2026\\Payroll\\a b.v1.avhdx"
+    listed = scrubber.value("HostResource", path)
+    scrubber.hide("name", "Payroll")
+    scrubber.hide("name", "2026")
+    asked = scrubber.value("Filter", "A = '" + path.replace("\\", "\\\\") + "'")
+    assert scrubber.value("Path", path) == listed
+    assert asked == "A = '" + listed.replace("\\", "\\\\") + "'"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kept"),
+    [
+        ("OSName", "Windows Server 2022 Datacenter", True),
+        ("OSPlatformId", "2", True),
+        ("ProcessorArchitecture", "9", True),
+        ("FullyQualifiedDomainName", "pay01.contoso.example", False),
+        ("NetworkAddressIPv4", "192.0.2.17;192.0.2.18", False),
+        ("NetworkAddressIPv6", "fe80::1234:5678:9abc:def0", False),
+        ("Owner's own", "call Jane, room 5", False),
+    ],
+)
+def test_of_a_guest_only_its_system_stays(name: str, data: str, kept: bool) -> None:
+    item = (
+        '<INSTANCE CLASSNAME="Msvm_KvpExchangeDataItem">'
+        f'<PROPERTY NAME="Data" TYPE="string"><VALUE>{data}</VALUE></PROPERTY>'
+        f'<PROPERTY NAME="Name" TYPE="string"><VALUE>{name}</VALUE></PROPERTY>'
+        '<PROPERTY NAME="Source" TYPE="uint16"><VALUE>2</VALUE></PROPERTY></INSTANCE>'
+    )
+    out = Scrubber().value("GuestIntrinsicExchangeItems", item)
+    assert (f"<VALUE>{data}</VALUE>" in out) is kept
+    assert (f"<VALUE>{name}</VALUE>" in out) is kept
+    for private in ("pay01", "contoso", "192.0.2", "fe80", "Jane", "room 5"):
+        assert private not in out
+
+
 def test_printed_output_is_scrubbed_inside_its_base64() -> None:
     import base64
 

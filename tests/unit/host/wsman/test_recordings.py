@@ -1,21 +1,30 @@
 """The values of real replies: recordings of a Japanese-locale host (tests/data/recordings/README.md)."""
 
+import re
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree
 
 import pytest
 
 from tests.fakes.wsman_script import Scripted
+from tests.shapes import RECORDINGS
 from vmkeep.host.wsman import Instance, Ref, ValueRefused
 from vmkeep.host.wsman.enumeration import enumerate_items
 from vmkeep.host.wsman.instance import read_instance
 
 pytestmark = pytest.mark.quick
 
-RECORDINGS: Final = Path(__file__).resolve().parents[3] / "data" / "recordings"
 V2: Final = "root/virtualization/v2"
+ALL: Final = (
+    "affectedjobelement_pull_created",
+    "computersystem_pull_host",
+    "computersystem_pull_vm_off",
+)
+# A property as it is recorded: its name, whether it is null, what stands inside.
+PROPERTY: Final = re.compile(r'<p:(?!Msvm_)(\w+)(?:( xsi:nil="true")/>|(?: xmlns:[^>]*)?>(.*?)</p:\1>)')
+DATETIME: Final = re.compile(r"<cim:Datetime>([^<]*)</cim:Datetime>")
+NEVER: Final = "1601-01-01T00:00:00Z"
 URI: Final = "http://schemas.microsoft.com/wbem/wsman/1/wmi/root/virtualization/v2"
 
 
@@ -27,6 +36,38 @@ def recorded(name: str) -> Instance:
     assert items is not None
     assert len(items) == 1
     return read_instance(items[0], V2, "")
+
+
+def test_every_recording_is_read() -> None:
+    assert {path.stem for path in RECORDINGS.glob("*.xml")} == set(ALL)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_recorded_property_is_read_as_what_it_is(name: str) -> None:
+    """Beside a reading of the text by an expression: null, time, number or text, and no property more."""
+    text = (RECORDINGS / f"{name}.xml").read_text("utf-8")
+    expected = {found[1]: (found[2], found[3]) for found in PROPERTY.finditer(text)}
+    instance = recorded(name)
+    assert instance.names == frozenset(expected)
+    assert len(expected) == (3 if name.startswith("affected") else 41)
+    for each, (null, inside) in expected.items():
+        time = DATETIME.fullmatch(inside or "")
+        if null:
+            assert instance.text_or_none(each) is None
+            assert instance.texts(each) == ()
+        elif time:
+            assert instance.moment_or_none(each) == (
+                None if time[1] == NEVER else datetime.fromisoformat(time[1])
+            )
+        elif "<" in inside:
+            (uri,) = re.findall("<w:ResourceURI>(.*)</w:ResourceURI>", inside)
+            (key,) = re.findall('<w:Selector Name="InstanceID">(.*)</w:Selector>', inside)
+            assert instance.ref(each) == Ref(V2, uri.rpartition("/")[2], {"InstanceID": key})
+        else:
+            assert instance.text(each) == inside
+            assert instance.texts(each) == (inside,)
+            if inside.isdigit():
+                assert instance.integer(each) == int(inside)
 
 
 def test_a_vm_that_is_off() -> None:
@@ -80,16 +121,18 @@ def test_a_wrong_type_is_refused_by_class_and_property(name: str) -> None:
 
 
 def test_the_whole_recorded_pages_are_understood_as_answers() -> None:
-    """The recordings are replies to a Pull; the one with a context goes on, the other ends."""
+    """The recordings are replies to a Pull; those with a context go on, the other ends."""
     going_on = (RECORDINGS / "computersystem_pull_vm_off.xml").read_text("utf-8")
     ended = (RECORDINGS / "affectedjobelement_pull_created.xml").read_text("utf-8")
     first = (
         "<n:EnumerateResponse><n:EnumerationContext>uuid:1</n:EnumerationContext><w:Items/>"
         "</n:EnumerateResponse>"
     )
-    scripted = Scripted([first, going_on, ended])
+    host = (RECORDINGS / "computersystem_pull_host.xml").read_text("utf-8")
+    scripted = Scripted([first, host, going_on, ended])
     items = list(enumerate_items(scripted.exchange(), f"{URI}/*", ""))
     assert [read_instance(item, V2, "").class_name for item in items] == [
+        "Msvm_ComputerSystem",
         "Msvm_ComputerSystem",
         "Msvm_AffectedJobElement",
     ]
@@ -97,4 +140,9 @@ def test_the_whole_recorded_pages_are_understood_as_answers() -> None:
         question.root.findtext(".//{http://schemas.xmlsoap.org/ws/2004/09/enumeration}EnumerationContext")
         for question in scripted.asked
     ]
-    assert contexts == [None, "uuid:1", "uuid:00000000-0000-4000-8000-000000000011"]
+    assert contexts == [
+        None,
+        "uuid:1",
+        "uuid:00000000-0000-4000-8000-000000000006",
+        "uuid:00000000-0000-4000-8000-000000000011",
+    ]
