@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -152,7 +153,11 @@ def while_held(
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        act()
+        process.send_signal(signal.SIGSTOP)  # however long it takes
+        try:
+            act()
+        finally:
+            process.send_signal(signal.SIGCONT)
         out, err = process.communicate(timeout=_PATIENCE_S)
     finally:
         lab.control.ask("calm")
