@@ -5,8 +5,6 @@ What is left on the host its own control socket tells, and what a restore point 
 
 import hashlib
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ from typing import Any, Final
 from tests.clocks import FakeClock
 from tests.fakes.samba import PASSWORD, Samba
 from tests.lab_captures import QuickClock, doors
-from tests.lab_process import Door, ForeignClient, Lab, reference, running_lab
+from tests.lab_process import ForeignClient, Lab, reference
 from tests.repositories import make_repository, reopen, restore
 from vmkeep.backup.outcome import Outcome
 from vmkeep.backup.vm_run import Doors, HostWish, run_vm
@@ -99,7 +97,6 @@ name = "two"
 size_mib = 32
 used_mib = 20
 """
-_PATIENCE_S: Final = 30.0
 
 
 class RunClock(QuickClock):
@@ -344,52 +341,6 @@ def shared_by(samba: Samba, lab: Lab, clock: RunClock, port: int | None = None) 
     paths = PathMap({"C:\\VMs": f"smb://127.0.0.1/C$/{below.as_posix()}"})
     with HostFiles("127.0.0.1", port or samba.port, account, paths, clock=clock) as files:
         yield files
-
-
-class Machine:
-    """The machine a lab runs on: its power can go, and it comes back at the same address as the same host."""
-
-    def __init__(self, lab: Lab, scenario: str, state: Path) -> None:
-        self.lab = lab
-        self._words = ["--scenario", scenario, "--state", str(state), "--port", str(lab.facts["port"])]
-        self._second: subprocess.Popen[str] | None = None
-
-    def reboot(self) -> None:
-        """Lose the power and come back; whoever talks to it hears nothing more on that connection."""
-        self.power_off()
-        self.power_on()
-
-    def power_off(self) -> None:
-        self.lab.process.kill()
-        self.lab.process.wait(_PATIENCE_S)
-        self.lab.control.close()
-
-    def power_on(self) -> None:
-        command = [sys.executable, "-m", "vmkeep_lab", "serve", *self._words]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._second = process
-        assert process.stdout is not None
-        facts = json.loads(process.stdout.readline())
-        assert facts["port"] == self.lab.facts["port"]
-        self.lab.process, self.lab.control = process, Door(facts["control"])
-
-    def close(self) -> None:
-        """End the lab that came back."""
-        if self._second is not None:
-            self.lab.control.close()
-            self._second.communicate(timeout=_PATIENCE_S)
-
-
-@contextmanager
-def running_machine(folder: Path, text: str = SCENARIO) -> Iterator[Machine]:
-    """Start a lab on a machine of its own, in a folder."""
-    scenario, state = scenario_file(folder, text), folder / "lab"
-    with running_lab(scenario, state) as lab:
-        machine = Machine(lab, scenario, state)
-        try:
-            yield machine
-        finally:
-            machine.close()
 
 
 def _kept(vm: dict[str, Any]) -> dict[str, Any]:

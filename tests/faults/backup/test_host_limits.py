@@ -44,7 +44,7 @@ def full(host: Host) -> None:
 
 @pytest.mark.parametrize("stage", ["reading large", "reading again"])
 @pytest.mark.parametrize(
-    ("worsen", "limit", "named"), [(late, "deadline", "held for"), (full, "free space", "bytes are free")]
+    ("worsen", "limit", "named"), [(late, "deadline", "held for"), (full, "free space", "free")]
 )
 def test_a_limit_that_is_reached_ends_the_run_with_3_and_nothing_left(
     lab: Lab, host: Host, stage: str, worsen: Callable[[Host], None], limit: str, named: str

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.samba import Samba
-from tests.host_runs import SCENARIO, Host, Machine, Meeting, host_of, running_machine, says, shared_by
+from tests.host_runs import SCENARIO, Host, Meeting, host_of, says, shared_by
+from tests.lab_machine import Machine, running_machine
 from vmkeep.errors import ExitCode, VmkeepError
 
 

@@ -65,10 +65,11 @@ def test_what_cannot_be_removed_is_told_with_the_next_step(lab: Lab, commands: H
     finally:
         lab.control.ask("free", bytes=None)
     assert result.code == 3, result
-    assert "less than the floor" in result.err
-    assert "left behind on the host: the checkpoint 'vmkeep " in result.err
+    assert "are free" in result.err
+    assert "32773" in result.err
     assert "vmkeep sweep hyperv://HOST" in result.err
-    assert any(c["name"].startswith("vmkeep ") for c in commands.state("web")["checkpoints"])
+    (left,) = [c["name"] for c in commands.state("web")["checkpoints"] if c["name"].startswith("vmkeep ")]
+    assert left in result.err
     summary = commands.succeeds("web")
     assert summary["consistency"] == "application"
     commands.is_clean("web")
@@ -104,9 +105,8 @@ def test_of_two_runs_of_one_vm_the_earlier_goes_on_and_the_other_is_told(command
 def test_a_deadline_on_the_command_line_ends_with_3(commands: HostCommands) -> None:
     result = commands.backup("web", "--max-hold", "0.001s")
     assert result.code == 3, result
-    assert result.text.startswith("web: NOT PROTECTED. the VM 'web' has been held for")
     sentence, hint = result.err.splitlines()
-    assert "as it may at most" in sentence
+    assert "the VM 'web' has been held for" in sentence and "nothing was taken" in sentence
     assert "--max-hold" in hint
     commands.is_clean()
     commands.all_hold(0)
