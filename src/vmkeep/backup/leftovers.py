@@ -91,12 +91,14 @@ def look_at(
     if not has_held(records):
         return Cleared(run, vm)
     steps = [(record.step, record.detail) for record in records]
+    other = _other_host(records, host_name)
+    marked_only = other is not None
     try:
         owner = owner_of(repository, run)
         if note is None:
-            swept = sweep(host, steps, owner, durable=durable, dry_run=True)
+            swept = sweep(host, steps, owner, durable=durable, dry_run=True, marked_only=marked_only)
         else:
-            swept = sweep(host, steps, owner, durable=durable, note=note)
+            swept = sweep(host, steps, owner, durable=durable, marked_only=marked_only, note=note)
     except RunAlive:
         raise
     except (VmkeepError, OSError) as error:
@@ -105,7 +107,7 @@ def look_at(
     if left:
         return Cleared(run, vm, swept, why="; ".join(_said(each) for each in left))
     was_released = any(record.step == HoldState.RELEASED.value for record in records)
-    elsewhere = None if was_released else _other_host(records, host_name)
+    elsewhere = None if was_released else other
     if elsewhere is not None and not any(each.what == "checkpoint" for each in swept):
         # A VM that moved takes its checkpoint along; one of the same id on another host does not.
         return Cleared(run, vm, swept, why=f"it died on the host {elsewhere!r}, and nothing of it is here")

@@ -12,7 +12,7 @@ from vmkeep.host.hyperv.checkpoints import APPLICATION
 from vmkeep.model.consistency import Consistency
 from vmkeep.model.facts import VmFacts
 from vmkeep.model.plan import Plan
-from vmkeep.model.point import Claim
+from vmkeep.model.point import RestorePoint
 
 
 def is_lower(one: Consistency, other: Consistency) -> bool:
@@ -21,16 +21,21 @@ def is_lower(one: Consistency, other: Consistency) -> bool:
     return order.index(one) > order.index(other)
 
 
-def what_was_asked(plan: Plan, vm: VmFacts) -> dict[str, Any]:
-    """Return what the manifest says of the level that only a reference point can confirm."""
+def what_was_asked(plan: Plan, vm: VmFacts, *, was_running: bool) -> dict[str, Any]:
+    """Return what the manifest says of the level that only a reference point can confirm.
+
+    A host confirms it for a VM that was turned off meanwhile, too, in which no guest took part.
+    """
     if plan.method != "production-checkpoint":
         return {"state": "not needed"}
+    if not was_running:
+        return {"state": "impossible", "why": "the VM did not run when the checkpoint was made"}
     return {"state": "pending", "guest": vm.guest.family, "component": vm.backup_component}
 
 
-def proven_by(claim: Claim, plan: Plan, released: Released | None) -> Consistency:
+def proven_by(point: RestorePoint, released: Released | None) -> Consistency:
     """Return the level that is proven when the VM has been released."""
+    claim = point.consistency
+    is_awaited = point.evidence.get("read_back", {}).get("state") == "pending"
     confirmed = released is not None and released.consistency == APPLICATION
-    if plan.method == "production-checkpoint" and confirmed:
-        return claim.promised
-    return claim.got
+    return claim.promised if is_awaited and confirmed else claim.got

@@ -23,6 +23,7 @@ from vmkeep.capture.host_chain import FrozenDisk
 from vmkeep.capture.limits import HoldLimits
 from vmkeep.capture.outcome import Released
 from vmkeep.capture.removing import HostTrouble
+from vmkeep.capture.states import HOLDING
 from vmkeep.clock import Clock
 from vmkeep.errors import ExitCode, VmkeepError
 from vmkeep.host.files.host_files import HostFiles
@@ -39,7 +40,7 @@ from vmkeep.model.facts import VmFacts
 from vmkeep.model.plan import Increment, Plan, VmRef
 from vmkeep.model.point import Claim
 from vmkeep.pace import Pace
-from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD, decide_checkpoint, lowered
+from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD, decide_checkpoint, excluded, lowered
 from vmkeep.progress import Progress
 from vmkeep.ranges import coarsen
 from vmkeep.repository.journal import Record
@@ -104,6 +105,8 @@ class _Sealed:
     audit: Audit
     plan: Plan
     claim: Claim
+    unannounced: tuple[str, ...] = ()
+    """Disks that are not held although the plan did not say so."""
     released: Released | None = None
     evidence: tuple[dict[str, Any], ...] = ()
     trouble: VmkeepError | None = None
@@ -158,7 +161,9 @@ class _VmRun:
                 self._clear(dead, listing)
                 sealed = self._take(self._prepare(listing))
             except BaseException as error:
-                if not _left_behind(error) and self._sealed is None:
+                # Closed only where its own records prove that nothing is left on the host.
+                is_clean = self._journal.last_step not in HOLDING and not _left_behind(error)
+                if is_clean and self._sealed is None:
                     note_failure(self._journal, error)
                 raise
             finally:
@@ -302,7 +307,10 @@ class _VmRun:
         )
 
         def observed() -> dict[str, Any]:
-            return {"hold": held.evidence, "read_back": what_was_asked(plan, prepared.vm)}
+            return {
+                "hold": held.evidence,
+                "read_back": what_was_asked(plan, prepared.vm, was_running=held.was_running),
+            }
 
         plan = replace(plan, increment=_increment(work, baseline))
         self._is_reading = True
@@ -319,7 +327,7 @@ class _VmRun:
             sealed, audit = taking.take(held, plan, claim, work, observed)
         finally:
             self._is_reading = False
-        return _Sealed(sealed, audit, plan, claim)
+        return _Sealed(sealed, audit, plan, claim, _unannounced(prepared.vm, held))
 
     def _work(
         self, disks: Sequence[FrozenDisk], base: SealedPoint | None, *, reread_all: bool
@@ -379,7 +387,7 @@ class _VmRun:
 
     def _conclude(self, sealed: _Sealed) -> Consistency:
         """Store the evidence, close the journal if nothing is left to do; return what is proven now."""
-        got = proven_by(sealed.claim, sealed.plan, sealed.released)
+        got = proven_by(sealed.point.point, sealed.released)
         self._warnings += _warnings(sealed)
         released = sealed.released
         if released is not None and released.why_untracked is not None and not self._is_short_of(sealed, got):
@@ -416,6 +424,12 @@ def _require_go(plan: Plan) -> None:
     last = plan.reasons[-1]
     others = " ".join(reason.fact for reason in plan.reasons[:-1])
     raise RunRefused(f"refused: {last.fact} {others}".rstrip(), hint=last.fix)
+
+
+def _unannounced(vm: VmFacts, held: CheckpointHold) -> tuple[str, ...]:
+    """Return what is left out besides what the plan said: the checkpoint itself may lack a disk."""
+    said = {*(disk.label for disk in excluded(vm)), *vm.unread_disks}
+    return tuple(label for label in held.left_out if label not in said)
 
 
 def _left_behind(error: BaseException) -> bool:
@@ -474,6 +488,7 @@ def _warnings(sealed: _Sealed) -> list[str]:
         found.append(f"the point is sealed, but {what}; the next run tries again: {sealed.trouble.message}")
         left = sealed.trouble.context.get("left_behind")
         found += [f"left behind on the host: {each}" for each in (left if isinstance(left, tuple) else ())]
+    found += [f"{label} is a disk of the VM, and is not in the point." for label in sealed.unannounced]
     released = sealed.released
     if released is None:
         return found

@@ -36,6 +36,7 @@ from vmkeep.host.hyperv import (
     CheckpointMissing,
     CheckpointWish,
     HyperV,
+    JobOverdue,
     Owner,
     PowerState,
     ReferencePoint,
@@ -53,7 +54,7 @@ from vmkeep.host.hyperv import (
     with_details,
 )
 from vmkeep.host.hyperv.jobs import LONGEST_SILENCE_S, pauses
-from vmkeep.host.wsman import OutcomeUnknown
+from vmkeep.host.wsman import HostError, OutcomeUnknown
 from vmkeep.model.consistency import Reason
 from vmkeep.model.facts import CheckpointFacts, VmFacts
 from vmkeep.planner.tracking import TrackedVm, TrackingRecord, read_all
@@ -150,6 +151,11 @@ class CheckpointHold:
         return self._power.word == "off" and self._power_held.word == "off"
 
     @property
+    def was_running(self) -> bool:
+        """Whether the VM ran right before the checkpoint was made, and after: else no guest took part."""
+        return self._power.word == "running" and self._power_held.word == "running"
+
+    @property
     def left_out(self) -> tuple[str, ...]:
         """What of the VM is not held: pass-through disks, such without a file, media nobody could place."""
         held = {disk.facts.slot for disk in self.disks}
@@ -228,7 +234,7 @@ class CheckpointHold:
             self.files = tuple(open_configuration(self._host_files, checkpoint))
             self._start = identities(self.disks, self.files)
         with self._timed("changes"):
-            self.disks = with_changes(self._host, self.disks, self._tracked, self._previous)
+            self.disks = with_changes(self._host, made.vm_id, self.disks, self._tracked, self._previous)
 
     def _clean_failed_creation(
         self, error: BaseException, known: tuple[str, ...], since: datetime | None
@@ -330,13 +336,27 @@ class CheckpointHold:
         try:
             point = convert_checkpoint(self._host, checkpoint, known_before=known)
         except HostTrouble as error:
+            late = self._converted_late(error, checkpoint, known)
             self._converting = None
+            if late is not None:
+                return late, None
             return None, read_all(
                 "rct-not-converted",
                 f"The host made no reference point of the checkpoint ({error.code}): {error.message}",
             )
         self._converting = None
         return point, None
+
+    def _converted_late(
+        self, error: Exception, checkpoint: CheckpointFacts, known: list[str]
+    ) -> ReferencePoint | None:
+        """Return what came of a conversion that the host went on with although nobody heard of its end."""
+        if not isinstance(error, JobOverdue | HostError) or not went_by_conversion(self._host, checkpoint):
+            return None
+        try:
+            return convert_checkpoint(self._host, checkpoint, known_before=known)
+        except CheckpointMissing:
+            return None
 
     def _enter_released(self) -> None:
         self._log.enter(

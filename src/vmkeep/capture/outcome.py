@@ -48,7 +48,7 @@ class Problems:
         """Try a step; a failure is kept as ``what`` and its message."""
         try:
             yield
-        except (VmkeepError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is: the other steps of the clean-up must be tried
             self.told.append(f"{what}: {error}")
 
     def tell(self, error: BaseException | None) -> None:

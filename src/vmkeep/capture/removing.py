@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from vmkeep.errors import VmkeepError
 from vmkeep.host.hyperv import (
     CheckpointMissing,
     CheckpointUnidentified,
@@ -100,8 +101,10 @@ def has_begun(error: BaseException) -> bool:
     What the call itself refused has begun nothing: an unmarked checkpoint that is
     there all the same is somebody else's.
     """
+    if isinstance(error, VmkeepError) and {"job", "error_code"} & set(error.context):
+        return True
     if isinstance(error, HyperVError):
-        return isinstance(error, CheckpointUnidentified) or bool({"job", "error_code"} & set(error.context))
+        return isinstance(error, CheckpointUnidentified)
     return not isinstance(error, _NOT_BEGUN)
 
 

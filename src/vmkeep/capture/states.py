@@ -33,6 +33,9 @@ class HoldState(Enum):
 MADE: Final = "hold-made"  # checkpoint: it exists, and is not named yet
 RELEASING: Final = "hold-releasing"  # checkpoint, how (convert, destroy), known_points; of a sweep: layers
 
+# After one of these something of the run may be on the host.
+HOLDING: Final = frozenset({HoldState.PREPARED.value, MADE, HoldState.HELD.value, RELEASING})
+
 FOLLOWS: Final[Mapping[HoldState | None, frozenset[HoldState]]] = {
     None: frozenset({HoldState.PREPARED}),
     HoldState.PREPARED: frozenset({HoldState.HELD, HoldState.RELEASED}),

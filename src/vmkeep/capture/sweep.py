@@ -5,7 +5,7 @@ dead the caller has made sure of. What cannot be proven ours is left and told.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias
 
@@ -105,6 +105,7 @@ def sweep(
     *,
     durable: Collection[str] = (),
     dry_run: bool = False,
+    marked_only: bool = False,
     merge_limit_s: float = 3600.0,
     note: Note = _forget,
 ) -> tuple[Swept, ...]:
@@ -113,7 +114,9 @@ def sweep(
     ``durable`` names the reference points that the newest stored tracking of a VM
     rests on: they stay. What the run had no time to write down is concluded from what
     was not there before; that holds once, so it goes to ``note`` before anything is
-    taken away. Failures of the host are data in the answer; only when every item
+    taken away. ``marked_only``: this is not the host the run wrote of, where a VM of the
+    same id may be another one; then only a checkpoint with the run's own mark is
+    touched. Failures of the host are data in the answer; only when every item
     :attr:`Swept.is_clean` may the run be buried.
     """
     kept = frozenset(durable)
@@ -121,7 +124,7 @@ def sweep(
     # A step that is added belongs to the last hold; of those before nothing was left when it began.
     notes = [*([_forget] * (len(traces) - 1)), note]
     sweeps = [
-        _Sweep(host, owner, trace, kept, dry_run, merge_limit_s, noted)
+        _Sweep(host, owner, trace, kept, dry_run, marked_only, merge_limit_s, noted)
         for trace, noted in zip(traces, notes, strict=False)
     ]
     return tuple(swept for one in sweeps for swept in one.run())
@@ -137,6 +140,7 @@ class _Sweep:
         trace: _Trace,
         durable: frozenset[str],
         dry_run: bool,
+        marked_only: bool,
         merge_limit_s: float,
         note: Note,
     ) -> None:
@@ -145,6 +149,7 @@ class _Sweep:
         self._trace = trace
         self._durable = durable
         self._dry_run = dry_run
+        self._marked_only = marked_only
         self._merge_limit_s = merge_limit_s
         self._note = note
         self._is_converted = False
@@ -154,6 +159,9 @@ class _Sweep:
         if not self._trace.vm_id:  # the first record was lost
             return [Swept("VM", "", "left", "the journal does not say which VM was held")]
         swept: list[Swept] = []
+        if self._marked_only:
+            # Layers and reference points that were written down are those of the other host.
+            self._trace = replace(self._trace, layers={}, reference_point=None, previous=None)
         for part in (self._checkpoints, self._reference_points, self._merge):
             try:
                 swept += part()
@@ -196,6 +204,8 @@ class _Sweep:
         """Return the checkpoints of the run, and those nobody can tell from a stranger's."""
         listed = list_recovery_checkpoints(self._host, self._trace.vm_id)
         mine = [c for c in listed if Owner.of(c.name) == self._owner or self._is_known(c)]
+        if self._marked_only:
+            return [c for c in listed if Owner.of(c.name) == self._owner], []
         if mine or self._trace.checkpoint is not None or self._trace.state is not HoldState.PREPARED:
             return mine, []
         # The run died around the call.
@@ -227,7 +237,7 @@ class _Sweep:
         trace = self._trace
         new = trace.reference_point
         swept: list[Swept] = []
-        if new is None and self._is_converted and trace.state is HoldState.HELD:
+        if new is None and self._is_converted and not self._marked_only and trace.state is HoldState.HELD:
             new, swept = self._converted()
         is_durable = trace.state is HoldState.TRACKED or new in self._durable
         unneeded = trace.previous if is_durable else new

@@ -11,6 +11,7 @@ from vmkeep.host.hyperv import (
     ReferencePoint,
     TrackingLost,
     changed_ranges,
+    list_reference_points,
     tracking_of,
 )
 from vmkeep.host.wsman import HostError
@@ -26,13 +27,36 @@ from vmkeep.planner.tracking import (
 
 
 def with_changes(
-    host: HyperV, disks: Iterable[FrozenDisk], vm: TrackedVm, previous: TrackingRecord | None
+    host: HyperV,
+    vm_id: str,
+    disks: Iterable[FrozenDisk],
+    vm: TrackedVm,
+    previous: TrackingRecord | None,
 ) -> tuple[FrozenDisk, ...]:
     """Return the disks with what changed on each, or the reason why all of it must be read.
 
-    A host that fails to answer costs time, never the run.
+    A host that fails to answer costs time, never the run. A host that does not list
+    the reference point is not the one that made it, or has lost it: a copy of a VM on
+    another host has the same ids, and tracking of its own.
     """
+    if previous is not None:
+        why = _why_no_point(host, vm_id, previous)
+        if why is not None:
+            return tuple(replace(disk, why_all=why) for disk in disks)
     return tuple(_with_changes(host, disk, vm, previous) for disk in disks)
+
+
+def _why_no_point(host: HyperV, vm_id: str, previous: TrackingRecord) -> Reason | None:
+    try:
+        listed = {point.id.lower() for point in list_reference_points(host, vm_id)}
+    except (HyperVError, HostError) as error:
+        return _reason(error)
+    if previous.reference_point.lower() in listed:
+        return None
+    return read_all(
+        "rct-point-gone",
+        "This host does not list the reference point that the last restore point's tracking rests on.",
+    )
 
 
 def _with_changes(

@@ -14,7 +14,7 @@ from vmkeep.capture.errors import ProbeUnnoted
 from vmkeep.capture.limits import HoldLimits
 from vmkeep.capture.outcome import Released, left_behind_by, note_left_behind
 from vmkeep.capture.probe import DeadProbe, FileJournal, ProbeNotes
-from vmkeep.capture.states import MADE, RELEASING, HoldState
+from vmkeep.capture.states import HOLDING, MADE, RELEASING, HoldState
 from vmkeep.capture.sweep import Swept, sweep
 from vmkeep.cli.host_verdicts import Check, confirmed, failed, judged, refuted, skipped, unknown
 from vmkeep.errors import VmkeepError
@@ -212,8 +212,7 @@ def _noted(host: HyperV, files: HostFiles, vm: VmFacts, journal: FileJournal) ->
 
 def _is_over(journal: FileJournal) -> bool:
     """Tell whether the journal says of no checkpoint that it may be there."""
-    holding = {HoldState.PREPARED.value, MADE, HoldState.HELD.value, RELEASING}
-    return journal.steps[-1] not in holding
+    return journal.steps[-1] not in HOLDING
 
 
 def _try_all(host: HyperV, files: HostFiles, vm: VmFacts, journal: FileJournal) -> tuple[list[Check], bool]:

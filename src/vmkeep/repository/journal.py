@@ -95,6 +95,11 @@ class Journal:
             self._clock.sleep(_LOOK_AGAIN_S)
         return self._give_way_to_claims(patient=False) or []
 
+    @property
+    def last_step(self) -> str:
+        """The step written last; empty before the first."""
+        return self._last
+
     def look(self) -> tuple[list[list[Record]], list[Record]]:
         """Return the VM's unfinished runs, dead ones whole and living ones by their last record.
 

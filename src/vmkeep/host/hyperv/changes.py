@@ -32,6 +32,8 @@ LARGEST_WINDOW: Final = 64 << 30
 SMALLEST_WINDOW: Final = 16 << 20
 # Fewer ranges than this leave room for a window of twice the size: an envelope holds about 4000.
 _QUIET: Final = 1500
+# Of more ranges than this the list alone takes as long as reading, and memory.
+_MOST_RANGES: Final = 2_000_000
 # A host that inches along would keep us for ever: questions beyond two for each smallest window.
 _SPARE_QUESTIONS: Final = 4096
 
@@ -69,6 +71,7 @@ def walk(size: int, ask: Ask) -> Iterator[ByteRange]:
     more than it was asked for, or when it needs too many questions.
     """
     offset, window = 0, LARGEST_WINDOW
+    told = 0
     questions = _SPARE_QUESTIONS + 2 * (size // SMALLEST_WINDOW)
     while offset < size:
         length = min(window, size - offset)
@@ -89,6 +92,9 @@ def walk(size: int, ask: Ask) -> Iterator[ByteRange]:
             raise ChangesUnknown(
                 f"the host looked at {answer.processed} bytes of the {length} from {offset} on."
             )
+        told += len(answer.ranges)
+        if told > _MOST_RANGES:
+            raise ChangesUnknown(f"the host lists more than {_MOST_RANGES} changed ranges.")
         yield from clip(answer.ranges, 0, size)
         offset += answer.processed
         if len(answer.ranges) < _QUIET:

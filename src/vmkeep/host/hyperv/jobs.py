@@ -135,7 +135,12 @@ def perform(host: HyperV, call: Call, arguments: Mapping[str, Argument], kind: K
     job = result.ref_or_none("Job") if "Job" in result else None
     if job is None:  # a job that cannot be asked: only the object itself can tell
         return Done(Outcome.VANISHED, result, None)
-    return Done(wait_for_job(host, job, kind, subject), result, job)
+    try:
+        return Done(wait_for_job(host, job, kind, subject), result, job)
+    except (HyperVError, HostError) as error:
+        # Whatever kept us from hearing of the job: the call itself was accepted.
+        error.context.setdefault("job", str(job))
+        raise
 
 
 def wait_for_job(host: HyperV, job: Ref, kind: Kind, subject: str) -> Outcome:

@@ -73,7 +73,7 @@ def convert_checkpoint(
     try:
         done = perform(host, CONVERT_CHECKPOINT, arguments, Kind.CONVERT, checkpoint.name)
     except (OutcomeUnknown, ActionHappened) as error:
-        return _appeared(host, vm_id, known_before, error)
+        return _appeared(host, checkpoint, known_before, error)
     except HyperVError:
         if is_there(host, checkpoint.id):
             raise
@@ -82,7 +82,7 @@ def convert_checkpoint(
         gone = OperationFailed(
             f"the job that should convert {checkpoint.name!r} is gone, and converted nothing."
         )
-        return _appeared(host, vm_id, known_before, gone)
+        return _appeared(host, checkpoint, known_before, gone)
     point = _of_call(host, done, vm_id, known_before) or _new(host, vm_id, known_before)
     if point is None:
         raise CheckpointUnidentified(
@@ -215,12 +215,18 @@ def _converted_before(
     return point
 
 
-def _appeared(host: HyperV, vm_id: str, known_before: Collection[str], error: Exception) -> ReferencePoint:
-    """Wait for the reference point of a call whose end nobody heard of. Raises ``error`` if there is none."""
+def _appeared(
+    host: HyperV, checkpoint: CheckpointFacts, known_before: Collection[str], error: Exception
+) -> ReferencePoint:
+    """Wait for the reference point of a call whose end nobody heard of. Raises ``error`` if there is none.
+
+    As long as the checkpoint is there it was not converted: what is new is somebody else's.
+    """
+    vm_id = checkpoint.vm_id
     return after_lost_answer(
         host,
         lambda: read_power_state(host, vm_id).phase is not None,
-        lambda: _new(host, vm_id, known_before),
+        lambda: None if is_there(host, checkpoint.id) else _new(host, vm_id, known_before),
         Kind.CONVERT.limit_s,
         error,
     )
