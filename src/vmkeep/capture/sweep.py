@@ -153,6 +153,7 @@ class _Sweep:
         self._merge_limit_s = merge_limit_s
         self._note = note
         self._is_converted = False
+        self._would_remove = False
 
     def run(self) -> list[Swept]:
         """Do all of it, checkpoints first; a failure of one thing keeps nothing from the next."""
@@ -180,6 +181,7 @@ class _Sweep:
         for checkpoint in mine:
             if self._dry_run:
                 swept.append(Swept("checkpoint", checkpoint.id, "would be removed"))
+                self._would_remove = True
                 continue
             try:
                 self._write_down(checkpoint)
@@ -271,6 +273,8 @@ class _Sweep:
         names = ", ".join(layers.values())
         if self._dry_run:
             is_done = read_merge(self._host, self._trace.vm_id, layers).is_done
-            return [Swept("merge", names, "finished" if is_done else "left", "" if is_done else "not merged")]
+            if is_done or self._would_remove:  # what has to be merged is merged when the checkpoint goes
+                return [Swept("merge", names, "finished" if is_done else "would be removed")]
+            return [Swept("merge", names, "left", "not merged")]
         merge = await_merge(self._host, self._trace.vm_id, layers, self._merge_limit_s)
         return [Swept("merge", names, "finished" if merge.is_done else "failed", merge.why)]

@@ -6,6 +6,8 @@ import shutil
 import sys
 import tempfile
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -50,12 +52,30 @@ def demo(
     Exit codes: 0 everything came back identical and nothing was left on the host; 1 something was not so.
     """
     if keep is None:
-        with tempfile.TemporaryDirectory(prefix="vmkeep-demo-") as folder:
-            good = _play(Path(folder), keep=False)
+        with _temporary_folder() as folder:
+            good = _play(folder, keep=False)
     else:
         good = _play(_empty_folder(keep), keep=True)
     if not good:
         raise typer.Exit(ExitCode.FAILED)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Yield a folder that goes away; on a busy machine what was just ended may write for a moment longer."""
+    from vmkeep.clock import SystemClock
+
+    folder = Path(tempfile.mkdtemp(prefix="vmkeep-demo-"))
+    try:
+        yield folder
+    finally:
+        for pause_s in (0.1, 0.5, 2.0):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            SystemClock().sleep(pause_s)
+        else:
+            shutil.rmtree(folder)
 
 
 def _empty_folder(folder: Path) -> Path:

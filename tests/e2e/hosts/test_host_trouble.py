@@ -117,7 +117,7 @@ def test_rights_without_which_less_is_proven_or_more_is_read(hosts: Hosts, offic
     deny(office, "DestroyReferencePoint")
     result = hosts(*WEB)
     assert result.code == 3
-    assert "clearing up after it failed" in result.err
+    assert "not all is cleaned up" in result.err
     assert "DestroyReferencePoint" in result.err
     office.control.ask("calm")
     result = hosts(*WEB)

@@ -38,6 +38,7 @@ def test_what_was_refused_or_never_arrived_has_begun_nothing(error: Exception) -
         OutcomeUnknown("lost"), ConnectionLost("cut"), HostTimedOut("silence"), HostNonsense("garbled"),
         CheckpointUnidentified("several"), HyperVError("its job failed", error_code=32768),
         HyperVError("its job is overdue", job="1"), KeyboardInterrupt(),
+        HostFault("its job could not be asked", job="1"), RightMissing("its job was kept secret", job="1"),
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip

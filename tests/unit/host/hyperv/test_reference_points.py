@@ -138,6 +138,19 @@ def test_two_new_points_are_not_guessed_between() -> None:
         convert(host)
 
 
+def test_a_strangers_point_of_the_moment_is_not_what_came_of_a_call_that_never_ran() -> None:
+    """The checkpoint is still there: it was not converted, whatever has appeared meanwhile."""
+    host = a_host()
+
+    def step(called: Called) -> Reply:
+        host.rows[POINTS].append(reference_point("Stranger-2"))
+        return LOST
+
+    host.on(CONVERT, step)
+    with pytest.raises(OutcomeUnknown):
+        convert(host)
+
+
 def test_a_refused_conversion_leaves_the_checkpoint_and_says_why() -> None:
     host = a_host()
     host.on(CONVERT, returns(32775))
