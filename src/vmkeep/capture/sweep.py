@@ -273,8 +273,10 @@ class _Sweep:
         names = ", ".join(layers.values())
         if self._dry_run:
             is_done = read_merge(self._host, self._trace.vm_id, layers).is_done
-            if is_done or self._would_remove:  # what has to be merged is merged when the checkpoint goes
-                return [Swept("merge", names, "finished" if is_done else "would be removed")]
+            if is_done:
+                return [Swept("merge", names, "finished")]
+            if self._would_remove:
+                return []  # what has to be merged is merged when the checkpoint has gone
             return [Swept("merge", names, "left", "not merged")]
         merge = await_merge(self._host, self._trace.vm_id, layers, self._merge_limit_s)
         return [Swept("merge", names, "finished" if merge.is_done else "failed", merge.why)]
