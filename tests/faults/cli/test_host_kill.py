@@ -89,6 +89,7 @@ def test_killed_at_each_message_of_a_first_run(stage: HostStage, seed: int) -> N
         if ended.code != KILLED:
             assert ended.code == 0, ended
             assert death.at > len(stage.messages)
+            judge(stage, 1)
             break
         died += 1
         clean_up(stage, way)
@@ -114,6 +115,7 @@ def test_killed_at_each_message_of_an_increment(stage: HostStage, seed: int) -> 
         if ended.code != KILLED:
             assert ended.code == 0, ended
             assert death.at > len(stage.messages)
+            judge(stage, 1)
             break
         died += 1
         clean_up(stage, way)
