@@ -17,7 +17,7 @@ from vmkeep.backup.outcome import Outcome, met_damage, note_failure
 from vmkeep.backup.proof import is_lower, proven_by, what_was_asked
 from vmkeep.backup.taking import DiskWork, Taking, promised_by
 from vmkeep.backup.tracked import Baseline, find_baseline
-from vmkeep.backup.watched import WatchedProgress
+from vmkeep.backup.watched import HoldWatch
 from vmkeep.capture.checkpoint import CheckpointHold, hold_vm
 from vmkeep.capture.host_chain import FrozenDisk
 from vmkeep.capture.limits import HoldLimits
@@ -293,7 +293,7 @@ class _VmRun:
         taking = Taking(
             repository=self._repository,
             clock=self._clock,
-            progress=WatchedProgress(self._progress, held.watch),
+            progress=self._progress,
             journal=self._journal,
             vm=self._vm,
             head=self._repository.head(prepared.listing, self._vm.id),
@@ -304,6 +304,7 @@ class _VmRun:
             # Change tracking may lie (failures.md, rct_silent_gap): a sample of the rest is compared, too.
             doubt_base=is_increment,
             pace=Pace(wish.limit_read, self._clock) if wish.limit_read is not None else None,
+            watch=HoldWatch(held.watch, held.glance),
         )
 
         def observed() -> dict[str, Any]:

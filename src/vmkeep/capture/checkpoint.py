@@ -6,7 +6,7 @@ The order is hyperv-backup-api.md 2.3.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Literal, Self
@@ -29,7 +29,7 @@ from vmkeep.capture.removing import (
 )
 from vmkeep.capture.states import MADE, RELEASING, HoldLog, HoldState, Journal
 from vmkeep.capture.tracked import record_of, with_changes
-from vmkeep.clock import Clock
+from vmkeep.clock import Clock, WatchedClock
 from vmkeep.formats.errors import SourceChanged
 from vmkeep.host.files.host_files import HostFiles
 from vmkeep.host.hyperv import (
@@ -88,13 +88,7 @@ def hold_vm(
     then stay open for a sweep.
     """
     log = HoldLog(journal)
-
-    def watch(waiting: Waiting) -> None:
-        log.renew()
-        host.watch(waiting)
-
-    listening = replace(host, watch=watch)
-    hold = CheckpointHold(listening, files, vm, owner, log, clock, previous, limits, replaces)
+    hold = CheckpointHold(host, files, vm, owner, log, clock, previous, limits, replaces)
     hold._make(CheckpointWish(consistency, guest_backup, skip_other_disks))
     return hold
 
@@ -121,7 +115,12 @@ class CheckpointHold:
         self.disks: tuple[FrozenDisk, ...] = ()
         self.files: tuple[HeldFile, ...] = ()
         self.checkpoint: CheckpointFacts | None = None
-        self._host = host
+
+        def watch(waiting: Waiting) -> None:
+            self.watch()
+            host.watch(waiting)
+
+        self._host = replace(host, clock=WatchedClock(host.clock, self.glance), watch=watch)
         self._host_files = files
         self._vm = vm
         self._tracked = TrackedVm.of(vm)
@@ -139,6 +138,9 @@ class CheckpointHold:
         self._converting: list[str] | None = None
         self._is_told = False
         self._limit_watch: LimitWatch | None = None
+        # Entered as long as a limit that is reached ends whatever is waited for.
+        self._watched = ExitStack()
+        self._is_watched = False
 
     @property
     def state(self) -> HoldState | None:
@@ -206,6 +208,7 @@ class CheckpointHold:
             self._clean_failed_creation(error, known, since)
             raise
         self.checkpoint = made
+        self._limit_watch = LimitWatch(self._host, self._limits, self._vm.vm.name)
         try:
             self._log.note(MADE, checkpoint=made.id)
             self._freeze(made)
@@ -216,6 +219,8 @@ class CheckpointHold:
     def _freeze(self, made: CheckpointFacts) -> None:
         with self._timed("mark"):
             self.checkpoint = mark_checkpoint(self._host, made, self._owner)
+            # Not before: a checkpoint that is being named could not be removed, nor be told to be ours.
+            self._begin_watch()
             self._power_held = read_power_state(self._host, made.vm_id)
             checkpoint = read_checkpoint(self._host, made.id)
             checkpoint = replace(checkpoint, disks=with_details(self._host, checkpoint.disks))
@@ -227,8 +232,8 @@ class CheckpointHold:
             "power_held": self._power_held.code,
         }
         self._log.enter(HoldState.HELD, checkpoint=checkpoint.id, layers=dict(self._layers))
-        paths = tuple(self._layers.values())
-        self._limit_watch = LimitWatch(self._host, self._limits, self._vm.vm.name, paths)
+        if self._limit_watch is not None:
+            self._limit_watch.paths = tuple(self._layers.values())
         with self._timed("open"):
             self.disks = tuple(open_frozen(self._host, self._host_files, checkpoint))
             self.files = tuple(open_configuration(self._host_files, checkpoint))
@@ -276,13 +281,30 @@ class CheckpointHold:
         return len(now)
 
     def watch(self) -> None:
-        """Look whether the hold may go on; call it as often as you like, from one thread.
+        """Look whether the hold may go on; for the thread that holds, as often as it likes.
 
-        Raises HoldLimitReached.
+        Asks the host now and then for its free space. Raises HoldLimitReached.
         """
         self._log.renew()
-        if self._limit_watch is not None:
+        if self._is_watched and self._limit_watch is not None:
             self._limit_watch.look()
+
+    def glance(self) -> None:
+        """Look at the deadline alone, which costs nothing; for any thread. Raises HoldLimitReached."""
+        if self._is_watched and self._limit_watch is not None:
+            self._limit_watch.glance()
+
+    def _begin_watch(self) -> None:
+        """From here on the deadline ends whatever is waited for."""
+        self._is_watched = True
+        self._watched.enter_context(self._host.client.looking(self.glance))
+        self._watched.enter_context(self._host_files.looking(self.glance))
+        self.watch()
+
+    def _end_watch(self) -> None:
+        """What lets go, or cleans up, is not stopped by what it is there for."""
+        self._is_watched = False
+        self._watched.close()
 
     # --- letting go -------------------------------------------------------------------------
 
@@ -295,6 +317,7 @@ class CheckpointHold:
         anything was changed, and the host's errors while the checkpoint may still be there.
         """
         checkpoint = self._held()
+        self._end_watch()
         with self._timed("close"):
             self._close()
         why = None if track else read_all("rct-not-wanted", "The run was asked to leave no reference point.")
@@ -411,6 +434,7 @@ class CheckpointHold:
 
         After a regular release there is nothing to do.
         """
+        self._end_watch()
         host, problems, vm_id = unheard(self._host), Problems(), self._vm.vm.id
         if self.state in (HoldState.PREPARED, HoldState.HELD):
             self._abandon_checkpoint(host, problems)

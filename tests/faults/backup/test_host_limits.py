@@ -1,11 +1,12 @@
 """Space and time run out while a VM is held, here or on the host: it is let go, and nothing counts."""
 
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.faults.stores import FaultyStore
-from tests.host_runs import Host, Meeting, host_of, says, scenario_file
+from tests.host_runs import Host, HostState, Meeting, host_of, says, scenario_file
 from tests.lab_process import Lab, running_lab
 from vmkeep.backup.host_run import choose, run_host, worst
 from vmkeep.backup.vm_run import HostWish
@@ -78,6 +79,60 @@ def test_the_deadline_holds_while_what_was_taken_over_is_compared(host: Host) ->
     outcome = host.take("off", limits=limits, reread=1.0)
     assert (outcome.exit_code, outcome.plan.increment) == (ExitCode.OK, "rct")
     host.all_hold(2)
+
+
+def test_the_deadline_holds_where_the_pace_lets_nothing_pass(host: Host) -> None:
+    """At 64 KiB a second the next piece of progress, a leaf of 4 MiB, is a minute away."""
+    limits = HoldLimits(max_hold_s=5.0, free_floor=0)
+    with pytest.raises(HoldLimitReached) as told:
+        host.take("large", limits=limits, limit_read=64 << 10)
+    assert 5.0 <= told.value.context["held_s"] < 7.0  # type: ignore[operator]
+    assert host.all_closed("large")
+    host.is_clean()
+
+
+@pytest.mark.parametrize(
+    ("method", "is_first"), [("GetVirtualHardDiskSettingData", True), ("GetVirtualDiskChanges", False)]
+)
+def test_the_deadline_ends_the_wait_for_an_answer_of_the_host(
+    lab: Lab, host: Host, method: str, is_first: bool
+) -> None:
+    if not is_first:
+        host.take("off")
+    pushed: list[float] = []
+
+    def is_held() -> bool:
+        return any(c["name"].startswith("vmkeep ") for c in HostState(lab).state("off")["checkpoints"])
+
+    def push_in_the_middle() -> None:
+        asked = -1
+        while not is_held() or host.doors.host.client.requests != asked:
+            asked = host.doors.host.client.requests
+            if ended.wait(0.5):
+                return
+        host.clock.push(3600.0)
+        pushed.append(host.clock.monotonic())
+
+    def delay() -> None:
+        lab.control.ask("disturb", effect="delay", action=method, seconds=60.0)
+        pusher.start()
+
+    ended, pusher = threading.Event(), threading.Thread(target=push_in_the_middle)
+    meeting = Meeting("off: create the checkpoint", 0, delay)
+    limits = HoldLimits(max_hold_s=1800.0, free_floor=0)
+    try:
+        with pytest.raises(HoldLimitReached, match="held for") as told:
+            host.take("off", progress=meeting, limits=limits)
+        let_go = host.clock.monotonic()
+    finally:
+        ended.set()
+        pusher.join()
+        lab.control.ask("calm")
+    assert told.value.exit_code is ExitCode.PARTIAL
+    # The checkpoint is removed and merged by then, too.
+    assert let_go - pushed[0] < 10.0
+    assert host.all_closed("off")
+    host.is_clean(*["off"] * (not is_first))
 
 
 @pytest.mark.parametrize("room", [20_000, 3_000_000])
