@@ -5,13 +5,13 @@ and reasons: hyperv-backup-api.md 2.3, design section 1.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from vmkeep.backup.audit import Audit
-from vmkeep.backup.errors import ChangesUnusable, RunRefused
+from vmkeep.backup.errors import ChangesUnusable, RunRefused, VmOccupied
 from vmkeep.backup.leftovers import HOST, clear_leftovers, owner_of
 from vmkeep.backup.outcome import Outcome, met_damage, note_failure
 from vmkeep.backup.proof import is_lower, proven_by, what_was_asked
@@ -22,7 +22,7 @@ from vmkeep.capture.checkpoint import CheckpointHold, hold_vm
 from vmkeep.capture.host_chain import FrozenDisk
 from vmkeep.capture.limits import HoldLimits
 from vmkeep.capture.outcome import Released
-from vmkeep.capture.removing import HostTrouble
+from vmkeep.capture.removing import HostTrouble, has_begun
 from vmkeep.capture.states import HOLDING
 from vmkeep.clock import Clock
 from vmkeep.errors import ExitCode, VmkeepError
@@ -30,6 +30,7 @@ from vmkeep.host.files.host_files import HostFiles
 from vmkeep.host.hyperv import (
     GuestNotQuiesced,
     HyperV,
+    VmBusy,
     Waiting,
     destroy_reference_point,
     take_inventory,
@@ -43,6 +44,7 @@ from vmkeep.pace import Pace
 from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD, decide_checkpoint, excluded, lowered
 from vmkeep.progress import Progress
 from vmkeep.ranges import coarsen
+from vmkeep.repository.errors import RunAlive
 from vmkeep.repository.journal import Record
 from vmkeep.repository.listing import Listing, SealedPoint
 from vmkeep.repository.manifest import format_time
@@ -54,8 +56,11 @@ _NO_LIMITS: Final = HoldLimits()
 # What is to be read of all disks is in memory at once, some 150 bytes a range.
 _MOST_RANGES: Final = 1 << 18
 # An obstacle that goes by itself, such as a merge of just now, is waited for so long.
-_PATIENCE_S: Final = 600.0
+PATIENCE_S: Final = 600.0
 _LOOK_AGAIN_S: Final = 5.0
+# A host that refuses to make a checkpoint because it is busy (32775) has begun nothing, and tells no
+# other way when it is done: it is asked again after these pauses.
+_BUSY_PAUSES_S: Final = (2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,24 @@ class Doors:
     computer: str | None = None
 
 
+def _unheard(*_: object) -> None:
+    return
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who hears of the runs while they go on."""
+
+    began: Callable[[VmRef], None] = _unheard
+    waiting: Callable[[VmRef, str], None] = _unheard
+    """The VM is busy and waited for, once for each reason."""
+    sealed: Callable[[VmRef, SealedPoint], None] = _unheard
+    """From here on the point exists, however the run ends."""
+
+
+_NOBODY: Final = Told()
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """What was found out before the VM is touched; ``baseline`` is what an increment could rest on."""
@@ -113,15 +136,32 @@ class _Sealed:
 
 
 def run_vm(
-    doors: Doors, vm: VmRef, wish: HostWish, repository: Repository, clock: Clock, progress: Progress
+    doors: Doors,
+    vm: VmRef,
+    wish: HostWish,
+    repository: Repository,
+    clock: Clock,
+    progress: Progress,
+    *,
+    patience_s: float = PATIENCE_S,
+    told: Told = _NOBODY,
 ) -> Outcome:
     """Take a restore point of a VM, by the id the host gives it; on any error before the seal none exists.
 
     Nothing stays on the host but the reference point that the next increment
     rests on. What could not be cleaned up is in the error or the warnings, and in
-    the journal, for the next run. Raises RunRefused and the errors of the rooms below.
+    the journal, for the next run. A VM that an operation of the host has is waited for,
+    ``patience_s`` at most. Raises RunRefused and the errors of the rooms below;
+    :func:`is_busy` tells whether it is worth another try.
     """
-    return _VmRun(doors, vm, wish, repository, clock, progress).run()
+    return _VmRun(doors, vm, wish, repository, clock, progress, patience_s, told).run()
+
+
+def is_busy(error: BaseException | None) -> bool:
+    """Tell whether a run failed only because something else has the VM, and nothing of it was begun."""
+    if isinstance(error, VmBusy):
+        return not has_begun(error) and not _left_behind(error)
+    return isinstance(error, VmOccupied | RunAlive)
 
 
 class _VmRun:
@@ -135,7 +175,13 @@ class _VmRun:
         repository: Repository,
         clock: Clock,
         progress: Progress,
+        patience_s: float,
+        told: Told,
     ) -> None:
+        self._patience_s = patience_s
+        self._told = told
+        self._ref = vm
+        self._waited_for: set[str] = set()
         self._doors = doors
         self._host = replace(doors.host, watch=self._show)
         self._is_reading = False
@@ -223,9 +269,10 @@ class _VmRun:
                 has_earlier_point=baseline.base is not None,
                 has_tracking=baseline.tracking is not None and not self._wish.reread_all,
             )
-            is_patient = self._clock.monotonic() - started < _PATIENCE_S
+            is_patient = self._clock.monotonic() - started < self._patience_s
             if plan.verdict != "wait" or not is_patient:
                 break
+            self._tell_wait(plan.reasons[-1].fact)
             self._progress.begin(f"{self._vm.name}: {plan.reasons[-1].fact}", None)
             self._clock.sleep(_LOOK_AGAIN_S)
             self._journal.renew()
@@ -233,9 +280,31 @@ class _VmRun:
         self._vm = VmRef(self._vm.id, vm.vm.name)
         return _Prepared(vm, plan, listing, baseline)
 
+    def _tell_wait(self, why: str) -> None:
+        if why not in self._waited_for:
+            self._waited_for.add(why)
+            self._told.waiting(self._ref, why)
+
     # --- while it is held ---------------------------------------------------------------------
 
     def _take(self, prepared: _Prepared) -> _Sealed:
+        """Take the point; a host that is too busy to make a checkpoint is asked again for a while."""
+        waited = 0.0
+        for pause_s in (*_BUSY_PAUSES_S, None):
+            try:
+                return self._take_now(prepared)
+            except VmBusy as error:
+                if not is_busy(error) or pause_s is None or waited + pause_s > self._patience_s:
+                    raise
+                self._tell_wait(error.message)
+            self._clock.sleep(pause_s)
+            waited += pause_s
+            self._journal.renew()
+            # What has the VM may leave it otherwise than it was.
+            prepared = self._prepare(prepared.listing)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _take_now(self, prepared: _Prepared) -> _Sealed:
         """Hold the VM by the best way that works, and take the point."""
         try:
             return self._hold(prepared)
@@ -272,6 +341,7 @@ class _VmRun:
             ) as held:
                 # Whatever happens from here on: the point exists and is whole.
                 sealed = self._sealed = self._write(prepared, held, at_rest)
+                self._told.sealed(self._ref, sealed.point)
                 self._repository.remember(sealed.point)
                 self._release(held, sealed, baseline)
         except VmkeepError as error:
@@ -424,6 +494,8 @@ def _require_go(plan: Plan) -> None:
         return
     last = plan.reasons[-1]
     others = " ".join(reason.fact for reason in plan.reasons[:-1])
+    if plan.verdict == "wait":
+        raise VmOccupied(f"the VM is busy: {last.fact} {others}".rstrip(), hint=last.fix)
     raise RunRefused(f"refused: {last.fact} {others}".rstrip(), hint=last.fix)
 
 

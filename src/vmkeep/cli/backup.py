@@ -140,7 +140,12 @@ def backup(
 
     A VM on a host is brought to rest by a checkpoint that lasts until the point is sealed, and is merged
     again then; it goes on running. From the second time on only what changed is read, where the host's
-    change tracking (RCT) can be trusted. One VM's failure never stops the others.
+    change tracking (RCT) can be trusted. One VM's failure never stops the others, nor does a name that
+    the host does not know.
+
+    A VM that is busy (with an operation of its host, or another run) goes behind the others and is waited
+    for, 10 minutes at most; a line says so. Alone, a VM that another run has is not waited for: 11.
+    A host that is too busy to make a checkpoint is asked again for 2 minutes.
 
     Before the restore point exists, a random part of what was read is read again, from the source and
     back from the repository, and compared byte by byte; `vmkeep show` tells how much can still differ.
@@ -152,7 +157,7 @@ def backup(
 
     Exit codes: 0 taken; 1 failed or refused, nothing taken; 3 taken, but with warnings (such as files
     or disks left out, a point weaker than promised, or damage in the repository that was met and
-    replaced), or the hold reached its limit; 10 no repository; 11 another run of this VM is under way;
+    replaced), or the hold reached its limit; 10 no repository; 11 the VM is busy;
     12 wrong password; 13 the host is out of reach or refuses; 14 what is stored differs from the source,
     or the repository is damaged or was rolled back. With several VMs the gravest of their codes.
     """

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -147,6 +147,16 @@ def until_stopped() -> Iterator[None]:
         yield
     except _Stopped:
         return  # a second signal is ignored from here on
+
+
+@contextmanager
+def summed_up(tell: Callable[[ExitCode], None]) -> Iterator[None]:
+    """Call ``tell`` with the exit code to come when a signal ends what is inside; it ends all the same."""
+    try:
+        yield
+    except _Stopped as stopped:
+        tell(_STOPPING[signal.Signals(stopped.number)])
+        raise
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
@@ -316,6 +326,14 @@ def warn(line: str) -> None:
         print(json.dumps({"message_type": "warning", "message": line}), file=sys.stderr)
     else:
         print(f"vmkeep: warning: {visible(line)}", file=sys.stderr)
+
+
+def remark(kind: str, about: str, line: str) -> None:
+    """Say on standard error what goes on, for whoever wonders; not with --quiet."""
+    if settings.json:
+        print(json.dumps({"message_type": kind, "about": about, "message": line}), file=sys.stderr)
+    elif not settings.quiet:
+        print(f"vmkeep: {visible(about)}: {visible(line)}", file=sys.stderr, flush=True)
 
 
 def tell_failure(what: str, error: VmkeepError) -> None:

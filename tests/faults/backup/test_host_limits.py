@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.faults.stores import FaultyStore
-from tests.host_runs import Host, HostState, Meeting, host_of, says, scenario_file
+from tests.host_runs import Host, HostState, Meeting, RunClock, host_of, says, scenario_file
 from tests.lab_process import Lab, running_lab
-from vmkeep.backup.host_run import choose, run_host, worst
-from vmkeep.backup.vm_run import HostWish
+from tests.repositories import reopen
+from vmkeep.backup.host_run import VmResult, choose, run_host, worst
+from vmkeep.backup.vm_run import HostWish, Told
 from vmkeep.capture.errors import HoldLimitReached
 from vmkeep.capture.limits import HoldLimits
 from vmkeep.errors import ExitCode
-from vmkeep.host.hyperv import take_inventory
+from vmkeep.host.hyperv import VmBusy, take_inventory
 from vmkeep.objectstore.errors import StoreFull
+from vmkeep.progress import Silent
 from vmkeep.repository.errors import RunAlive
 
 
@@ -172,6 +174,75 @@ def test_a_second_run_of_a_vm_gives_way_while_the_first_reads(lab: Lab, host: Ho
     assert outcome.exit_code is ExitCode.OK
     host.all_hold(2)
     host.is_clean("large", "off")
+
+
+def test_a_vm_that_another_run_has_waits_behind_the_others(lab: Lab, host: Host) -> None:
+    ended: list[VmResult] = []
+    waited: list[tuple[str, str]] = []
+    told = Told(waiting=lambda vm, why: waited.append((vm.name, why)))
+
+    def second() -> None:
+        with host_of(lab, RunClock(speed=2000.0)) as other:
+            chosen = choose(take_inventory(other.doors.host), ["large", "off"], every=False)
+            with reopen(host.repository, clock=other.clock) as repository:
+                run_host(
+                    other.doors,
+                    chosen,
+                    HostWish(),
+                    repository,
+                    other.clock,
+                    Silent(),
+                    ended.append,
+                    told=told,
+                )
+
+    meeting = Meeting("reading large", 1, second)
+    assert host.take("large", progress=meeting).exit_code is ExitCode.OK
+    assert [(result.vm.name, result.exit_code) for result in ended] == [
+        ("off", ExitCode.OK),
+        ("large", ExitCode.BUSY),
+    ]
+    assert isinstance(ended[1].error, RunAlive)
+    ((name, why),) = waited
+    assert name == "large" and "another run" in why
+    host.all_hold(2)
+    host.is_clean("large", "off")
+
+
+def test_a_vm_the_host_is_busy_with_waits_behind_the_others(lab: Lab, host: Host) -> None:
+    lab.control.ask("fail", vm="web", at="create-call", code=32775)
+    chosen = choose(take_inventory(host.doors.host), ["web", "off"], every=False)
+    ended: list[VmResult] = []
+    waited: list[str] = []
+    told = Told(waiting=lambda vm, why: waited.append(vm.name))
+    with host.opened() as repository:
+        run_host(host.doors, chosen, HostWish(), repository, host.clock, Silent(), ended.append, told=told)
+    assert [(result.vm.name, result.exit_code) for result in ended] == [
+        ("off", ExitCode.OK),
+        ("web", ExitCode.OK),
+    ]
+    assert waited == ["web"]
+    assert host.all_closed("web")
+    host.all_hold(2)
+    host.is_clean("web", "off")
+
+
+@pytest.mark.parametrize(("times", "is_taken"), [(3, True), (1000, False)])
+def test_a_host_too_busy_for_a_checkpoint_is_asked_again_for_a_while(
+    lab: Lab, host: Host, times: int, is_taken: bool
+) -> None:
+    lab.control.ask("fail", vm="web", at="create-call", code=32775, times=times)
+    began = host.clock.monotonic()
+    if is_taken:
+        assert host.take("web").exit_code is ExitCode.OK
+    else:
+        with pytest.raises(VmBusy, match="32775") as told:
+            host.take("web")
+        says(told.value)
+        assert 100.0 < host.clock.monotonic() - began < 300.0
+    assert host.all_closed("web")
+    host.all_hold(int(is_taken))
+    host.is_clean(*["web"] * is_taken)
 
 
 def test_one_vm_that_reaches_its_limit_never_stops_the_others(lab: Lab, host: Host) -> None:

@@ -1,5 +1,6 @@
 """SIGTERM in the middle of a run, two runs of one VM: the command says what it did, the host is as it was."""
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,45 @@ def test_sigterm_lets_go_of_the_vm_and_the_next_run_goes_on(commands: HostComman
     commands.is_clean("web")
     commands.all_hold(points + 1)
     assert commands.all_closed("web")
+
+
+@pytest.mark.parametrize(
+    ("order", "protected"),
+    [
+        ({"verb": "put_if_absent", "prefix": "seals/", "nth": 2}, ["web"]),
+        ({"verb": "put_if_absent", "prefix": "runs/", "nth": 9}, ["web"]),  # sealed, and not yet released
+        ({"verb": "create", "prefix": "packs/", "nth": 1}, []),
+    ],
+)
+def test_a_run_of_all_that_is_stopped_says_what_is_protected(
+    commands: HostCommands, order: dict[str, object], protected: list[str]
+) -> None:
+    order = {**order, "action": "signal", "what": int(signal.SIGTERM)}
+    result = commands.met(order, "backup", "hyperv://lab", "--all", "--json")
+    assert result.code == 143, result
+    *_, summary = map(json.loads, result.text.splitlines())
+    names = [vm["vm"] for vm in summary["vms"]]
+    assert sorted(names) == ["chained", "large", "off", "web"]
+    assert (summary["message_type"], summary["exit_code"]) == ("summary", 143)
+    assert (summary["protected"], summary["failed"]) == (len(protected), 4 - len(protected))
+    assert [vm["vm"] for vm in summary["vms"] if "point" in vm] == protected
+    tried = [vm["vm"] for vm in summary["vms"] if vm.get("tried")]
+    assert set(tried) <= {"web", names[1]}
+    assert '"code": 143' in result.err
+    commands.all_hold(len(protected))
+    listed = json.loads(commands("points", "--json").text)
+    assert [point["vm"] for point in listed] == protected
+
+
+def test_people_hear_of_what_is_not_protected_when_they_stop_a_run(commands: HostCommands) -> None:
+    order = {"verb": "put_if_absent", "prefix": "seals/", "nth": 2}
+    result = commands.met(
+        {**order, "action": "signal", "what": int(signal.SIGINT)}, "backup", "hyperv://lab", "--all"
+    )
+    assert result.code == 130, result
+    assert "Interrupted: 1 of 4 VMs are protected.\n  not protected: " in result.text
+    assert result.text.count("  not protected: ") == 3
+    assert "nothing stays open or held" in result.err
 
 
 def test_what_cannot_be_removed_is_told_with_the_next_step(lab: Lab, commands: HostCommands) -> None:
