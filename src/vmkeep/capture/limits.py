@@ -38,6 +38,7 @@ class LimitWatch:
         self.paths: tuple[str, ...] = ()
         self._started = host.clock.monotonic()
         self._asked: float | None = None
+        self._is_untold = False
         self.least_free: int | None = None
 
     def glance(self) -> None:
@@ -75,10 +76,14 @@ class LimitWatch:
     def _free(self) -> int | None:
         """Return what is free; None where nobody tells, which ends no hold."""
         try:
-            return read_free_bytes(self._host, self.paths)
+            found = read_free_bytes(self._host, self.paths)
         except (HyperVError, HostError) as error:
-            _log.warning("the host does not tell its free space: %s", error)
+            if not self._is_untold:  # once, however often it is asked in vain
+                _log.warning("the host does not tell its free space: %s", error)
+            self._is_untold = True
             return None
+        self._is_untold = False
+        return found
 
 
 def _spelled(seconds: float) -> str:
