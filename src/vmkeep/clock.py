@@ -60,10 +60,11 @@ def sleep_looking(clock: Clock, seconds: float, look: Callable[[], None]) -> Non
     if look is unwatched:
         clock.sleep(seconds)
         return
-    end = clock.monotonic() + seconds
     look()
-    while (left := end - clock.monotonic()) > 0:
-        clock.sleep(min(left, LOOK_S))
+    while seconds > 0:
+        slice_s = min(seconds, LOOK_S)
+        clock.sleep(slice_s)
+        seconds -= slice_s
         look()
 
 
