@@ -14,7 +14,8 @@ _MOST_TOLD: Final = 3
 def nearest(text: str, names: Iterable[str]) -> tuple[str, ...]:
     """Return the names that ``text`` may be a slip for, likeliest first; empty if none is like it.
 
-    Those that differ in capitals only leave no doubt: only they are returned then.
+    Those that differ in capitals only leave no doubt: only they are returned then. A name
+    with other digits is another machine's, not a slip.
     """
     known = tuple(islice((name for name in dict.fromkeys(names) if len(name) <= _LONGEST_NAME), _MOST_NAMES))
     wanted = text[:_LONGEST_NAME].casefold()
@@ -23,9 +24,14 @@ def nearest(text: str, names: Iterable[str]) -> tuple[str, ...]:
         return same[:_MOST_TOLD]
     folded: dict[str, list[str]] = {}
     for name in known:
-        folded.setdefault(name.casefold(), []).append(name)
+        if _digits(name) == _digits(wanted):
+            folded.setdefault(name.casefold(), []).append(name)
     near = get_close_matches(wanted, folded, n=_MOST_TOLD, cutoff=_LIKENESS)
     return tuple(name for each in near for name in folded[each])[:_MOST_TOLD]
+
+
+def _digits(text: str) -> str:
+    return "".join(filter(str.isdigit, text))
 
 
 def did_you_mean(text: str, names: Iterable[str]) -> str:

@@ -102,7 +102,7 @@ def test_the_next_run_on_another_machine_cleans_up_and_says_so(
     elsewhere.before = lost.before
     result = elsewhere.backup("web", "--json")
     assert result.code == 0, result
-    assert "a run that died had left, and this one removed: checkpoint" in result.err
+    assert "an unfinished run had left, and this one removed: checkpoint" in result.err
     assert json.loads(result.text.splitlines()[-1])["increment"] == "rct"
     elsewhere.all_hold(2)
     elsewhere.is_clean("web")
