@@ -133,4 +133,4 @@ def _other_host(records: Sequence[Record], host_name: str | None) -> str | None:
 
 
 def _said(swept: Swept) -> str:
-    return f"{swept.what} {swept.id}: {swept.why or swept.outcome}"
+    return f"{swept.what} {swept.id}: {(swept.why or swept.outcome).rstrip('.')}"

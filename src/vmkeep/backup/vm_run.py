@@ -489,7 +489,9 @@ def _warnings(sealed: _Sealed) -> list[str]:
     found += met_damage(sealed.audit)
     if sealed.trouble is not None:
         what = "the VM could not be released" if sealed.released is None else "not all is cleaned up"
-        found.append(f"the point is sealed, but {what}; the next run tries again: {sealed.trouble.message}")
+        found.append(
+            f"the point is sealed, but {what}; the next run and `vmkeep sweep` try again: {sealed.trouble.message}"
+        )
         left = sealed.trouble.context.get("left_behind")
         told = found[-1]
         left = left if isinstance(left, tuple) else ()

@@ -49,7 +49,7 @@ def demo(
     The host is a process of its own (docs/lab.md), reached as a real one is; it also is the judge of what
     comes back. Needs no network, no rights and no program but Python; works in a temporary folder, and
     touches nothing of this user's vmkeep. --json prints a line for each act; the last one is the summary, and
-    the `repository`, its `password_file` and the `truth` it names stay in a new temporary `folder`, some 30 MB,
+    the `repository`, `password_file` and `truth` it names stay in a new temporary `folder`, some 30 MB,
     for whoever reads it to look at and to remove. Without --json and --keep nothing stays.
     Exit codes: 0 everything came back identical and nothing was left on the host; 1 something was not so.
     """
