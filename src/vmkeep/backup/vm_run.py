@@ -490,7 +490,7 @@ def _warnings(sealed: _Sealed) -> list[str]:
     if sealed.trouble is not None:
         what = "the VM could not be released" if sealed.released is None else "not all is cleaned up"
         found.append(
-            f"the point is sealed, but {what}; the next run and `vmkeep sweep` try again: {sealed.trouble.message}"
+            f"the point is sealed, but {what}; the next run or `vmkeep sweep` will: {sealed.trouble.message}"
         )
         left = sealed.trouble.context.get("left_behind")
         told = found[-1]
