@@ -17,6 +17,8 @@ from xml.sax.saxutils import escape
 
 from pypsrp.wsman import SelectorSet, WSMan
 
+from tests.forked import LAB, Forked
+
 V2 = "http://schemas.microsoft.com/wbem/wsman/1/wmi/root/virtualization/v2"
 ENUMERATION = "http://schemas.xmlsoap.org/ws/2004/09/enumeration"
 WSMAN = "http://schemas.dmtf.org/wbem/wsman/1/wsman.xsd"
@@ -95,17 +97,31 @@ def running_replay(trace: Path, *more: str) -> Iterator[Served]:
         yield Served(facts, process)
 
 
+def start_lab(*arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+    """Start the lab's program with pipes to its standard input and output."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    if not environment:
+        return Forked(LAB, arguments, **pipes)
+    command = [sys.executable, "-m", "vmkeep_lab", *arguments]
+    return subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
+
+
+def judged(truth: str | Path, *files: Path) -> tuple[int, dict[str, Any]]:
+    """How the lab's judge, another process, ended, and what it said of restored disks."""
+    words = ["judge", "--truth", str(truth), *map(str, files)]
+    pipe = subprocess.PIPE
+    with Forked(LAB, words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+        out, err = process.communicate(timeout=_PATIENCE_S)
+    assert err == b"", err
+    verdict: dict[str, Any] = json.loads(out)
+    return process.returncode, verdict
+
+
 @contextmanager
 def _serving(
     *arguments: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vmkeep_lab", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **(environment or {})},
-    )
+    process = start_lab(*arguments, environment=environment)
     assert process.stdin is not None
     assert process.stdout is not None
     try:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.lab_hosts import MIB, SMALL
-from tests.lab_process import ForeignClient, Lab, embedded, reference, running_lab, text
+from tests.lab_process import ForeignClient, Lab, embedded, judged, reference, running_lab, text
 from vmkeep_lab.disks import VirtualDisk
 
 SIZE = 8 * MIB
@@ -51,11 +51,9 @@ def client(lab: Lab) -> Iterator[ForeignClient]:
     client.close()
 
 
-def judged(lab: Lab, *files: Path) -> list[set[str]]:
+def equal(lab: Lab, *files: Path) -> list[set[str]]:
     """For each file the checkpoints whose truth it equals."""
-    command = [sys.executable, "-m", "vmkeep_lab", "judge", "--truth", lab.facts["truth"], *map(str, files)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    verdict = json.loads(ended.stdout)
+    _, verdict = judged(lab.facts["truth"], *files)
     return [{line["checkpoint"] for line in each["equals"]} for each in verdict["restored"]]
 
 
@@ -169,7 +167,7 @@ def test_the_whole_sequence(lab: Lab, client: ForeignClient, tmp_path: Path) -> 
     lab.control.ask("step", vm="one", writes=20)
     old = tmp_path / "old.raw"
     old.write_bytes(raw(lab.real(path), tmp_path))
-    assert first in judged(lab, old)[0]
+    assert first in equal(lab, old)[0]
 
     # A baseline of it; the merge gives the disk its file back.
     point = convert(client, first)
@@ -188,8 +186,8 @@ def test_the_whole_sequence(lab: Lab, client: ForeignClient, tmp_path: Path) -> 
     assert sum(length for _, length in ranges) > 0
     increment = tmp_path / "new.raw"
     increment.write_bytes(patched)
-    assert second in judged(lab, increment)[0]
-    assert first not in judged(lab, increment)[0]
+    assert second in equal(lab, increment)[0]
+    assert first not in equal(lab, increment)[0]
 
     # The end: the newer baseline replaces the older, and nothing of ours or others is out of place.
     newer = convert(client, second)

@@ -1,7 +1,6 @@
 """A host or a command line that will not do: one sentence, the next step, the right code, nothing touched."""
 
 import http.server
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -192,7 +191,7 @@ def test_two_runs_at_once(hosts: Hosts, office: Lab) -> None:
     hosts.configure(office)
     later: list[Any] = []
     one = ("backup", "hyperv://lab/mail")
-    first = while_held(hosts, office, lambda: later.append(hosts(*one)), *one)
+    first = while_held(hosts, office, lambda _: later.append(hosts(*one)), *one)
     clear(later[0], 11, "mail")
     assert first.code == 0, first
     assert "mail: restore point" in first.text
@@ -203,13 +202,7 @@ def test_a_signal_lets_the_vm_go(hosts: Hosts, office: Lab, name: str, code: int
     hosts.configure(office)
     before = things(office)
 
-    def interrupt() -> None:
-        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-        (mine,) = [
-            pid for pid in children if b"hyperv://lab/web" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-        os.kill(int(mine), getattr(signal, name))
-
+    interrupt = lambda process: process.send_signal(getattr(signal, name))  # noqa: E731
     result = while_held(hosts, office, interrupt, "backup", "hyperv://lab/web")
     clear(result, code, "interrupted; nothing stays open or held")
     assert things(office) == before

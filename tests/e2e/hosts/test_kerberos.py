@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.command import CANARY, SOURCE_ROOT
+from tests.e2e.command import CANARY
 from tests.e2e.hosts.conftest import SMALL, Hosts
 from tests.fakes.kdc import PASSWORD, USER, Kdc
+from tests.forked import SOURCE_ROOT
 from tests.lab_process import Lab, running_lab
 
 

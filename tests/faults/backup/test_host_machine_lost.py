@@ -33,8 +33,8 @@ def lost(lab: Lab, tmp_path: Path) -> Iterator[HostCommands]:
 
 def die(commands: HostCommands, verb: str, prefix: str, nth: int) -> None:
     """Let a run on another machine come to a request to its store, and no further."""
-    order = {"verb": verb, "prefix": prefix, "nth": nth, "action": "stop", "what": ""}
-    process = commands.start("tests.faults.backup.elsewhere", order, "backup", "hyperv://lab/web")
+    order = {"verb": verb, "prefix": prefix, "nth": nth, "action": "stop", "what": "", "elsewhere": True}
+    process = commands.start(order, "backup", "hyperv://lab/web")
     commands.await_stop(process)
     process.send_signal(signal.SIGKILL)
     assert ended(process).code == -signal.SIGKILL

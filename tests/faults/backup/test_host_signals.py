@@ -78,7 +78,7 @@ def test_what_cannot_be_removed_is_told_with_the_next_step(lab: Lab, commands: H
 
 def test_of_two_runs_of_one_vm_the_earlier_goes_on_and_the_other_is_told(commands: HostCommands) -> None:
     order = {"verb": "create", "prefix": "packs/", "nth": 1, "action": "stop", "what": ""}
-    first = commands.start("tests.faults.cli.meeting", order, "backup", "hyperv://lab/web")
+    first = commands.start(order, "backup", "hyperv://lab/web")
     try:
         commands.await_stop(first)
         held = commands.state("web")["checkpoints"]

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tests.e2e.command import CANARY, SOURCE_ROOT, Vmkeep
+from tests.e2e.command import CANARY, Vmkeep
 from tests.faults.cli.forking import Order
 from tests.faults.cli.gate import Death, Gate
+from tests.forked import SOURCE_ROOT
 from tests.generators.repository_bytes import RepositoryBytes
 from tests.lab_process import ForeignClient, Lab, reference, running_lab
 from vmkeep_lab.judge import judge, read_truth

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e.command import CANARY, SOURCE_ROOT, Vmkeep
+from tests.e2e.command import CANARY, Vmkeep
 from tests.e2e.disks import assert_identical
 from tests.faults.cli.dying import Order
+from tests.forked import SOURCE_ROOT
 from tests.generators.repository_bytes import RepositoryBytes
 
 MIB: Final = 1 << 20
