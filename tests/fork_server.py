@@ -77,7 +77,12 @@ def _code_of(main: Callable[[], int]) -> int:
     try:
         return main()
     except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, int | None):
+            return ended.code or 0
+        print(ended.code, file=sys.stderr)
+    except BaseException:  # noqa: BLE001 - as the interpreter does
+        traceback.print_exc()
+    return 1
 
 
 def _finish() -> None:

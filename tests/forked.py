@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,7 @@ _SERVER: Final = Path(__file__).with_name("fork_server.py")
 SOURCE_ROOT: Final = Path(__file__).parents[1] / "src"
 _SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 _PATIENCE_S: Final = 60
+_ONE_AT_A_TIME: Final = threading.Lock()
 # All others are the same for all that are forked: an interpreter heeds them when it starts.
 _FREE: Final = ("VMKEEP_", "HOME", "TMPDIR", "TZ", "XDG_")
 
@@ -97,7 +99,8 @@ class Forked(subprocess.Popen[Any]):
             "folder": str(folder or Path.cwd()),
             "environment": dict(os.environ if environment is None else environment),
         }
-        self.pid = _server(self._program).fork(order, streams)
+        with _ONE_AT_A_TIME:
+            self.pid = _server(self._program).fork(order, streams)
         self._child_created = True
         self._close_pipe_fds(*ends)  # type: ignore[attr-defined]
 

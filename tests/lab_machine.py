@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.host_runs import SCENARIO, scenario_file
-from tests.lab_process import Door, Lab, running_lab, start_lab
+from tests.host_runs import SCENARIO
+from tests.lab_process import Door, Lab, running_lab, start_lab, written
 
 _PATIENCE_S: Final = 30.0
 
@@ -49,7 +49,8 @@ class Machine:
 @contextmanager
 def running_machine(folder: Path, text: str = SCENARIO) -> Iterator[Machine]:
     """Start a lab on a machine of its own, in a folder."""
-    scenario, state = scenario_file(folder, text), folder / "lab"
+    state = folder / "lab"
+    scenario = written(text, state)
     with running_lab(scenario, state) as lab:
         machine = Machine(lab, scenario, state)
         try:

@@ -76,11 +76,24 @@ class Lab(Served):
         return Path(address.removeprefix("file://") + path.removeprefix(prefix).replace("\\", "/"))
 
 
+def written(scenario: str, state: Path) -> str:
+    """Write a scenario down beside the state of its host; return what the lab takes."""
+    file = state.with_name(f"{state.name}.toml")
+    file.write_text(scenario, "utf-8")
+    return str(file)
+
+
 @contextmanager
 def running_lab(
     scenario: str, state: Path, *more: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[Lab]:
-    """Start a lab, and end it by closing its standard input; ``environment`` goes over this process's own."""
+    """Start a lab, and end it by closing its standard input.
+
+    ``scenario`` is a name, a file, or the text of one, which then lies beside the
+    state; ``environment`` goes over this process's own.
+    """
+    if "\n" in scenario:
+        scenario = written(scenario, state)
     words = ("serve", "--scenario", scenario, "--state", str(state), *more)
     with _serving(*words, environment=environment) as (process, facts):
         control = Door(facts["control"])
@@ -187,6 +200,20 @@ class ForeignClient:
         output = reply.find(f".//{{{uri}}}{method}_OUTPUT")
         assert output is not None
         return _values(output)
+
+    def destroy_reference_point(self, point: str) -> None:
+        """Take a reference point away, by the id that the lab's door tells."""
+        ref = reference(
+            "AffectedReferencePoint", "Msvm_VirtualSystemReferencePoint", InstanceID=f"Microsoft:{point}"
+        )
+        self.finish(self.call("Msvm_VirtualSystemReferencePointService", "DestroyReferencePoint", ref))
+
+    def destroy_checkpoint(self, checkpoint: str) -> None:
+        """Take a checkpoint away, by the id that the lab's door tells."""
+        ref = reference(
+            "AffectedSnapshot", "Msvm_VirtualSystemSettingData", InstanceID=f"Microsoft:{checkpoint}"
+        )
+        self.finish(self.call("Msvm_VirtualSystemSnapshotService", "DestroySnapshot", ref))
 
     def finish(self, answer: dict[str, Any]) -> dict[str, str]:
         """Wait for a job and return the element it made, found through the association; {} for none."""

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.host_commands import HostCommands, ended
-from tests.host_runs import scenario_file
+from tests.host_runs import SCENARIO
 from tests.lab_process import Lab, running_lab
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
-    with running_lab(scenario_file(folder), folder / "state", "--https") as lab:
+    with running_lab(SCENARIO, folder / "state", "--https") as lab:
         yield lab
 
 
