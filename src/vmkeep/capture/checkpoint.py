@@ -61,6 +61,10 @@ from vmkeep.planner.tracking import TrackedVm, TrackingRecord, read_all
 
 _NO_LIMITS: Final = HoldLimits()
 _HANDLES_CLOSE_S: Final = 30.0
+_WRITTEN_ON_HOST: Final = (
+    "The file was frozen by this run's checkpoint, so nobody may write to it: find out who does on the host "
+    "(another backup, a merge by hand, a mounted disk), then run again."
+)
 
 
 def hold_vm(
@@ -203,7 +207,7 @@ class CheckpointHold:
         )
         try:
             with self._timed("create"):
-                made = create_checkpoint(self._host, vm_id, wish, known_before=known)
+                made = create_checkpoint(self._host, vm_id, wish, known_before=known, name=self._vm.vm.name)
         except BaseException as error:
             self._clean_failed_creation(error, known, since)
             raise
@@ -277,7 +281,9 @@ class CheckpointHold:
         now = identities(self.disks, self.files)
         for file, identity in self._start.items():
             if now.get(file) != identity:
-                raise SourceChanged(f"{file!r} was written or replaced while it was read.", file=file)
+                raise SourceChanged(
+                    f"{file!r} was written or replaced while it was read.", hint=_WRITTEN_ON_HOST, file=file
+                )
         return len(now)
 
     def watch(self) -> None:

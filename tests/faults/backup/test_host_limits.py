@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.faults.stores import FaultyStore
-from tests.host_runs import Host, HostState, Meeting, RunClock, host_of, says, scenario_file
+from tests.host_runs import SCENARIO, Host, HostState, Meeting, RunClock, host_of, says
 from tests.lab_process import Lab, running_lab
 from tests.repositories import reopen
 from vmkeep.backup.host_run import VmResult, choose, run_host, worst
@@ -23,7 +23,7 @@ from vmkeep.repository.errors import RunAlive
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
-    with running_lab(scenario_file(folder), folder / "state") as lab:
+    with running_lab(SCENARIO, folder / "state") as lab:
         yield lab
 
 
