@@ -14,21 +14,46 @@ from tests.lab_process import ForeignClient, Lab, reference, text
 from vmkeep.capture.sweep import sweep
 from vmkeep.host.hyperv import destroy_reference_point, list_reference_points
 
-STEPS = ["hold-prepared", "hold-made", "hold-held", "hold-releasing", "hold-released", "hold-tracked"]
+STEPS = [
+    "hold-prepared",
+    "hold-asked",
+    "hold-made",
+    "hold-held",
+    "hold-releasing",
+    "hold-asked to convert",
+    "hold-released",
+    "hold-tracked",
+]
 # What the sweep finds, where it does not find the host as it was.
 LEFT = {
+    ("hold-asked", "before"): "checkpoint",
+    ("hold-asked", "after"): "checkpoint",
     ("hold-made", "before"): "checkpoint",
     ("hold-made", "after"): "checkpoint",
     ("hold-held", "before"): "checkpoint",
     ("hold-held", "after"): "checkpoint",
     ("hold-releasing", "before"): "checkpoint",
     ("hold-releasing", "after"): "checkpoint",
+    ("hold-asked to convert", "before"): "reference point",
+    ("hold-asked to convert", "after"): "reference point",
     ("hold-released", "before"): "reference point",
     ("hold-released", "after"): "reference point",
     ("hold-tracked", "before"): "reference point",
 }
 
 _BUSY = "32775"  # invalid state: another job of the VM runs
+
+
+_UNDER_WAY = (2, 3, 4)
+
+
+def let_jobs_end(lab: Lab) -> None:
+    """Wait until the host has done what the dead run asked for."""
+    for _ in range(1000):
+        if not any(job["state"] in _UNDER_WAY for job in lab.control.ask("state")["jobs"]):
+            return
+        time.sleep(0.01)
+    raise AssertionError("the host does not come to rest")
 
 
 def die(lab: Lab, journal: Path, step: str, when: str) -> None:
@@ -49,7 +74,9 @@ def test_a_sweep_takes_away_what_a_killed_run_left(
     before = {point.id for point in list_reference_points(host.host, vm_id)}
     die(lab, tmp_path / "journal", step, when)
     records = noted(tmp_path / "journal")
-    assert [name for name, _ in records] == STEPS[: STEPS.index(step) + (when == "after")]
+    reached = STEPS[: STEPS.index(step) + (when == "after")]
+    assert [name for name, _ in records] == [name.removesuffix(" to convert") for name in reached]
+    let_jobs_end(lab)
     wanted = LEFT.get((step, when))
     would = sweep(host.host, records, OWNER, dry_run=True)
     assert [each.what for each in would if each.outcome == "would be removed"] == ([wanted] if wanted else [])

@@ -13,7 +13,7 @@ from tests.lab_process import ForeignClient, embedded, reference, text
 
 _RECORDS: Final = "put_if_absent runs/"
 # The number of the record, from 1, that is written before the run does what it says.
-STEPS: Final = ("begun", "claimed", "prepared", "made", "held", "writing", "publishing")
+STEPS: Final = ("begun", "claimed", "prepared", "asked", "made", "held", "writing", "publishing")
 _HOUR_S: Final = 3600.0
 _RECOVERY: Final = 32768
 _BUSY: Final = "32775"
@@ -90,10 +90,10 @@ def test_a_strangers_unmarked_checkpoint_made_long_after_a_death_stays(stage: Ho
 
 
 # What the run leaves: a checkpoint that nobody has marked, one that is about to be converted, a reference
-# point that nobody has heard of. Its last records are releasing, released, tracked and finished.
+# point that nobody has heard of. Its last records are releasing, asked, released, tracked and finished.
 LEFT: Final[dict[str, tuple[str, int, When]]] = {
     "unmarked": ("made", 0, "before"),
-    "to be converted": ("", 3, "after"),
+    "to be converted": ("", 4, "after"),
     "converted": ("", 2, "before"),
 }
 
