@@ -234,6 +234,7 @@ class CheckpointHold:
 
         What is made soon after that time is ours (:mod:`claims`): a record that took long is
         followed by another. Should that take long, too, a checkpoint of ours is left to a person.
+        This run itself goes by the time after the record, which others may have used.
         """
         for _ in range(2):
             started, since = self._clock.monotonic(), read_host_time(self._host)
@@ -252,7 +253,8 @@ class CheckpointHold:
             else:
                 self._log.note(ASKING, since=told)
             if self._clock.monotonic() - started <= RECORD_S:
-                return
+                break
+        self._asked = replace(self._asked, since=read_host_time(self._host) or self._asked.since)
 
     def _note_job(self, job: str) -> None:
         """Write down that the host has taken the call: what its job makes is ours."""
