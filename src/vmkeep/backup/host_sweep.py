@@ -10,7 +10,7 @@ from vmkeep.backup.tracked import find_baseline
 from vmkeep.backup.vm_run import Doors
 from vmkeep.capture.sweep import NOTHING_SAID, Said, short_id
 from vmkeep.errors import UsageError, VmkeepError
-from vmkeep.host.hyperv import Inventory, Owner, is_foreign, take_inventory
+from vmkeep.host.hyperv import Inventory, Owner, VmNotFound, is_foreign, take_inventory
 from vmkeep.model.plan import VmRef
 from vmkeep.repository.journal import Journal, Record, vms_with_open_runs
 from vmkeep.repository.repository import Repository
@@ -85,7 +85,17 @@ def _check_asked(said: Said, found: Sequence[VmSwept]) -> None:
 def _candidates(inventory: Inventory, repository: Repository, wanted: str | None) -> Sequence[VmRef]:
     """Return the VMs with open runs or marked checkpoints, as the repository writes their ids."""
     if wanted is not None:
-        vm = inventory.find(wanted).vm
+        try:
+            vm = inventory.find(wanted).vm
+        except VmNotFound:
+            gone = [
+                each
+                for each in vms_with_open_runs(repository.store, repository.ring)
+                if wanted.lower() in (each.id, each.name.lower())
+            ]
+            if not gone:
+                raise
+            return gone
         return [VmRef(vm.id.lower(), vm.name)]
     own = repository.parameters.repository.hex()
     marked = {

@@ -30,8 +30,10 @@ T = TypeVar("T", CheckpointFacts, ReferencePoint)
 
 RECORD_S: Final = 15.0
 """A call follows the host's time it is announced with so soon; after a slower record it is announced anew."""
+# The client repeats a call that a host is too busy for, half a minute long (host/wsman/exchange).
+_REPEATED_S: Final = 45.0
 # So long after that time a call has begun, if ever: it is sent, and a lost one begins within a minute.
-_BEGUN: Final = timedelta(seconds=RECORD_S + LOST_CALL_S + 15.0)
+_BEGUN: Final = timedelta(seconds=RECORD_S + _REPEATED_S + LOST_CALL_S)
 # A guest stands still for a minute at most (hyperv-backup-api.md annex B): most checkpoints are made by then.
 _SOON: Final = _BEGUN + timedelta(seconds=60)
 _MAKING: Final = timedelta(seconds=Kind.CREATE.limit_s)
@@ -264,6 +266,6 @@ def _chosen(judged: Sequence[tuple[T, Verdict]]) -> Claimed[T]:
     proven, likely = those(Verdict.PROVEN), those(Verdict.CONCLUDED, Verdict.DOUBTFUL)
     if len(proven) == 1:
         return Claimed(proven[0])
-    if len(likely) == 1 and those(Verdict.CONCLUDED):
+    if not proven and len(likely) == 1 and those(Verdict.CONCLUDED):
         return Claimed(likely[0])
     return Claimed(None, proven + likely + those(Verdict.UNLIKE))

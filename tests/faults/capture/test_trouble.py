@@ -125,6 +125,21 @@ def test_what_another_product_made_just_before_a_call_that_failed_stays(
     assert destroy_checkpoint(host.host, theirs)
 
 
+def test_a_call_that_the_host_has_no_time_for_is_announced_anew(lab: Lab, host: Doors) -> None:
+    for action in ("CreateSnapshot", "ConvertToReferencePoint"):
+        # As often as the client itself repeats it, and once more.
+        lab.control.ask("disturb", effect="status", action=action, code=503, times=6)
+    with host.hold(VM) as held:
+        released = held.release(track=True)
+    lab.control.ask("calm")
+    assert host.journal.steps == [
+        "hold-prepared", "hold-asking", "hold-asked", "hold-made", "hold-held",
+        "hold-releasing", "hold-releasing", "hold-asked", "hold-released",
+    ]  # fmt: skip
+    assert released.tracking is not None
+    destroy_reference_point(host.host, host.vm(VM).vm.id, released.tracking.reference_point)
+
+
 def test_a_creation_that_lasts_longer_than_anybody_waits_is_told_and_not_forgotten(
     tmp_path: Path,
 ) -> None:
@@ -133,9 +148,10 @@ def test_a_creation_that_lasts_longer_than_anybody_waits_is_told_and_not_forgott
         with host_of(lab, RunClock(speed=1500.0)) as host, pytest.raises(VmkeepError) as told:
             host.take("large")
         assert any("still making a checkpoint" in each for each in left_behind_by(told.value))
-        lab.control.ask("push", seconds=6000)
+        lab.control.ask("push", seconds=2400)
         with host_of(lab) as after:
             (ours,) = after.state("large")["checkpoints"]
+            lab.control.ask("push", seconds=3600)  # the host has forgotten its job by then
             after.repository, after.clock = host.repository, host.clock
             host.clock.later(hours=2)
             swept = sweep_host(after.doors, after.opened(), None, dry_run=False, ended=lambda _: None)

@@ -286,7 +286,7 @@ def test_a_vm_that_was_deleted_keeps_no_run_open(stage: HostStage, step: str) ->
     assert stage.backup(Death(the_nth(step), "after", of=RECORDS)).code == KILLED
     stage.lab.control.ask("power", vm=VM, to="off")
     stage.lab.control.ask("delete", vm=VM)
-    ended = stage.run("sweep", SOURCE)
+    ended = stage.run("sweep", SOURCE if step == "held" else f"{SOURCE}/{VM}")
     assert ended.code == 0, ended
     assert "no such VM any more" in ended.out
     last, summary = swept(stage)
