@@ -141,7 +141,7 @@ def look_at(
     elsewhere = None if was_released else other
     if elsewhere is not None and not any(each.what == "checkpoint" for each in swept):
         # A VM that moved takes its checkpoint along; one of the same id on another host does not.
-        why = f"it died on the host {elsewhere!r}, and nothing of it is here; sweep that host, too"
+        why = f"it worked on the host {elsewhere!r}, and nothing of it is here; sweep that host"
         return Cleared(run, vm, swept, why=why)
     return Cleared(run, vm, swept)
 
@@ -160,4 +160,4 @@ def _other_host(records: Sequence[Record], host_name: str | None) -> str | None:
 
 
 def _said(swept: Swept) -> str:
-    return f"{swept.what} {swept.id}: {swept.why or swept.outcome}"
+    return f"{swept.what} {swept.id}: {(swept.why or swept.outcome).rstrip('.')}"

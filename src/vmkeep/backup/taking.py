@@ -103,6 +103,7 @@ class Taking:
             files = self._write_files(writer, reads, held)
             self.progress.end()
             audit = self._audit(writer, reads, held, disks, files)
+            self.progress.begin(f"sealing {self.vm.name}", None)
             # Last before publishing: it also vouches for what the audit read.
             compared = held.check()
             inventory = writer.flush()
@@ -151,6 +152,7 @@ class Taking:
                 manifest,
                 inherited,
             )
+            self.progress.end()
             return sealed, audit
 
     def _audit(

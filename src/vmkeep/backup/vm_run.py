@@ -197,16 +197,18 @@ class _VmRun:
         if not dead:
             return
         durable = find_baseline(self._repository, listing, self._vm.id).durable
-        self._progress.begin(f"cleaning up after {len(dead)} runs of {self._vm.name} that died", None)
+        self._progress.begin(f"{self._vm.name}: clean up after {len(dead)} unfinished runs", None)
         cleared = clear_leftovers(
             self._host, self._doors.computer, self._repository, self._journal, dead, durable
         )
         for each in cleared:
             removed = [f"{s.what} {s.id}" for s in each.swept if s.outcome == "removed"]
             if removed:
-                self._notes.append(f"a run that died had left, and this one removed: {', '.join(removed)}.")
+                self._notes.append(f"an unfinished run had left, and this one removed: {', '.join(removed)}.")
             if not each.buried:
-                self._warnings.append(f"a run of {each.vm} that died is not cleaned up: {each.why}.")
+                self._warnings.append(
+                    f"an unfinished run of {each.vm} is not cleaned up: {each.why.rstrip('.')}."
+                )
         asked = questions(cleared, f"hyperv://{self._doors.name}", self._repository)
         self._warnings += [f"only you can decide: {question}." for question in asked]
 
@@ -214,6 +216,7 @@ class _VmRun:
         """Take the facts and decide; an obstacle that goes by itself is waited for. Raises RunRefused."""
         baseline = find_baseline(self._repository, listing, self._vm.id)
         own = self._repository.parameters.repository.hex()
+        self._progress.begin(f"{self._vm.name}: take the facts and plan", None)
         started = self._clock.monotonic()
         while True:
             inventory = take_inventory(self._host, repository=own)
@@ -228,7 +231,7 @@ class _VmRun:
             is_patient = self._clock.monotonic() - started < _PATIENCE_S
             if plan.verdict != "wait" or not is_patient:
                 break
-            self._progress.begin(f"{self._vm.name}: {plan.reasons[-1].fact}", None)
+            self._progress.begin(f"{self._vm.name}: wait ({plan.reasons[-1].fact.rstrip('.')})", None)
             self._clock.sleep(_LOOK_AGAIN_S)
             self._journal.renew()
         _require_go(plan)
@@ -250,7 +253,9 @@ class _VmRun:
             except RunRefused as refused:
                 raise refused from error
             told = self._notes if self._wish.policy.mode == "any" else self._warnings
-            told.append(f"the guest refused, and a standard checkpoint was taken instead: {error.message}")
+            told.append(
+                f"the guest refused, so a standard checkpoint was taken instead: {error.message} {error.hint}"
+            )
             return self._hold(replace(self._prepare(prepared.listing), plan=plan))
 
     def _hold(self, prepared: _Prepared) -> _Sealed:
@@ -392,8 +397,6 @@ class _VmRun:
         got = proven_by(sealed.point.point, sealed.released)
         self._warnings += _warnings(sealed)
         released = sealed.released
-        if released is not None and released.why_untracked is not None and not self._is_short_of(sealed, got):
-            self._notes.append(f"the next run has to read everything: {released.why_untracked.fact}")
         try:
             fields = {
                 "time": format_time(self._clock.now()),
@@ -406,7 +409,8 @@ class _VmRun:
             if released is not None and released.why_untracked is not None:
                 why = released.why_untracked
                 fields["untracked"] = {"code": why.code, "fact": why.fact}
-                self._notes.append(f"{why.fact} The next run reads all of the VM; what differs is stored.")
+                fact = "" if self._is_short_of(sealed, got) else f"{why.fact} "  # else the warning tells it
+                self._notes.append(f"{fact}The next run reads all of the VM; what differs is stored.")
             evidence = [self._repository.points.attach("evidence", sealed.point.name, fields)]
         except VmkeepError as error:
             self._warnings.append(f"the point is sealed, but its evidence is not stored: {error.message}")
@@ -487,15 +491,21 @@ def _warnings(sealed: _Sealed) -> list[str]:
     found += met_damage(sealed.audit)
     if sealed.trouble is not None:
         what = "the VM could not be released" if sealed.released is None else "not all is cleaned up"
-        found.append(f"the point is sealed, but {what}; the next run tries again: {sealed.trouble.message}")
+        found.append(
+            f"the point is sealed, but {what}; the next run or `vmkeep sweep` will: {sealed.trouble.message}"
+        )
         left = sealed.trouble.context.get("left_behind")
-        found += [f"left behind on the host: {each}" for each in (left if isinstance(left, tuple) else ())]
+        told = found[-1]
+        left = left if isinstance(left, tuple) else ()
+        found += [f"left behind on the host: {each}" for each in left if each not in told]
     found += [f"{label} is a disk of the VM, and is not in the point." for label in sealed.unannounced]
     released = sealed.released
     if released is None:
         return found
     if not released.merge.is_done:
-        found.append(f"the merge of the checkpoint has not ended: {released.merge.why}")
+        found.append(
+            f"the merge of the checkpoint has not ended, and the next run looks again: {released.merge.why}"
+        )
     if not released.is_power_equal:
         before, after = released.power_before, released.power_after
         now = "cannot be read" if after is None else f"is {after.word or f'code {after.code}'}"

@@ -74,6 +74,10 @@ _NO_LIMITS: Final = HoldLimits()
 _RUNNING: Final = 2
 _ASK_AGAIN_S: Final = 5.0
 _HANDLES_CLOSE_S: Final = 30.0
+_WRITTEN_ON_HOST: Final = (
+    "The file was frozen by this run's checkpoint, so nobody may write to it: find out who does on the host "
+    "(another backup, a merge by hand, a mounted disk), then run again."
+)
 
 
 def hold_vm(
@@ -210,9 +214,14 @@ class CheckpointHold:
 
         def ask() -> CheckpointFacts:
             self._announce()
-            since = self._asked.since
             return create_checkpoint(
-                self._host, vm_id, wish, known_before=known, since=since, accepted=self._note_job
+                self._host,
+                vm_id,
+                wish,
+                known_before=known,
+                name=self._vm.vm.name,
+                since=self._asked.since,
+                accepted=self._note_job,
             )
 
         try:
@@ -335,7 +344,9 @@ class CheckpointHold:
         now = identities(self.disks, self.files)
         for file, identity in self._start.items():
             if now.get(file) != identity:
-                raise SourceChanged(f"{file!r} was written or replaced while it was read.", file=file)
+                raise SourceChanged(
+                    f"{file!r} was written or replaced while it was read.", hint=_WRITTEN_ON_HOST, file=file
+                )
         return len(now)
 
     def watch(self) -> None:

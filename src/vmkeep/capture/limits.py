@@ -60,7 +60,7 @@ class LimitWatch:
         self.least_free = free if self.least_free is None else min(free, self.least_free)
         if free < self._limits.free_floor:
             raise HoldLimitReached(
-                f"only {free >> 20} MiB are free where the VM {self._vm_name!r} writes while it is held, and "
+                f"{_left(free)} free where the VM {self._vm_name!r} writes while it is held, and "
                 f"{self._limits.free_floor >> 20} MiB must stay; it was let go, and nothing was taken.",
                 hint="Free space on the volumes of the host that hold the VM's disks, then run again.",
                 limit="free space",
@@ -74,6 +74,10 @@ class LimitWatch:
         except (HyperVError, HostError) as error:
             _log.warning("the host does not tell its free space: %s", error)
             return None
+
+
+def _left(free: int) -> str:
+    return f"only {free >> 20} MiB are" if free >= 1 << 20 else "not even 1 MiB is"
 
 
 def _spelled(seconds: float) -> str:

@@ -123,6 +123,6 @@ def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> boo
                 if is_there(host, checkpoint.id):
                     raise
                 return True  # it has just ended
-        host.watch(Waiting(f"remove the checkpoint {checkpoint.id}", waited))
+        host.watch(Waiting(Kind.DESTROY.words, waited))
     assert refusal is not None, "the loop was gone through"
     raise refusal

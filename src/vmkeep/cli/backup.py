@@ -150,6 +150,9 @@ def backup(
     and a random part of it is examined. `--reread all` examines all that was read and all that was taken
     over; `vmkeep repo check --read-data all` reads the whole repository.
 
+    With -q nothing is printed when all is well, else what went wrong and, of several VMs, how many are
+    protected. With -v each step is told on standard error when it has ended, and how long it took.
+
     Exit codes: 0 taken; 1 failed or refused, nothing taken; 3 taken, but with warnings (such as files
     or disks left out, a point weaker than promised, or damage in the repository that was met and
     replaced), or the hold reached its limit; 10 no repository; 11 another run of this VM is under way;
@@ -233,7 +236,11 @@ def _take_of_files(
             accept_rollback=wish.accept_rollback,
             limit_read=wish.limit_read,
         )
-        outcome = run(request, repository, SystemClock(), progress())
+        shown = progress()
+        try:
+            outcome = run(request, repository, SystemClock(), shown)
+        finally:
+            shown.end()
     for warning in (*outcome.warnings, *outcome.notes):
         warn(warning)
     document = {"message_type": "summary", **document_of(outcome)}

@@ -62,7 +62,6 @@ def backup_host(
     ) as repository:
         from vmkeep.backup.host_run import choose, run_host, worst
         from vmkeep.backup.vm_run import Doors, HostWish
-        from vmkeep.capture.errors import LeftBehind
         from vmkeep.capture.limits import HoldLimits
         from vmkeep.clock import SystemClock
         from vmkeep.host.hyperv import HyperV, take_inventory
@@ -86,11 +85,12 @@ def backup_host(
             names = _names(chosen)
 
             def ended(result: "VmResult") -> None:
+                if result.error is not None and _left_behind(result):
+                    # Told after the error and what was left, whoever tells them.
+                    result.error.add_note(_how_to_sweep(host.name))
                 # The failure of a single VM is the command's: it is raised below.
                 if len(chosen) > 1 or result.error is None:
                     _tell(result, names[result.vm])
-                if _left_behind(result):
-                    warn(LeftBehind.default_hint)
 
             results = run_host(
                 doors,
@@ -110,6 +110,10 @@ def backup_host(
     return code
 
 
+def _how_to_sweep(host: str) -> str:
+    return f"`vmkeep sweep hyperv://{host}` removes what is left; the VM's next run tries, too."
+
+
 def _names(chosen: "Sequence[VmRef]") -> "dict[VmRef, str]":
     """Return what each VM is called: its name, and where several have it, its id, too."""
     count = Counter(vm.name for vm in chosen)
@@ -123,7 +127,7 @@ def _tell(result: "VmResult", name: str) -> None:
             warn(f"{name}: {text}")
     if result.error is not None:
         what = "NOT PROTECTED" if result.was_tried else "NOT PROTECTED, not even tried"
-        tell_failure(f"{name}: {what}", result.error)
+        tell_failure(f"{name}: {what}", result.error, with_notes=result.was_tried)
     if settings.json:
         try_answer({"message_type": "vm", **_fields(result)}, [])
         return
@@ -134,7 +138,9 @@ def _tell(result: "VmResult", name: str) -> None:
 
 def _left_behind(result: "VmResult") -> tuple[str, ...]:
     """Return what a run that failed could not take away."""
-    left = result.error.context.get("left_behind") if result.error is not None else None
+    if result.error is None or not result.was_tried:
+        return ()
+    left = result.error.context.get("left_behind")
     return left if isinstance(left, tuple) else ()
 
 
@@ -168,7 +174,7 @@ def _document(results: "Sequence[VmResult]", code: ExitCode) -> dict[str, Any]:
 
 
 def _table(results: "Sequence[VmResult]", names: "dict[VmRef, str]") -> list[str]:
-    if len(results) < 2 or settings.quiet:
+    if len(results) < 2 or (settings.quiet and not any(result.exit_code for result in results)):
         return []
     failed = [names[result.vm] for result in results if result.error is not None]
     warned = [names[r.vm] for r in results if r.outcome is not None and r.outcome.warnings]

@@ -42,7 +42,7 @@ def lines_of(outcome: "Outcome", name: str | None = None) -> list[str]:
     from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD
     from vmkeep.planner.folder import DISKS_LEFT_OUT
 
-    told = ("files-only", DISKS_LEFT_OUT, DISKS_EXCLUDED, DISKS_UNREAD)
+    told = ("files-only", "guest-not-quiesced", DISKS_LEFT_OUT, DISKS_EXCLUDED, DISKS_UNREAD)
     point = outcome.sealed.point
     lines = [
         f"{name or point.vm.name}: restore point {point.id[:12]}, {outcome.consistency.value}-consistent",
@@ -51,7 +51,7 @@ def lines_of(outcome: "Outcome", name: str | None = None) -> list[str]:
         *(f"  {line}" for line in inherited_lines(point.evidence)),
     ]
     # That files do not tell how their VM was brought to rest is so each time, and of disks that were
-    # left out a warning tells; everything else is news.
+    # left out or a guest that refused a warning tells; everything else is news.
     lines += [
         f"  {reason.fact} {reason.effect}"
         for reason in point.consistency.reasons

@@ -12,6 +12,7 @@ from vmkeep.cli.frame import (
     announce,
     open_repository,
     say,
+    settings,
     warn,
 )
 from vmkeep.cli.host_doors import Record, configuration, open_host
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from vmkeep.backup.host_sweep import VmSwept
     from vmkeep.backup.leftovers import Cleared, Question
 
-_CLEAN: Final = "Nothing of a crashed run is left."
+_CLEAN: Final = "Nothing of an unfinished run is left."
 
 
 def sweep(
@@ -91,7 +92,7 @@ def sweep(
         "vms": [_fields(result) for result in results],
         "decide": [_decision(question) for question in asked],
     }
-    announce(document, [_CLEAN] if code is ExitCode.OK else [], "the sweep is done")
+    announce(document, [_CLEAN] if code is ExitCode.OK and not settings.quiet else [], "the sweep is done")
     raise typer.Exit(code)
 
 
@@ -104,7 +105,7 @@ def _tell(result: "VmSwept") -> None:
     """Say at once what became of one VM."""
     name = result.vm.name
     if result.error is not None:
-        warn(f"{name}: not swept: {result.error.message}")
+        warn(f"{name}: not swept: {result.error.message} {result.error.hint}".rstrip())
     for run in result.living:
         warn(f"{name}: the run {run} is alive, and left alone.")
     for checkpoint in result.unwritten:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host_runs import Host, Meeting, host_of, scenario_file
+from tests.host_runs import SCENARIO, Host, Meeting, host_of
 from tests.lab_process import Lab, running_lab
 from vmkeep.backup.host_sweep import VmSwept, sweep_host
 from vmkeep.backup.vm_run import Doors
@@ -14,7 +14,7 @@ from vmkeep.backup.vm_run import Doors
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
-    with running_lab(scenario_file(tmp_path), tmp_path / "state") as lab, host_of(lab) as host:
+    with running_lab(SCENARIO, tmp_path / "state") as lab, host_of(lab) as host:
         yield host
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.host_runs import SCENARIO, RunClock, host_of, scenario_file
+from tests.host_runs import SCENARIO, RunClock, host_of
 from tests.lab_captures import OWNER, Doors, NotedJournal, sha256_of
 from tests.lab_process import ForeignClient, Lab, embedded, reference, running_lab, text
 from vmkeep.backup.host_sweep import sweep_host
@@ -144,7 +144,7 @@ def test_a_creation_that_lasts_longer_than_anybody_waits_is_told_and_not_forgott
     tmp_path: Path,
 ) -> None:
     text_of = SCENARIO.replace("checkpoint_s = 0.05", "checkpoint_s = 2000")
-    with running_lab(scenario_file(tmp_path, text_of), tmp_path / "state") as lab:
+    with running_lab(text_of, tmp_path / "state") as lab:
         with host_of(lab, RunClock(speed=1500.0)) as host, pytest.raises(VmkeepError) as told:
             host.take("large")
         assert any("still making a checkpoint" in each for each in left_behind_by(told.value))

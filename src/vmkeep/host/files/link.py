@@ -145,4 +145,7 @@ class Link:
         where = f"{self._address}:{self._port}"
         if error.untrusted:
             return AnswerUntrusted(f"an answer of {where} cannot be trusted: {error}.", address=self._address)
-        return HostUnreachable(f"{where} cannot be reached: {error}.", address=self._address, port=self._port)
+        reason = str(error).rpartition(f"{where}': ")[2]  # the library begins by saying where, too
+        return HostUnreachable(
+            f"{where} cannot be reached: {reason}.", address=self._address, port=self._port
+        )

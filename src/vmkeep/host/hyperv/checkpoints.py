@@ -101,15 +101,16 @@ def create_checkpoint(
     wish: CheckpointWish,
     *,
     known_before: Collection[str],
+    name: str | None = None,
     since: datetime | None = None,
     accepted: Accepted = unheard,
 ) -> CheckpointFacts:
     """Make a recovery checkpoint and return it with its disks, not yet marked as ours.
 
-    ``known_before`` holds the ids of the VM's recovery checkpoints before the
-    call, ``since`` the host's time: write both down first. ``accepted`` hears of the
-    job at once. Never repeat it without looking, but after HostBusy and HostUnreachable
-    that know of no job: then nothing was asked. Raises the
+    ``name`` is what people call the VM. ``known_before`` holds the ids of the VM's
+    recovery checkpoints before the call, ``since`` the host's time: write both down
+    first. ``accepted`` hears of the job at once. Never repeat it without looking, but
+    after HostBusy and HostUnreachable that know of no job: then nothing was asked. Raises the
     error the host's codes stand for, CheckpointsDisabled,
     CheckpointUnidentified, JobOverdue; OutcomeUnknown only if nothing appeared.
     """
@@ -126,14 +127,15 @@ def create_checkpoint(
         "SnapshotSettings": settings,
         "SnapshotType": RECOVERY,
     }
+    called = f"VM {vm_id}" if name is None else f"the VM {name!r} ({vm_id.lower()})"
     try:
-        done = perform(host, CREATE_CHECKPOINT, arguments, Kind.CREATE, f"VM {vm_id}", accepted)
+        done = perform(host, CREATE_CHECKPOINT, arguments, Kind.CREATE, called, accepted)
     except (OutcomeUnknown, ActionHappened) as error:
         return _appeared(host, vm_id, known_before, since, error)
     except HyperVError as error:
         raise _refined(host, vm_id, error) from error
     if done.outcome is Outcome.VANISHED:
-        gone = OperationFailed(f"the job that should make a checkpoint of VM {vm_id} is gone, and made none.")
+        gone = OperationFailed(f"the job that should make a checkpoint of {called} is gone, and made none.")
         return _appeared(host, vm_id, known_before, since, gone)
     for found in named_by_host(host, done, SETTINGS.name, "ResultingSnapshot"):
         checkpoint = _read(host, found, with_disks=True)
@@ -141,7 +143,7 @@ def create_checkpoint(
             return checkpoint
     new = _new(host, vm_id, known_before, since)
     if new is None:
-        raise CheckpointUnidentified(f"the host made a checkpoint of VM {vm_id} and does not list it.")
+        raise CheckpointUnidentified(f"the host made a checkpoint of {called} and does not list it.")
     return new
 
 
@@ -292,9 +294,9 @@ def _refined(host: HyperV, vm_id: str, error: HyperVError) -> HyperVError:
     except HostError:  # the refusal itself says more than these questions
         return error
     if any(checkpoint_setting_of(row) == "disabled" for row in settings):
-        disabled = CheckpointsDisabled(f"checkpoints are disabled for VM {vm_id}: {error.message}")
+        disabled = CheckpointsDisabled(f"{error.message.rstrip('.')}; checkpoints are disabled.")
         return disabled.with_facts_of(error)
     # A conflict comes as a plain failure, too (hyperv-backup-api.md 2.6).
     if type(error) is OperationFailed and (obstacle := obstacle_of(system)):
-        return VmBusy(f"{obstacle} is under way: {error.message}").with_facts_of(error)
+        return VmBusy(f"{error.message.rstrip('.')}; {obstacle} is under way.").with_facts_of(error)
     return error

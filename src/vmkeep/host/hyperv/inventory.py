@@ -36,6 +36,7 @@ from vmkeep.host.hyperv.states import component_state, operation_of, power_state
 from vmkeep.host.hyperv.volumes import free_bytes, least_free, share_a_volume
 from vmkeep.host.wsman import HostError, HostFault, Instance, Ref, RightMissing, UnknownToHost, quoted
 from vmkeep.model.facts import CheckpointFacts, ComponentState, Edition, HostFacts, VmFacts
+from vmkeep.model.names import did_you_mean
 from vmkeep.model.plan import VmRef
 
 _log: Final = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ class Inventory:
         by_id = [vm for vm in self.vms if vm.vm.id.lower() == text.lower()]
         found = by_id or [vm for vm in self.vms if vm.vm.is_called(text)]
         if not found:
-            raise VmNotFound(f"the host has no VM called {text!r}; it has {self.some_names()}.", name=text)
+            meant = did_you_mean(text, (vm.vm.name for vm in self.vms)) or f"; it has {self.some_names()}."
+            raise VmNotFound(f"the host has no VM called {text!r}{meant}", name=text)
         if len(found) > 1:
             ids = ", ".join(vm.vm.id for vm in found)
             raise VmAmbiguous(f"{len(found)} VMs of the host are called {text!r}: {ids}.", name=text)

@@ -140,6 +140,8 @@ def perform(
     """
     what = f"{kind.words} of {subject}"
     silence = (*SILENCE, OutcomeUnknown) if call.reads else () if call.is_timed else NOT_RUN
+    if not call.reads:
+        host.watch(Waiting(kind.words, 0.0))
     try:
         result = outlast(host, lambda: host.client.invoke(call.target, call.method, arguments), silence)
     except HostFault as fault:
@@ -173,7 +175,7 @@ def wait_for_job(host: HyperV, job: Ref, kind: Kind, subject: str) -> Outcome:
     what = f"{kind.words} of {subject}"
     _log.info("waiting for job %s to %s", job, what)
     started = host.clock.monotonic()
-    for state in _looks(host, job, what, kind.limit_s):
+    for state in _looks(host, job, kind, what):
         number = state.integer("JobState")
         if number in UNDER_WAY:
             continue
@@ -190,18 +192,18 @@ def wait_for_job(host: HyperV, job: Ref, kind: Kind, subject: str) -> Outcome:
     return Outcome.VANISHED
 
 
-def _looks(host: HyperV, job: Ref, what: str, limit_s: float) -> Iterator[Instance]:
+def _looks(host: HyperV, job: Ref, kind: Kind, what: str) -> Iterator[Instance]:
     """Yield the job's state again and again; end when the host does not know the job."""
-    for waited in pauses(host.clock, limit_s):
+    for waited in pauses(host.clock, kind.limit_s):
         try:
             state = outlast(host, lambda: host.client.get(job))
         except InstanceMissing:
             return
         percent = state.integer_or_none("PercentComplete") if "PercentComplete" in state else None
-        host.watch(Waiting(what, waited, percent))
+        host.watch(Waiting(kind.words, waited, percent))
         yield state
     raise JobOverdue(
-        f"cannot wait any longer for the host to {what}: {limit_s / 60:.0f} minutes have passed.",
+        f"cannot wait any longer for the host to {what}: {kind.limit_s / 60:.0f} minutes have passed.",
         job=str(job),
     )
 
