@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from vmkeep.backup.audit import Audit
 from vmkeep.backup.errors import ChangesUnusable, RunRefused, VmOccupied
-from vmkeep.backup.leftovers import HOST, clear_leftovers, owner_of
+from vmkeep.backup.leftovers import HOST, clear_leftovers, owner_of, questions
 from vmkeep.backup.outcome import Outcome, met_damage, note_failure
 from vmkeep.backup.proof import is_lower, proven_by, what_was_asked
 from vmkeep.backup.taking import DiskWork, Taking, promised_by
@@ -255,6 +255,8 @@ class _VmRun:
                 self._warnings.append(
                     f"an unfinished run of {each.vm} is not cleaned up: {each.why.rstrip('.')}."
                 )
+        asked = questions(cleared, f"hyperv://{self._doors.name}", self._repository)
+        self._warnings += [f"only you can decide: {question}." for question in asked]
 
     def _prepare(self, listing: Listing) -> _Prepared:
         """Take the facts and decide; an obstacle that goes by itself is waited for. Raises RunRefused."""

@@ -21,7 +21,15 @@ Labs = Callable[..., Lab]
 
 VM = "web-server"
 STEPS = ("probe-vm", "probe-checkpoint", "probe-read", "probe-still", "probe-release", "probe-power")
-RECORDS = ("probe", "hold-prepared", "hold-made", "hold-held", "hold-releasing", "hold-released")
+RECORDS = (
+    "probe",
+    "hold-prepared",
+    "hold-asked",
+    "hold-made",
+    "hold-held",
+    "hold-releasing",
+    "hold-released",
+)
 _PATIENCE_S = 60.0
 # The sixth look at the settings of the checkpoint asks whether it is still there, before it is let go.
 _WHILE_HELD = {"action": "Get", "resource": "Msvm_VirtualSystemSettingData", "after": 5, "times": 1}

@@ -57,10 +57,10 @@ def swept_by(commands: HostCommands, *options: str) -> tuple[int, dict[str, Any]
 
 # Where the machine dies, and what is on the host then.
 PLACES = {
-    "the checkpoint has no name yet": ("put_if_absent", "runs/", 4, "checkpoint"),
+    "the checkpoint has no name yet": ("put_if_absent", "runs/", 5, "checkpoint"),
     "while it is read": ("create", "packs/", 1, "checkpoint"),
     "right before the seal": ("put_if_absent", "seals/", 1, "checkpoint"),
-    "when it was converted": ("put_if_absent", "runs/", 10, "reference point"),
+    "when it was converted": ("put_if_absent", "runs/", 12, "reference point"),
 }
 
 

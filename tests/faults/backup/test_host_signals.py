@@ -29,12 +29,14 @@ def commands(lab: Lab, tmp_path: Path) -> Iterator[HostCommands]:
 
 # Where it comes: at a request to the store, and how many points and reference points there are then.
 PLACES = {
-    "the checkpoint has no name yet": ("put_if_absent", "runs/", 4, 0, 0),
+    "the host makes the checkpoint": ("put_if_absent", "runs/", 4, 0, 0),
+    "the checkpoint has no name yet": ("put_if_absent", "runs/", 5, 0, 0),
     "while it is read": ("create", "packs/", 1, 0, 0),
     "right before the seal": ("put_if_absent", "seals/", 1, 0, 0),
-    "before the VM is released": ("put_if_absent", "runs/", 9, 1, 0),
-    "when it is converted": ("put_if_absent", "runs/", 10, 1, 0),
-    "when the tracking is stored": ("put_if_absent", "runs/", 11, 1, 1),
+    "before the VM is released": ("put_if_absent", "runs/", 10, 1, 0),
+    "the host converts the checkpoint": ("put_if_absent", "runs/", 11, 1, 0),
+    "when it is converted": ("put_if_absent", "runs/", 12, 1, 0),
+    "when the tracking is stored": ("put_if_absent", "runs/", 13, 1, 1),
 }
 
 

@@ -12,11 +12,12 @@ from vmkeep.host.hyperv.checkpoints import (
     create_checkpoint,
     destroy_checkpoint,
     is_there,
-    left_unmarked,
     list_recovery_checkpoints,
+    list_unmarked,
     mark_checkpoint,
     read_checkpoint,
 )
+from vmkeep.host.hyperv.created import SeenJob, list_jobs
 from vmkeep.host.hyperv.disks import DiskFile, read_disk_file, read_disks, with_details
 from vmkeep.host.hyperv.errors import (
     ChainAtRisk,
@@ -84,6 +85,7 @@ __all__ = [
     "PowerState",
     "ReferencePoint",
     "RequestRefused",
+    "SeenJob",
     "ServiceLogonMissing",
     "SettingIgnored",
     "Tracking",
@@ -100,9 +102,10 @@ __all__ = [
     "is_foreign",
     "is_there",
     "layers_of",
-    "left_unmarked",
+    "list_jobs",
     "list_recovery_checkpoints",
     "list_reference_points",
+    "list_unmarked",
     "mark_checkpoint",
     "read_checkpoint",
     "read_disk_file",
