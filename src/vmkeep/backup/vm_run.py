@@ -30,8 +30,10 @@ from vmkeep.host.files.host_files import HostFiles
 from vmkeep.host.hyperv import (
     GuestNotQuiesced,
     HyperV,
+    Inventory,
     Waiting,
     destroy_reference_point,
+    read_vm,
     take_inventory,
     with_guests,
 )
@@ -78,13 +80,15 @@ class HostWish:
 class Doors:
     """One host as a run needs it: its name in the configuration, its WMI, its files.
 
-    ``computer`` is the name it gives itself; None where it does not tell.
+    ``computer`` is the name it gives itself; None where it does not tell. ``seen`` is an
+    inventory of it, which saves each VM's run one of its own.
     """
 
     name: str
     host: HyperV
     files: HostFiles
     computer: str | None = None
+    seen: Inventory | None = None
 
 
 @dataclass(frozen=True)
@@ -212,12 +216,13 @@ class _VmRun:
         """Take the facts and decide; an obstacle that goes by itself is waited for. Raises RunRefused."""
         baseline = find_baseline(self._repository, listing, self._vm.id)
         own = self._repository.parameters.repository.hex()
+        seen = self._doors.seen or take_inventory(self._host, repository=own)
         started = self._clock.monotonic()
         while True:
-            inventory = take_inventory(self._host, repository=own)
-            vm = with_guests(self._host, [inventory.find(self._host_id)])[0]
+            vm = read_vm(self._host, self._host_id, seen, repository=own)
+            (vm,) = with_guests(self._host, [vm])
             plan = decide_checkpoint(
-                inventory.host,
+                seen.host,
                 vm,
                 self._wish.policy,
                 has_earlier_point=baseline.base is not None,

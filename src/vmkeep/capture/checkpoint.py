@@ -45,13 +45,12 @@ from vmkeep.host.hyperv import (
     create_checkpoint,
     destroy_reference_point,
     is_there,
+    layers_of,
     list_recovery_checkpoints,
     list_reference_points,
     mark_checkpoint,
-    read_checkpoint,
     read_host_time,
     read_power_state,
-    with_details,
 )
 from vmkeep.host.hyperv.jobs import LONGEST_SILENCE_S, pauses
 from vmkeep.host.wsman import HostError, OutcomeUnknown
@@ -217,10 +216,8 @@ class CheckpointHold:
         with self._timed("mark"):
             self.checkpoint = mark_checkpoint(self._host, made, self._owner)
             self._power_held = read_power_state(self._host, made.vm_id)
-            checkpoint = read_checkpoint(self._host, made.id)
-            checkpoint = replace(checkpoint, disks=with_details(self._host, checkpoint.disks))
-            self.checkpoint = checkpoint
-            self._layers = layers_above(self._host, checkpoint)
+            checkpoint = self.checkpoint
+            self._layers = layers_of(self._host, checkpoint)
         self._evidence |= {
             "checkpoint": checkpoint.id,
             "checkpoint_name": checkpoint.name,

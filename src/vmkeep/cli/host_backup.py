@@ -82,7 +82,7 @@ def backup_host(
             for medium in inventory.unassigned:
                 warn(f"the host lists a medium that belongs to no VM it lists: {medium}.")
             chosen = choose(inventory, wanted, every=options.every)
-            doors = Doors(host.name, hyperv, files, inventory.host.name)
+            doors = Doors(host.name, hyperv, files, inventory.host.name, inventory)
             names = _names(chosen)
 
             def ended(result: "VmResult") -> None:
