@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from vmkeep.cli.evidence import audit_lines
+from vmkeep.cli.evidence import audit_lines, reread_of
 from vmkeep.cli.frame import (
     AcceptRollback,
     AsJson,
@@ -114,7 +114,8 @@ def _report(fields: dict[str, Any], proven: "Consistency") -> list[str]:
             f"      {reason['effect']}",
             f"      To do better: {reason['fix']}",
         ]
-    lines.append(f"  read         {rounded(fields['bytes_read'])}, stored {rounded(fields['bytes_stored'])}")
+    read = rounded(fields["bytes_read"]) + reread_of(fields["evidence"])
+    lines.append(f"  read         {read}, stored {rounded(fields['bytes_stored'])}")
     lines.append(f"  parent       {fields['parent'] or 'none'}")
     for number, disk in enumerate(fields["disks"]):
         sectors = f"{disk['logical_sector']}/{disk['physical_sector']}"
