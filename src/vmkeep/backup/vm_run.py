@@ -14,7 +14,7 @@ from vmkeep.backup.audit import Audit
 from vmkeep.backup.errors import ChangesUnusable, RunRefused
 from vmkeep.backup.leftovers import HOST, clear_leftovers, owner_of
 from vmkeep.backup.outcome import Outcome, met_damage, note_failure
-from vmkeep.backup.proof import is_lower, proven_by, what_was_asked
+from vmkeep.backup.proof import end_of_guest, is_lower, proven_by, what_was_asked
 from vmkeep.backup.taking import DiskWork, Taking, promised_by
 from vmkeep.backup.tracked import Baseline, find_baseline
 from vmkeep.backup.watched import WatchedProgress
@@ -315,6 +315,7 @@ class _VmRun:
             return {
                 "hold": held.evidence,
                 "read_back": what_was_asked(plan, prepared.vm, was_running=held.was_running),
+                **end_of_guest(plan),
             }
 
         plan = replace(plan, increment=_increment(work, baseline))
