@@ -16,7 +16,7 @@ from vmkeep.backup.leftovers import HOST, clear_leftovers, owner_of
 from vmkeep.backup.outcome import Outcome, met_damage, note_failure
 from vmkeep.backup.proof import end_of_guest, is_lower, proven_by, what_was_asked
 from vmkeep.backup.taking import DiskWork, Taking, promised_by
-from vmkeep.backup.tracked import Baseline, find_baseline
+from vmkeep.backup.tracked import Baseline, Here, find_baseline
 from vmkeep.backup.watched import WatchedProgress
 from vmkeep.capture.checkpoint import CheckpointHold, hold_vm
 from vmkeep.capture.host_chain import FrozenDisk
@@ -33,6 +33,7 @@ from vmkeep.host.hyperv import (
     Inventory,
     Waiting,
     destroy_reference_point,
+    list_reference_points,
     read_vm,
     take_inventory,
     with_guests,
@@ -200,7 +201,7 @@ class _VmRun:
         """Take away what dead runs of the VM left."""
         if not dead:
             return
-        durable = find_baseline(self._repository, listing, self._vm.id).durable
+        durable = self._baseline(listing).durable
         self._progress.begin(f"cleaning up after {len(dead)} runs of {self._vm.name} that died", None)
         cleared = clear_leftovers(
             self._host, self._doors.computer, self._repository, self._journal, dead, durable
@@ -212,9 +213,15 @@ class _VmRun:
             if not each.buried:
                 self._warnings.append(f"a run of {each.vm} that died is not cleaned up: {each.why}.")
 
+    def _baseline(self, listing: Listing) -> Baseline:
+        def listed() -> list[str]:
+            return [point.id for point in list_reference_points(self._host, self._host_id)]
+
+        return find_baseline(self._repository, listing, self._vm.id, Here(self._doors.name, listed))
+
     def _prepare(self, listing: Listing) -> _Prepared:
         """Take the facts and decide; an obstacle that goes by itself is waited for. Raises RunRefused."""
-        baseline = find_baseline(self._repository, listing, self._vm.id)
+        baseline = self._baseline(listing)
         own = self._repository.parameters.repository.hex()
         seen = self._doors.seen or take_inventory(self._host, repository=own)
         started = self._clock.monotonic()

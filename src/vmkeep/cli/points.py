@@ -142,6 +142,7 @@ def _row(point: "RestorePoint", proven: "Consistency") -> dict[str, Any]:
         "vm_id": point.vm.id,
         "time": format_time(point.time),
         "consistency": proven.value,
+        "source": point.source,
         "method": point.method,
         "disks": [{"name": disk.name, "size": disk.size} for disk in point.disks],
         "bytes_read": point.bytes_read,
