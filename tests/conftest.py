@@ -91,6 +91,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(SkipGuard(), "skip-guard")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: tests of hosts spend half of their time waiting for jobs."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_report_header() -> str:
     return f"{SEED_VARIABLE}={os.environ[SEED_VARIABLE]} (set it to repeat this run's random choices)"
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tests.e2e.command import CANARY, SOURCE_ROOT, Result, Vmkeep
+from tests.e2e.command import CANARY, Result, Vmkeep
+from tests.forked import MEETING
 from tests.generators.repository_bytes import RepositoryBytes
 from tests.host_runs import HostState, digests_of
 from tests.lab_process import Lab
@@ -51,15 +52,13 @@ class HostCommands(HostState):
         summary: dict[str, Any] = json.loads(result.text.splitlines()[-1])
         return summary
 
-    def start(self, module: str, order: Mapping[str, Any], *arguments: object) -> "subprocess.Popen[bytes]":
-        """Start the program inside one of the tests' own, which does something in the middle of it."""
-        paths = f"{SOURCE_ROOT}{os.pathsep}{SOURCE_ROOT.parent}"
-        environment = {**self.environment(), "PYTHONPATH": paths}
-        return self.program.start(*arguments, env=environment, program=("-m", module, json.dumps(order)))
+    def start(self, order: Mapping[str, Any], *arguments: object) -> "subprocess.Popen[bytes]":
+        """Start a command that meets something at a request to its store (tests/faults/cli/meeting.py)."""
+        return self.program.start(json.dumps(order), *arguments, env=self.environment(), program=MEETING)
 
     def met(self, order: Mapping[str, Any], *arguments: object) -> Result:
-        """Run a command that meets something at a request to its store (tests/faults/cli/meeting.py)."""
-        return ended(self.start("tests.faults.cli.meeting", order, *arguments))
+        """Run such a command to its end."""
+        return ended(self.start(order, *arguments))
 
     def await_stop(self, process: "subprocess.Popen[bytes]") -> None:
         """Wait until a process has been stopped by its own signal."""

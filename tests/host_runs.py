@@ -16,7 +16,7 @@ from typing import Any, Final
 from tests.clocks import FakeClock
 from tests.fakes.samba import PASSWORD, Samba
 from tests.lab_captures import QuickClock, doors
-from tests.lab_process import ForeignClient, Lab, reference
+from tests.lab_process import ForeignClient, Lab
 from tests.repositories import make_repository, reopen, restore
 from vmkeep.backup.outcome import Outcome
 from vmkeep.backup.vm_run import Doors, HostWish, run_vm
@@ -170,19 +170,14 @@ class HostState:
         client = ForeignClient(self.lab)
         for points in self.points_left().values():
             for point in points:
-                keys = {"InstanceID": f"Microsoft:{point}"}
-                ref = reference("AffectedReferencePoint", "Msvm_VirtualSystemReferencePoint", **keys)
-                service = "Msvm_VirtualSystemReferencePointService"
-                client.finish(client.call(service, "DestroyReferencePoint", ref))
+                client.destroy_reference_point(point)
         client.close()
 
     def remove_ours(self, name: str) -> None:
         """Let an administrator remove the checkpoint of the run that is under way."""
         client = ForeignClient(self.lab)
         (ours,) = [c for c in self.state(name)["checkpoints"] if c["name"].startswith("vmkeep ")]
-        keys = {"InstanceID": f"Microsoft:{ours['id']}"}
-        ref = reference("AffectedSnapshot", "Msvm_VirtualSystemSettingData", **keys)
-        client.finish(client.call("Msvm_VirtualSystemSnapshotService", "DestroySnapshot", ref))
+        client.destroy_checkpoint(ours["id"])
         client.close()
 
     def state(self, name: str) -> dict[str, Any]:
@@ -316,13 +311,6 @@ def says(error: VmkeepError) -> None:
 
 def digests_of(disks: dict[str, bytes]) -> list[str]:
     return sorted(hashlib.sha256(content).hexdigest() for content in disks.values())
-
-
-def scenario_file(folder: Path, text: str = SCENARIO) -> str:
-    """Write the scenario down; return what `--scenario` takes."""
-    file = folder / "scenario.toml"
-    file.write_text(text, "utf-8")
-    return str(file)
 
 
 @contextmanager

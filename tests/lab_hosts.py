@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from vmkeep_lab.cim import CIMV2, V2, CimValue, Instance, Ref
 from vmkeep_lab.host.provider import Host
@@ -73,6 +73,11 @@ name = "OtherBackup_1_recovery"
 owner = "stranger"
 writes = 4
 """
+QUICK: Final = (
+    SMALL.replace("checkpoint_s = 10", "checkpoint_s = 0.1")
+    .replace("merge_s = 5", "merge_s = 0.1")
+    .replace("merge_retry_s = 20", "merge_retry_s = 0.3")
+)
 
 
 class Holders:

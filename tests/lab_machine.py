@@ -2,14 +2,13 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.host_runs import SCENARIO, scenario_file
-from tests.lab_process import Door, Lab, running_lab
+from tests.host_runs import SCENARIO
+from tests.lab_process import Door, Lab, running_lab, start_lab, written
 
 _PATIENCE_S: Final = 30.0
 
@@ -33,8 +32,7 @@ class Machine:
         self.lab.control.close()
 
     def power_on(self) -> None:
-        command = [sys.executable, "-m", "vmkeep_lab", "serve", *self._words]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = start_lab("serve", *self._words)
         self._second = process
         assert process.stdout is not None
         facts = json.loads(process.stdout.readline())
@@ -51,7 +49,8 @@ class Machine:
 @contextmanager
 def running_machine(folder: Path, text: str = SCENARIO) -> Iterator[Machine]:
     """Start a lab on a machine of its own, in a folder."""
-    scenario, state = scenario_file(folder, text), folder / "lab"
+    state = folder / "lab"
+    scenario = written(text, state)
     with running_lab(scenario, state) as lab:
         machine = Machine(lab, scenario, state)
         try:

@@ -17,6 +17,8 @@ from xml.sax.saxutils import escape
 
 from pypsrp.wsman import SelectorSet, WSMan
 
+from tests.forked import LAB, Forked
+
 V2 = "http://schemas.microsoft.com/wbem/wsman/1/wmi/root/virtualization/v2"
 ENUMERATION = "http://schemas.xmlsoap.org/ws/2004/09/enumeration"
 WSMAN = "http://schemas.dmtf.org/wbem/wsman/1/wsman.xsd"
@@ -74,11 +76,24 @@ class Lab(Served):
         return Path(address.removeprefix("file://") + path.removeprefix(prefix).replace("\\", "/"))
 
 
+def written(scenario: str, state: Path) -> str:
+    """Write a scenario down beside the state of its host; return what the lab takes."""
+    file = state.with_name(f"{state.name}.toml")
+    file.write_text(scenario, "utf-8")
+    return str(file)
+
+
 @contextmanager
 def running_lab(
     scenario: str, state: Path, *more: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[Lab]:
-    """Start a lab, and end it by closing its standard input; ``environment`` goes over this process's own."""
+    """Start a lab, and end it by closing its standard input.
+
+    ``scenario`` is a name, a file, or the text of one, which then lies beside the
+    state; ``environment`` goes over this process's own.
+    """
+    if "\n" in scenario:
+        scenario = written(scenario, state)
     words = ("serve", "--scenario", scenario, "--state", str(state), *more)
     with _serving(*words, environment=environment) as (process, facts):
         control = Door(facts["control"])
@@ -95,17 +110,31 @@ def running_replay(trace: Path, *more: str) -> Iterator[Served]:
         yield Served(facts, process)
 
 
+def start_lab(*arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+    """Start the lab's program with pipes to its standard input and output."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    if not environment:
+        return Forked(LAB, arguments, **pipes)
+    command = [sys.executable, "-m", "vmkeep_lab", *arguments]
+    return subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
+
+
+def judged(truth: str | Path, *files: Path) -> tuple[int, dict[str, Any]]:
+    """How the lab's judge, another process, ended, and what it said of restored disks."""
+    words = ["judge", "--truth", str(truth), *map(str, files)]
+    pipe = subprocess.PIPE
+    with Forked(LAB, words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+        out, err = process.communicate(timeout=_PATIENCE_S)
+    assert err == b"", err
+    verdict: dict[str, Any] = json.loads(out)
+    return process.returncode, verdict
+
+
 @contextmanager
 def _serving(
     *arguments: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vmkeep_lab", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **(environment or {})},
-    )
+    process = start_lab(*arguments, environment=environment)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -171,6 +200,20 @@ class ForeignClient:
         output = reply.find(f".//{{{uri}}}{method}_OUTPUT")
         assert output is not None
         return _values(output)
+
+    def destroy_reference_point(self, point: str) -> None:
+        """Take a reference point away, by the id that the lab's door tells."""
+        ref = reference(
+            "AffectedReferencePoint", "Msvm_VirtualSystemReferencePoint", InstanceID=f"Microsoft:{point}"
+        )
+        self.finish(self.call("Msvm_VirtualSystemReferencePointService", "DestroyReferencePoint", ref))
+
+    def destroy_checkpoint(self, checkpoint: str) -> None:
+        """Take a checkpoint away, by the id that the lab's door tells."""
+        ref = reference(
+            "AffectedSnapshot", "Msvm_VirtualSystemSettingData", InstanceID=f"Microsoft:{checkpoint}"
+        )
+        self.finish(self.call("Msvm_VirtualSystemSnapshotService", "DestroySnapshot", ref))
 
     def finish(self, answer: dict[str, Any]) -> dict[str, str]:
         """Wait for a job and return the element it made, found through the association; {} for none."""

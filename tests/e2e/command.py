@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-SOURCE_ROOT: Final = Path(__file__).parents[2] / "src"
+from tests.forked import VMKEEP, Forked, Program
+
 # No output, no stored byte and no file may ever show it.
 CANARY: Final = "canary-7Hq2-parole"
-_MAIN: Final = "import sys; from vmkeep.cli import main; sys.exit(main())"
 _TIMEOUT_S: Final = 120
 
 
@@ -45,12 +45,8 @@ class Vmkeep:
 
     def environment(self, changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
         given: dict[str, str | None] = {
-            "PATH": os.environ["PATH"],
+            **dict(VMKEEP.environment),
             "HOME": str(self.folder),
-            "PYTHONPATH": str(SOURCE_ROOT),
-            # A file left open or a use of what will be removed is a defect: it shows on standard error.
-            "PYTHONWARNINGS": "error",
-            "LANG": "C.UTF-8",
             "VMKEEP_STATE_DIR": str(self.state),
             "VMKEEP_CACHE_DIR": str(self.folder / "cache"),
             "VMKEEP_REPO": str(self.repo),
@@ -66,18 +62,25 @@ class Vmkeep:
         stdin: int = subprocess.DEVNULL,
         stdout: int = subprocess.PIPE,
         before_exec: Callable[[], None] | None = None,
-        program: Sequence[str] = ("-c", _MAIN),
+        program: Program | Sequence[str] = VMKEEP,
     ) -> "subprocess.Popen[bytes]":
-        """Start a command and return the running process."""
-        return subprocess.Popen(
-            [sys.executable, *program, *(str(a) for a in arguments)],
-            cwd=self.folder,
-            env=self.environment(env),
-            stdin=stdin,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            preexec_fn=before_exec,
-        )
+        """Start a command and return the running process, forked where that shows no difference."""
+        words = [str(each) for each in arguments]
+        how: dict[str, Any] = {
+            "cwd": self.folder,
+            "stdin": stdin,
+            "stdout": stdout,
+            "stderr": subprocess.PIPE,
+        }
+        if isinstance(program, Program):
+            environment = self.environment({**dict(program.environment), **(env or {})})
+            is_plain = before_exec is None and not any(map(_is_terminal, (stdin, stdout)))
+            if is_plain and program.can_fork(environment):
+                return Forked(program, words, env=environment, **how)
+            command = [*program.anew, *words]
+        else:
+            environment, command = self.environment(env), [sys.executable, *program, *words]
+        return subprocess.Popen(command, env=environment, preexec_fn=before_exec, **how)
 
     def __call__(
         self,
@@ -147,3 +150,7 @@ class Vmkeep:
         """Read and verify the whole repository; there must be no finding at all."""
         report = self.ok("repo", "check", self.repo, "--read-data", "all", "--json").json
         assert (report["ok"], report["problems"]) == (True, [])
+
+
+def _is_terminal(stream: int) -> bool:
+    return stream >= 0 and os.isatty(stream)

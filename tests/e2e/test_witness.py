@@ -11,8 +11,9 @@ from typing import Final
 
 import pytest
 
-from tests.e2e.command import CANARY, SOURCE_ROOT, Vmkeep
+from tests.e2e.command import CANARY, Vmkeep
 from tests.e2e.disks import MIB, SourceDisks, write_at
+from tests.forked import SOURCE_ROOT
 from tests.generators.repository_bytes import Content, RepositoryBytes
 
 pytestmark = pytest.mark.qemu

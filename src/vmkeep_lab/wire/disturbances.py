@@ -17,7 +17,7 @@ class Effect(Enum):
     CLOSE_AFTER = "close after"  # it is done, the connection closes without a reply
     CUT = "cut"  # it is done, half of the reply arrives
     FLIP = "flip"  # it is done, one bit of the reply's body is wrong
-    DELAY = "delay"  # it is done `seconds` later
+    DELAY = "delay"  # it is done `seconds` later, or once the rules have ended
     FAULT = "fault"  # nothing is done, the fault `code` comes back
     FAULT_AFTER = "fault after"  # it is done, and yet the fault `code` comes back
     STATUS = "status"  # nothing is done, the bare HTTP status `code` comes back
@@ -46,6 +46,7 @@ class Disturbances:
 
     def __init__(self, rules: Iterable[Disturbance] = ()) -> None:
         self._lock = threading.Lock()
+        self._over = threading.Event()
         self._rules: list[tuple[Disturbance, list[int]]] = []
         for rule in rules:
             self.add(rule)
@@ -56,9 +57,19 @@ class Disturbances:
             self._rules.append((rule, [0]))
 
     def clear(self) -> None:
-        """End all rules."""
+        """End all rules, and what is delayed by one."""
         with self._lock:
             self._rules.clear()
+            self._over.set()
+            self._over = threading.Event()
+
+    def delay(self, rule: Disturbance) -> None:
+        """Wait as long as a rule says, and no longer than it is in force."""
+        with self._lock:
+            is_in_force = any(each is rule for each, _ in self._rules)
+            over = self._over
+        if is_in_force:
+            over.wait(rule.seconds)
 
     def pick(self, action: str, resource: str) -> Disturbance | None:
         """Count a request in all rules about it; return the first that hits it."""

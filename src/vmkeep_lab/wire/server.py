@@ -130,6 +130,11 @@ class Server(Listeners):
             keytab=keytab,
         )
 
+    def stop(self) -> None:
+        """Let what is delayed go on, and stop."""
+        self.disturbances.clear()
+        super().stop()
+
 
 class _Listener:
     """One port."""

@@ -135,7 +135,7 @@ class Service:
         if rule.effect is Effect.FAULT:
             raise SoapFault(rule.code, rule.message)
         if rule.effect is Effect.DELAY:
-            self.stopping.wait(rule.seconds)
+            self._disturbances.delay(rule)
         done = self._done(request, user, client)
         if rule.effect is Effect.FAULT_AFTER:
             raise SoapFault(rule.code, rule.message)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.lab_hosts import MIB, SMALL
-from tests.lab_process import ForeignClient, Lab, embedded, reference, running_lab, text
+from tests.lab_hosts import MIB, QUICK
+from tests.lab_process import ForeignClient, Lab, embedded, judged, reference, running_lab, text
 from vmkeep_lab.disks import VirtualDisk
 
 SIZE = 8 * MIB
@@ -25,21 +25,8 @@ SERVICE = "Msvm_VirtualSystemSnapshotService"
 
 
 @pytest.fixture
-def scenario(tmp_path: Path) -> str:
-    """The small scenario with quick jobs, as a file."""
-    path = tmp_path / "quick.toml"
-    path.write_text(
-        SMALL.replace("checkpoint_s = 10", "checkpoint_s = 0.1")
-        .replace("merge_s = 5", "merge_s = 0.1")
-        .replace("merge_retry_s = 20", "merge_retry_s = 0.3"),
-        "utf-8",
-    )
-    return str(path)
-
-
-@pytest.fixture
-def lab(tmp_path: Path, scenario: str) -> Iterator[Lab]:
-    with running_lab(scenario, tmp_path / "state") as lab:
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with running_lab(QUICK, tmp_path / "state") as lab:
         yield lab
     assert lab.process.returncode == 0
 
@@ -51,11 +38,9 @@ def client(lab: Lab) -> Iterator[ForeignClient]:
     client.close()
 
 
-def judged(lab: Lab, *files: Path) -> list[set[str]]:
+def equal(lab: Lab, *files: Path) -> list[set[str]]:
     """For each file the checkpoints whose truth it equals."""
-    command = [sys.executable, "-m", "vmkeep_lab", "judge", "--truth", lab.facts["truth"], *map(str, files)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    verdict = json.loads(ended.stdout)
+    _, verdict = judged(lab.facts["truth"], *files)
     return [{line["checkpoint"] for line in each["equals"]} for each in verdict["restored"]]
 
 
@@ -169,7 +154,7 @@ def test_the_whole_sequence(lab: Lab, client: ForeignClient, tmp_path: Path) -> 
     lab.control.ask("step", vm="one", writes=20)
     old = tmp_path / "old.raw"
     old.write_bytes(raw(lab.real(path), tmp_path))
-    assert first in judged(lab, old)[0]
+    assert first in equal(lab, old)[0]
 
     # A baseline of it; the merge gives the disk its file back.
     point = convert(client, first)
@@ -188,8 +173,8 @@ def test_the_whole_sequence(lab: Lab, client: ForeignClient, tmp_path: Path) -> 
     assert sum(length for _, length in ranges) > 0
     increment = tmp_path / "new.raw"
     increment.write_bytes(patched)
-    assert second in judged(lab, increment)[0]
-    assert first not in judged(lab, increment)[0]
+    assert second in equal(lab, increment)[0]
+    assert first not in equal(lab, increment)[0]
 
     # The end: the newer baseline replaces the older, and nothing of ours or others is out of place.
     newer = convert(client, second)
@@ -227,15 +212,15 @@ def test_the_line_it_prints_holds_no_secret_and_a_block_for_the_configuration(
     assert block["paths"] == {"C:\\VMs": (tmp_path / "state/files/C/VMs").as_uri()}
 
 
-def test_https_and_a_second_start_of_the_same_host(tmp_path: Path, scenario: str) -> None:
+def test_https_and_a_second_start_of_the_same_host(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with running_lab(scenario, state, "--https") as first:
+    with running_lab(QUICK, state, "--https") as first:
         client = ForeignClient(first)
         names = [each["Name"] for each in client.query("SELECT * FROM Msvm_ComputerSystem")]
         checkpoint = take(client, names[1])
         client.close()
         first.process.kill()
-    with running_lab(scenario, state, "--https") as second:
+    with running_lab(QUICK, state, "--https") as second:
         client = ForeignClient(second)
         assert frozen_path(client, checkpoint).endswith(".vhdx")
         client.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.lab_captures import QuickClock
-from tests.lab_hosts import SMALL
+from tests.lab_hosts import QUICK
 from tests.lab_process import Served, running_lab, running_replay
 from vmkeep.host.hyperv import (
     CheckpointWish,
@@ -78,21 +78,11 @@ def run(host: HyperV, vm_id: str, owner: Owner) -> list[Any]:
     return told
 
 
-@pytest.fixture
-def scenario(tmp_path: Path) -> str:
-    path = tmp_path / "quick.toml"
-    path.write_text(
-        SMALL.replace("checkpoint_s = 10", "checkpoint_s = 0.1").replace("merge_s = 5", "merge_s = 0.1"),
-        "utf-8",
-    )
-    return str(path)
-
-
 @pytest.mark.parametrize("name", ["one", "root"])
-def test_a_run_of_another_name_is_told_the_same(tmp_path: Path, scenario: str, name: str) -> None:
+def test_a_run_of_another_name_is_told_the_same(tmp_path: Path, name: str) -> None:
     """Also where the VM is called like a word of the protocol."""
     trace = tmp_path / "trace.jsonl"
-    with running_lab(scenario, tmp_path / "state") as lab:
+    with running_lab(QUICK, tmp_path / "state") as lab:
         vms = lab.control.ask("state")["state"]["vms"]
         vm_id = next(each["id"] for each in vms if each["name"] == "one")
         lab.control.ask("rename", vm=vm_id, to=name)
@@ -108,9 +98,9 @@ def test_a_run_of_another_name_is_told_the_same(tmp_path: Path, scenario: str, n
             create_checkpoint(host, vm_id, CheckpointWish(consistency=1), known_before=[])
 
 
-def test_a_run_that_wants_something_else_is_refused(tmp_path: Path, scenario: str) -> None:
+def test_a_run_that_wants_something_else_is_refused(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
-    with running_lab(scenario, tmp_path / "state") as lab, speaking(lab, trace) as host:
+    with running_lab(QUICK, tmp_path / "state") as lab, speaking(lab, trace) as host:
         vms = lab.control.ask("state")["state"]["vms"]
         vm_id = next(each["id"] for each in vms if each["name"] == "one")
         run(host, vm_id, FIRST)

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -28,6 +28,7 @@ folder = 'C:\VMs\one'
 size_mib = 8
 used_mib = 1
 """
+ONE: Final = SMALL.format(host="build = 20348", name="one")
 
 
 class Hosts:

@@ -5,7 +5,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.e2e.command import CANARY, SOURCE_ROOT, Result
+from tests.e2e.command import CANARY, Result
 from tests.e2e.hosts.conftest import Hosts
-from tests.lab_process import Lab
+from tests.lab_process import Lab, judged
 
 OFFICE: Final = str(Path(__file__).with_name("office.toml"))
 _OURS: Final = "vmkeep "  # how the name of a checkpoint of ours begins (design, section 4)
@@ -108,8 +107,9 @@ def restored(hosts: Hosts, lab: Lab, point: str, place: Path) -> dict[str, Any]:
     assert (result.code, result.err) == (0, ""), result
     checkpoint = shown["evidence"]["hold"]["checkpoint"].removeprefix("Microsoft:")
     disks = [place / f"{disk['name']}.vhdx" for disk in shown["disks"]]
-    verdicts = judged(lab, disks)
-    for disk, verdict in zip(shown["disks"], verdicts, strict=True):
+    code, verdicts = judged(lab.facts["truth"], *disks)
+    assert code == 0, verdicts
+    for disk, verdict in zip(shown["disks"], verdicts["restored"], strict=True):
         equal = {(line["checkpoint"], line["disk_id"].strip("{}").lower()) for line in verdict["equals"]}
         assert (checkpoint, disk["disk_id"]) in equal, (disk["name"], verdict)
     truth = [json.loads(line) for line in Path(lab.facts["truth"]).read_text("utf-8").splitlines()]
@@ -126,26 +126,19 @@ def restored(hosts: Hosts, lab: Lab, point: str, place: Path) -> dict[str, Any]:
     return shown
 
 
-def judged(lab: Lab, files: list[Path]) -> list[dict[str, Any]]:
-    """What the lab's judge, another process, says of restored disks."""
-    command = [sys.executable, "-m", "vmkeep_lab", "judge", "--truth", lab.facts["truth"], *map(str, files)]
-    environment = {"PYTHONPATH": str(SOURCE_ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == 0, done
-    verdicts: list[dict[str, Any]] = json.loads(done.stdout)["restored"]
-    return verdicts
-
-
 def while_held(
     hosts: Hosts,
     lab: Lab,
-    act: Callable[[], object],
+    act: Callable[["subprocess.Popen[bytes]"], object],
     *arguments: object,
     at: str = "GetVirtualHardDiskSettingData",
 ) -> Result:
-    """Run a command, and do something while a checkpoint of it lies on the host, at one of its requests."""
+    """Run a command, and do something while a checkpoint of it lies on the host, at one of its requests.
+
+    The request is done, and the command goes on, once that has ended.
+    """
     before = {vm_id: vm.checkpoints for vm_id, vm in things(lab).items()}
-    lab.control.ask("disturb", effect="delay", action=at, seconds=2.0)  # so that it lies there long enough
+    lab.control.ask("disturb", effect="delay", action=at, seconds=_PATIENCE_S)
     process = hosts.program.start(*arguments, env={"VMKEEP_CONFIG": str(hosts.file)})
     try:
         deadline = time.monotonic() + _PATIENCE_S
@@ -155,8 +148,9 @@ def while_held(
             time.sleep(0.01)
         process.send_signal(signal.SIGSTOP)  # however long it takes
         try:
-            act()
+            act(process)
         finally:
+            lab.control.ask("calm")
             process.send_signal(signal.SIGCONT)
         out, err = process.communicate(timeout=_PATIENCE_S)
     finally:

@@ -1,7 +1,6 @@
 """A host or a command line that will not do: one sentence, the next step, the right code, nothing touched."""
 
 import http.server
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import CANARY
-from tests.e2e.hosts.conftest import SMALL, Hosts
+from tests.e2e.hosts.conftest import ONE, SMALL, Hosts
 from tests.e2e.hosts.protecting import (
     OFFICE,
     by_vm,
@@ -55,9 +54,7 @@ def test_a_login_that_is_refused_is_tried_once(hosts: Hosts, office: Lab, tmp_pa
 
 
 def test_a_host_that_is_not_trusted(hosts: Hosts, tmp_path: Path) -> None:
-    scenario = tmp_path / "small.toml"
-    scenario.write_text(SMALL.format(host="build = 20348", name="one"))
-    with running_lab(str(scenario), tmp_path / "host", "--https") as lab:
+    with running_lab(ONE, tmp_path / "host", "--https") as lab:
         hosts.configure(lab, ca_file=None)
         result = hosts(*ALL)
         clear(result, 13, "certificate")
@@ -102,9 +99,7 @@ def test_an_envelope_that_is_too_small(hosts: Hosts, office: Lab) -> None:
 
 def test_a_clock_that_is_wrong_harms_nothing(hosts: Hosts, tmp_path: Path) -> None:
     """What the host says of the time tells its own events apart; a point bears the time of this machine."""
-    scenario = tmp_path / "small.toml"
-    scenario.write_text(SMALL.format(host="build = 20348", name="one"))
-    with running_lab(str(scenario), tmp_path / "host") as lab:
+    with running_lab(ONE, tmp_path / "host") as lab:
         lab.control.ask("push", seconds=3600)
         hosts.configure(lab)
         started = datetime.now(UTC)
@@ -127,11 +122,8 @@ def test_a_clock_that_is_wrong_harms_nothing(hosts: Hosts, tmp_path: Path) -> No
 def test_what_cannot_be_protected_is_refused(
     hosts: Hosts, tmp_path: Path, host: str, more: str, says: str
 ) -> None:
-    scenario = tmp_path / "small.toml"
-    scenario.write_text(
-        SMALL.format(host=host, name="one").replace('state = "off"', f'state = "off"\n{more}')
-    )
-    with running_lab(str(scenario), tmp_path / "host") as lab:
+    scenario = SMALL.format(host=host, name="one").replace('state = "off"', f'state = "off"\n{more}')
+    with running_lab(scenario, tmp_path / "host") as lab:
         hosts.configure(lab)
         clear(hosts(*ALL), 1, "refused", says)
         assert not any(vm.checkpoints or vm.reference_points for vm in things(lab).values())
@@ -192,7 +184,7 @@ def test_two_runs_at_once(hosts: Hosts, office: Lab) -> None:
     hosts.configure(office)
     later: list[Any] = []
     one = ("backup", "hyperv://lab/mail")
-    first = while_held(hosts, office, lambda: later.append(hosts(*one)), *one)
+    first = while_held(hosts, office, lambda _: later.append(hosts(*one)), *one)
     clear(later[0], 11, "mail")
     assert first.code == 0, first
     assert "mail: restore point" in first.text
@@ -203,13 +195,7 @@ def test_a_signal_lets_the_vm_go(hosts: Hosts, office: Lab, name: str, code: int
     hosts.configure(office)
     before = things(office)
 
-    def interrupt() -> None:
-        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-        (mine,) = [
-            pid for pid in children if b"hyperv://lab/web" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-        os.kill(int(mine), getattr(signal, name))
-
+    interrupt = lambda process: process.send_signal(getattr(signal, name))  # noqa: E731
     result = while_held(hosts, office, interrupt, "backup", "hyperv://lab/web")
     clear(result, code, "interrupted; nothing stays open or held")
     assert things(office) == before

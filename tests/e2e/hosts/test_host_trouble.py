@@ -233,7 +233,7 @@ def test_a_guest_whose_writer_fails(hosts: Hosts, office: Lab, policy: str, code
 
 
 def test_a_vm_that_is_renamed_meanwhile(hosts: Hosts, office: Lab, tmp_path: Path) -> None:
-    rename = lambda: office.control.ask("rename", vm="web", to="shop")  # noqa: E731
+    rename = lambda _: office.control.ask("rename", vm="web", to="shop")  # noqa: E731
     result = while_held(hosts, office, rename, *WEB)
     assert (result.code, "web: restore point" in result.text) == (0, True), result
     result = hosts("backup", "hyperv://lab/shop", "--json")
@@ -247,7 +247,7 @@ def test_a_vm_that_is_renamed_meanwhile(hosts: Hosts, office: Lab, tmp_path: Pat
 
 
 def test_a_vm_that_is_turned_off_meanwhile(hosts: Hosts, office: Lab) -> None:
-    result = while_held(hosts, office, lambda: office.control.ask("power", vm="web", to="off"), *WEB)
+    result = while_held(hosts, office, lambda _: office.control.ask("power", vm="web", to="off"), *WEB)
     office.control.ask("power", vm="web", to="running")
     assert result.code == 3, result
     assert "the VM's power state is off now; before the run it was running." in result.err
@@ -258,7 +258,7 @@ def test_a_vm_that_is_turned_off_meanwhile(hosts: Hosts, office: Lab) -> None:
 
 
 def test_a_vm_that_is_started_while_its_checkpoint_is_made_was_not_off(hosts: Hosts, office: Lab) -> None:
-    start = lambda: office.control.ask("power", vm="attic", to="running")  # noqa: E731
+    start = lambda _: office.control.ask("power", vm="attic", to="running")  # noqa: E731
     arguments = ("backup", "hyperv://lab/attic", "--consistency", "required:application")
     result = while_held(hosts, office, start, *arguments, at="ModifySystemSettings")
     office.control.ask("power", vm="attic", to="off")
@@ -277,7 +277,7 @@ def test_a_vm_that_is_deleted_or_moved_meanwhile(
         before = things(lab)
         gone = id_of(lab, "mail")
 
-        def act() -> None:
+        def act(_: object) -> None:
             lab.control.ask("delete", vm="mail")
             if with_files:
                 lab.real("C:\\VMs\\mail").rename(tmp_path / "elsewhere")
@@ -299,6 +299,6 @@ def test_a_vm_that_is_deleted_before_its_turn(tmp_path: Path, empty_repository: 
     hosts = with_repository(tmp_path, empty_repository)
     with running_lab(OFFICE, tmp_path / "host") as lab:
         hosts.configure(lab)
-        result = while_held(hosts, lab, lambda: lab.control.ask("delete", vm="mail"), *TWO)
+        result = while_held(hosts, lab, lambda _: lab.control.ask("delete", vm="mail"), *TWO)
         clear(result, 1, what="mail: NOT PROTECTED: ")
         assert "attic: restore point" in result.text

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import CANARY
-from tests.e2e.hosts.conftest import SMALL, Hosts
+from tests.e2e.hosts.conftest import ONE, SMALL, Hosts
 from tests.e2e.test_names import unsteered
 from tests.fakes.samba import PASSWORD, Samba
 from tests.lab_process import Lab, running_lab
@@ -189,9 +189,7 @@ def test_another_service_answers(hosts: Hosts, tmp_path: Path) -> None:
 def test_a_host_that_is_not_supported(
     hosts: Hosts, tmp_path: Path, host: str, name: str, fact: str, code: int
 ) -> None:
-    scenario = tmp_path / "small.toml"
-    scenario.write_text(SMALL.format(host=host, name="one"))
-    with running_lab(str(scenario), tmp_path / "state") as here:
+    with running_lab(SMALL.format(host=host, name="one"), tmp_path / "state") as here:
         hosts.configure(here)
         ended, checks, result = hosts.check()
     assert ended == code, result
@@ -201,9 +199,7 @@ def test_a_host_that_is_not_supported(
 
 
 def test_a_clock_that_is_wrong(hosts: Hosts, tmp_path: Path) -> None:
-    scenario = tmp_path / "small.toml"
-    scenario.write_text(SMALL.format(host="build = 20348", name="one"))
-    with running_lab(str(scenario), tmp_path / "state") as here:
+    with running_lab(ONE, tmp_path / "state") as here:
         here.control.ask("push", seconds=1000)
         hosts.configure(here)
         code, checks, result = hosts.check()
@@ -243,9 +239,7 @@ def test_a_real_file_server(hosts: Hosts, tmp_path: Path) -> None:
         state.mkdir()
         (state / "password").write_text(PASSWORD, "utf-8")
         (state / "password").chmod(0o600)
-        scenario = tmp_path / "small.toml"
-        scenario.write_text(SMALL.format(host="build = 20348", name="one"))
-        with running_lab(str(scenario), state) as here:
+        with running_lab(ONE, state) as here:
             rule = {"C:\\VMs": f"smb://127.0.0.1:{samba.port}/C$/host/files/C/VMs"}
             hosts.configure(here, paths=rule)
             code, checks, result = hosts.check()

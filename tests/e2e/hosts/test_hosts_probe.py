@@ -99,9 +99,9 @@ def await_held(hosts: Hosts, lab: Lab) -> None:
 
 
 @contextmanager
-def held(hosts: Hosts, lab: Lab, seconds: float = 3.0) -> Iterator["subprocess.Popen[bytes]"]:
-    """A probe that waits for an answer while it holds the VM."""
-    lab.control.ask("disturb", effect="delay", seconds=seconds, **_WHILE_HELD)
+def held(hosts: Hosts, lab: Lab) -> Iterator["subprocess.Popen[bytes]"]:
+    """A probe that waits for an answer, until the lab is calm, while it holds the VM."""
+    lab.control.ask("disturb", effect="delay", seconds=_PATIENCE_S, **_WHILE_HELD)
     process = start(hosts, "--yes")
     try:
         await_held(hosts, lab)
@@ -184,6 +184,7 @@ def test_a_signal_while_the_vm_is_held_lets_it_go(
     before = own(here)
     with held(hosts, here) as process:
         process.send_signal(number)
+        here.control.ask("calm")
         out, err = process.communicate(timeout=_PATIENCE_S)
     assert process.returncode == code, err
     assert json.loads(err.splitlines()[-1])["message"].startswith("interrupted; nothing stays"), err
@@ -196,6 +197,7 @@ def test_a_signal_tells_of_what_the_host_would_not_remove(hosts: Hosts, here: La
     with held(hosts, here) as process:
         here.control.ask("fail", at="destroy-call", vm=VM, code=32775)
         process.send_signal(signal.SIGTERM)
+        here.control.ask("calm")
         _, err = process.communicate(timeout=_PATIENCE_S)
     assert process.returncode == 143, err
     told = " ".join(json.loads(line)["message"] for line in err.splitlines())
@@ -209,13 +211,14 @@ def test_a_signal_tells_of_what_the_host_would_not_remove(hosts: Hosts, here: La
 
 
 def test_the_second_probe_at_a_time_is_refused(hosts: Hosts, here: Lab) -> None:
-    with held(hosts, here, 15.0) as process:
+    with held(hosts, here) as process:
         second = hosts("hosts", "check", "lab", "--probe", VM, "--yes")
         assert second.code == 11, second
         assert "probes this host" in second.err
         code, checks, result = hosts.check()  # and one that only reads does not mind
         assert (code, "probe-earlier" in checks) == (0, False), result
         assert process.poll() is None
+        here.control.ask("calm")
         out, _ = process.communicate(timeout=_PATIENCE_S)
     assert process.returncode == 0
     assert json.loads(out)["ok"] is True

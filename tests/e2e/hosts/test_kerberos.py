@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.command import CANARY, SOURCE_ROOT
-from tests.e2e.hosts.conftest import SMALL, Hosts
+from tests.e2e.command import CANARY
+from tests.e2e.hosts.conftest import ONE, Hosts
 from tests.fakes.kdc import PASSWORD, USER, Kdc
+from tests.forked import SOURCE_ROOT
 from tests.lab_process import Lab, running_lab
 
 
@@ -25,10 +26,8 @@ def member(
 ) -> Iterator[Lab]:
     """A simulated host that is in the realm."""
     folder = tmp_path_factory.mktemp(request.param)
-    scenario = folder / "small.toml"
-    scenario.write_text(SMALL.format(host="build = 20348", name="one"))
     options = [f"--keytab={kdc.keytab}", *(["--https"] if request.param == "https" else [])]
-    with running_lab(str(scenario), folder / "state", *options, environment=kdc.environment) as lab:
+    with running_lab(ONE, folder / "state", *options, environment=kdc.environment) as lab:
         yield lab
 
 
@@ -103,9 +102,7 @@ def test_without_the_extra_its_name_is_told(hosts: Hosts, tmp_path: Path, auth: 
     hidden.mkdir()
     (hidden / "gssapi.py").write_text("raise ImportError('no such library')\n")
     hosts.environment = {"PYTHONPATH": f"{hidden}:{SOURCE_ROOT}"}
-    scenario = tmp_path / "small.toml"
-    scenario.write_text(SMALL.format(host="build = 20348", name="one"))
-    with running_lab(str(scenario), tmp_path / "state", "--https") as lab:
+    with running_lab(ONE, tmp_path / "state", "--https") as lab:
         hosts.configure(lab, auth=auth, user=None, password_file=None)
         result = hosts("hosts", "check", "lab")
     assert result.code == 2, result

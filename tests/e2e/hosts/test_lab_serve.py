@@ -14,14 +14,14 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.e2e.hosts.conftest import SMALL, Hosts
+from tests.e2e.hosts.conftest import ONE, Hosts
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A scenario that is up at once."""
     file = tmp_path / "small.toml"
-    file.write_text(SMALL.format(host="build = 20348", name="one"))
+    file.write_text(ONE)
     return file
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.backup.test_reread_audit import Rotting, Stale, audit_of
-from tests.host_runs import Host, Meeting, host_of, says, scenario_file
+from tests.host_runs import SCENARIO, Host, Meeting, host_of, says
 from tests.lab_process import Lab, running_lab
 from tests.repositories import in_order, names
 from vmkeep.backup.errors import AuditFailed
@@ -24,7 +24,7 @@ _PAYLOAD = 4096
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
-    with running_lab(scenario_file(folder), folder / "state") as lab:
+    with running_lab(SCENARIO, folder / "state") as lab:
         yield lab
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.fakes.proxy import Proxy
 from tests.fakes.samba import Samba
-from tests.host_runs import SCENARIO, Host, Meeting, RunClock, host_of, says, scenario_file, shared_by
+from tests.host_runs import SCENARIO, Host, Meeting, RunClock, host_of, says, shared_by
 from tests.lab_process import Lab, running_lab
 from vmkeep.errors import ExitCode, VmkeepError
 from vmkeep.host.files.host_files import HostFiles
@@ -25,7 +25,7 @@ def samba(tmp_path: Path) -> Iterator[Samba]:
 
 @pytest.fixture
 def lab(samba: Samba) -> Iterator[Lab]:
-    scenario = scenario_file(samba.folder, SCENARIO.replace("merge_s = 0.05", "merge_s = 0.5"))
+    scenario = SCENARIO.replace("merge_s = 0.05", "merge_s = 0.5")
     with running_lab(scenario, samba.content / "lab") as lab:
         yield lab
 

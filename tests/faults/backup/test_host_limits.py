@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.faults.stores import FaultyStore
-from tests.host_runs import Host, Meeting, host_of, says, scenario_file
+from tests.host_runs import SCENARIO, Host, Meeting, host_of, says
 from tests.lab_process import Lab, running_lab
 from vmkeep.backup.host_run import choose, run_host, worst
 from vmkeep.backup.vm_run import HostWish
@@ -20,7 +20,7 @@ from vmkeep.repository.errors import RunAlive
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
-    with running_lab(scenario_file(folder), folder / "state") as lab:
+    with running_lab(SCENARIO, folder / "state") as lab:
         yield lab
 
 

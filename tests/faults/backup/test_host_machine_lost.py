@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.host_commands import HostCommands, ended
-from tests.host_runs import scenario_file
+from tests.host_runs import SCENARIO
 from tests.lab_process import Lab, running_lab
 
 _HOUR_S = 3600
@@ -20,7 +20,7 @@ _HOUR_S = 3600
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
-    with running_lab(scenario_file(folder), folder / "state", "--https") as lab:
+    with running_lab(SCENARIO, folder / "state", "--https") as lab:
         yield lab
 
 
@@ -33,8 +33,8 @@ def lost(lab: Lab, tmp_path: Path) -> Iterator[HostCommands]:
 
 def die(commands: HostCommands, verb: str, prefix: str, nth: int) -> None:
     """Let a run on another machine come to a request to its store, and no further."""
-    order = {"verb": verb, "prefix": prefix, "nth": nth, "action": "stop", "what": ""}
-    process = commands.start("tests.faults.backup.elsewhere", order, "backup", "hyperv://lab/web")
+    order = {"verb": verb, "prefix": prefix, "nth": nth, "action": "stop", "what": "", "elsewhere": True}
+    process = commands.start(order, "backup", "hyperv://lab/web")
     commands.await_stop(process)
     process.send_signal(signal.SIGKILL)
     assert ended(process).code == -signal.SIGKILL

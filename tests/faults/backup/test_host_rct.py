@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.stores import FaultyStore, Flip, Remove, tamper
-from tests.host_runs import Host, evidence_of, host_of, scenario_file
+from tests.host_runs import SCENARIO, Host, evidence_of, host_of
 from tests.lab_process import ForeignClient, Lab, reference, running_lab
 from tests.repositories import names
 from vmkeep.backup import run as folder_run
@@ -19,7 +19,7 @@ from vmkeep.progress import Silent
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
-    with running_lab(scenario_file(folder), folder / "state") as lab:
+    with running_lab(SCENARIO, folder / "state") as lab:
         yield lab
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.host_commands import HostCommands, ended
-from tests.host_runs import scenario_file
+from tests.host_runs import SCENARIO
 from tests.lab_process import Lab, running_lab
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
-    with running_lab(scenario_file(folder), folder / "state", "--https") as lab:
+    with running_lab(SCENARIO, folder / "state", "--https") as lab:
         yield lab
 
 
@@ -78,7 +78,7 @@ def test_what_cannot_be_removed_is_told_with_the_next_step(lab: Lab, commands: H
 
 def test_of_two_runs_of_one_vm_the_earlier_goes_on_and_the_other_is_told(commands: HostCommands) -> None:
     order = {"verb": "create", "prefix": "packs/", "nth": 1, "action": "stop", "what": ""}
-    first = commands.start("tests.faults.cli.meeting", order, "backup", "hyperv://lab/web")
+    first = commands.start(order, "backup", "hyperv://lab/web")
     try:
         commands.await_stop(first)
         held = commands.state("web")["checkpoints"]

@@ -302,12 +302,11 @@ def test_facts_and_hints_name_nobody(lab: Lab, host: Doors, notes: ProbeNotes) -
 
 
 def test_a_vm_whose_disk_is_empty_is_held_and_said_to_hold_nothing(tmp_path: Path) -> None:
-    scenario = tmp_path / "empty.toml"
-    scenario.write_text(
+    scenario = (
         'title = "an empty disk"\n[host]\nname = "HV"\n[behaviour]\nmerge_s = 0.1\n'
         '[[vm]]\nname = "one"\nstate = "off"\n[[vm.disk]]\nsize_mib = 8\nused_mib = 0\n'
     )
-    with running_lab(str(scenario), tmp_path / "lab") as lab, doors(lab.facts) as host:
+    with running_lab(scenario, tmp_path / "lab") as lab, doors(lab.facts) as host:
         notes = ProbeNotes(tmp_path / "state", "lab", host.clock)
         before = hosts_own(lab)
         checks = probed(host, notes, "one")

@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tests.e2e.command import CANARY, SOURCE_ROOT, Vmkeep
+from tests.e2e.command import CANARY, Vmkeep
 from tests.faults.cli.forking import Order
 from tests.faults.cli.gate import Death, Gate
+from tests.forked import SOURCE_ROOT
 from tests.generators.repository_bytes import RepositoryBytes
-from tests.lab_process import ForeignClient, Lab, reference, running_lab
+from tests.lab_process import ForeignClient, Lab, running_lab
 from vmkeep_lab.judge import judge, read_truth
 
 VM: Final = "web"
@@ -187,13 +188,8 @@ class HostStage:
         """Begin with an empty repository and a machine that knows nothing; the host forgets the last one."""
         if self.our_points():
             client = ForeignClient(self.lab)
-            for vm in self.host().values():
-                for point in vm["reference_points"]:
-                    if point["id"] in self.our_points():
-                        keys = {"InstanceID": point["id"], "VirtualSystemIdentifier": vm["id"]}
-                        gone = reference("AffectedReferencePoint", "Msvm_VirtualSystemReferencePoint", **keys)
-                        service = "Msvm_VirtualSystemReferencePointService"
-                        client.finish(client.call(service, "DestroyReferencePoint", gone))
+            for point in self.our_points():
+                client.destroy_reference_point(point)
             client.close()
         assert self.host() == self.strangers
         self._number += 1
@@ -338,9 +334,10 @@ class HostStage:
 @contextmanager
 def host_stage(folder: Path, merge_retry_s: float = 0.1) -> Iterator[HostStage]:
     """Start a lab, a gate before it, and what commands are forked from."""
-    scenario = folder / "among-strangers.toml"
-    scenario.write_text(SCENARIO.format(merge_retry_s=merge_retry_s))
-    with running_lab(str(scenario), folder / "lab") as lab, Gate(lab.facts["port"]) as gate:
+    with (
+        running_lab(SCENARIO.format(merge_retry_s=merge_retry_s), folder / "lab") as lab,
+        Gate(lab.facts["port"]) as gate,
+    ):
         config = folder / "config.toml"
         config.write_text(re.sub(r"(?m)^port = \d+$", f"port = {gate.host_port}", lab.facts["config"]))
         forks = Forks(folder, config)

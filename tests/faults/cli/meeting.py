@@ -1,8 +1,10 @@
 """Run the command line with something happening in the middle of it.
 
-``python -m tests.faults.cli.meeting ORDER ARG...``: at the ``nth`` request ``verb`` of the store whose name
-begins with ``prefix``, ``action`` is done with ``what`` (ORDER is JSON with these keys). Waiting for a run
-from outside would meet it too early or too late on a busy machine.
+The first argument is an order, JSON with these keys: at the ``nth`` request ``verb`` of the store whose name
+begins with ``prefix``, ``action`` is done with ``what``. Waiting for a run from outside would meet it too
+early or too late on a busy machine. ``elsewhere``: the machine is another one, which will not come back: what
+tells its processes from those of any other machine is of its own, and its day is an hour ago, so that
+whoever looks now finds that its claims have ended.
 """
 
 import json
@@ -10,13 +12,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
 from tests.faults.stores import Request, WrappedStore
-from vmkeep.cli import frame, main
+from vmkeep import cli
+from vmkeep.cli import frame
+from vmkeep.clock import SystemClock
 from vmkeep.objectstore.address import open_store
 from vmkeep.objectstore.store import Store
+from vmkeep.repository import owners
 
 _T = TypeVar("_T")
 
@@ -57,7 +63,10 @@ class MeetingStore(WrappedStore):
         return call()
 
 
-if __name__ == "__main__":
+def main() -> int:
     order = json.loads(sys.argv[1])
+    if order.pop("elsewhere", False):
+        vars(owners)["_boot_id"] = lambda: "of another machine"
+        SystemClock.now = lambda self: datetime.now(UTC) - timedelta(hours=1)  # type: ignore[method-assign]
     vars(frame)["open_store"] = lambda address, **more: MeetingStore(open_store(address, **more), **order)
-    sys.exit(main(sys.argv[2:]))
+    return cli.main(sys.argv[2:])

@@ -1,7 +1,6 @@
 """What happens in the middle of a run: signals, files that move, a second run."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -11,7 +10,8 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e.command import CANARY, SOURCE_ROOT, Vmkeep
+from tests.e2e.command import CANARY, Vmkeep
+from tests.forked import MEETING
 from tests.generators.repository_bytes import RepositoryBytes
 
 MIB: Final = 1 << 20
@@ -33,11 +33,7 @@ def start(
     vmkeep: Vmkeep, action: str, what: str | int, *arguments: object, verb: str, prefix: str, nth: int = 1
 ) -> "subprocess.Popen[bytes]":
     order = {"verb": verb, "prefix": prefix, "nth": nth, "action": action, "what": what}
-    return vmkeep.start(
-        *arguments,
-        env={"PYTHONPATH": f"{SOURCE_ROOT}{os.pathsep}{SOURCE_ROOT.parent}"},
-        program=("-m", "tests.faults.cli.meeting", json.dumps(order)),
-    )
+    return vmkeep.start(json.dumps(order), *arguments, program=MEETING)
 
 
 def leftovers(vmkeep: Vmkeep) -> list[Path]:

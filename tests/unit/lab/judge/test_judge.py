@@ -1,13 +1,11 @@
 """The judge: says yes only to the very bytes."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.lab_hosts import MIB, LabHost, id_of
+from tests.lab_process import judged
 
 pytestmark = pytest.mark.quick
 
@@ -26,16 +24,9 @@ def restored(tmp_path: Path) -> tuple[Path, Path, str]:
     return tmp_path / "state" / "truth.jsonl", raw, id_of(made)
 
 
-def run(truth: Path, *files: Path) -> tuple[int, dict[str, object]]:
-    command = [sys.executable, "-m", "vmkeep_lab", "judge", "--truth", str(truth), *map(str, files)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.stderr == ""
-    return ended.returncode, json.loads(ended.stdout)
-
-
 def test_identical_disks_are_found_whatever_their_format(restored: tuple[Path, Path, str]) -> None:
     truth, raw, checkpoint = restored
-    code, verdict = run(truth, raw, raw.with_suffix(".vhdx"))
+    code, verdict = judged(truth, raw, raw.with_suffix(".vhdx"))
     assert (code, verdict["identical"]) == (0, True)
     found = verdict["restored"]
     assert isinstance(found, list)
@@ -57,7 +48,7 @@ def test_anything_else_is_not(restored: tuple[Path, Path, str], change: str) -> 
         data += bytes(512)
     other = raw.with_name("other.raw")
     other.write_bytes(data)
-    code, verdict = run(truth, raw, other)
+    code, verdict = judged(truth, raw, other)
     assert (code, verdict["identical"]) == (1, False)
 
 
@@ -65,7 +56,7 @@ def test_a_broken_vhdx_is_a_verdict_and_no_crash(restored: tuple[Path, Path, str
     truth, raw, _ = restored
     broken = raw.with_name("broken.vhdx")
     broken.write_bytes(raw.with_suffix(".vhdx").read_bytes()[: 3 * MIB // 2])
-    code, verdict = run(truth, broken)
+    code, verdict = judged(truth, broken)
     assert code == 1
     found = verdict["restored"]
     assert isinstance(found, list)
