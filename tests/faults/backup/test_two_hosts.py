@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host_runs import SCENARIO, Host, HostState, host_of, scenario_file
+from tests.host_runs import SCENARIO, Host, HostState, host_of
 from tests.lab_process import running_lab
 from vmkeep.backup.outcome import Outcome
 from vmkeep.errors import ExitCode
@@ -19,9 +19,9 @@ OTHER = SCENARIO.replace("stranger_reference_points = 1", "stranger_reference_po
 def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
     """Two hosts with the same VMs, the second with replicas of them, and one repository for both."""
     with (
-        running_lab(scenario_file(tmp_path), tmp_path / "one") as one,
+        running_lab(SCENARIO, tmp_path / "one") as one,
         # One thing more at its beginning: what is made later gets other ids than on the first host.
-        running_lab(scenario_file(tmp_path, OTHER), tmp_path / "two") as two,
+        running_lab(OTHER, tmp_path / "two") as two,
         host_of(one) as primary,
         host_of(two, primary.clock) as replica,
     ):
