@@ -248,10 +248,11 @@ class Host(HostState):
         """Take a restore point as a new process would."""
         self.clock.later(seconds=5)
         found = self.doors if files is None else replace(self.doors, files=files)
-        vm = take_inventory(found.host).find(name).vm
+        seen = take_inventory(found.host)
+        vm = seen.find(name).vm
         wish = HostWish(limits=limits or HoldLimits(free_floor=0), **wishes)
         with self.opened(store) as repository:
-            return run_vm(found, vm, wish, repository, self.clock, progress or Silent())
+            return run_vm(replace(found, seen=seen), vm, wish, repository, self.clock, progress or Silent())
 
     def opened(self, store: Store | None = None) -> Repository:
         return reopen(self.repository, store, self.clock)

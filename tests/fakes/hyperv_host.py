@@ -32,6 +32,8 @@ NOT_FOUND: Final = 2150858752
 ENVELOPE_TOO_LARGE: Final = 2150858824
 
 _SELECT: Final = re.compile(r"SELECT (.+?) FROM (\w+)(?: WHERE (.+))?", re.DOTALL)
+_REFERENCES: Final = re.compile(r"REFERENCES OF \{(\w+)\.(.+)\} WHERE ResultClass = (\w+)", re.DOTALL)
+_INNERMOST: Final = re.compile(r"\(([^()]*)\)")
 _CONDITION: Final = re.compile(r"(\w+) (=|<>|LIKE) '((?:[^'\\]|\\.)*)'", re.DOTALL)
 
 
@@ -104,6 +106,8 @@ def missing() -> Reply:
 class TableHost:
     """The host: fill ``rows`` by class and ``methods`` by ``Class.Method``, then look at ``calls``.
 
+    ``refused`` is by class, and by "REFERENCES OF" for such queries.
+
     A method's steps are used up one by one; the last one stays. ``before`` runs
     before each answer, so that a test can let things happen meanwhile.
     """
@@ -174,19 +178,41 @@ class TableHost:
 
     def _enumerate(self, question: Question) -> Reply:
         wql = question.root.findtext(".//w:Filter", "", NS)
+        if (about := _REFERENCES.fullmatch(wql)) is not None:
+            return self._references(question, *about.groups())
         asked = _SELECT.fullmatch(wql)
         assert asked is not None, wql
         names, class_name, where = asked.groups()
         if class_name in self.refused:
             return self.refused[class_name]
         rows = [row for row in self.rows[class_name] if _fits(row, where)]
+        return self._listed(question, [_fragment(row, names.split(",")) for row in rows])
+
+    def _references(self, question: Question, class_name: str, keys: str, association: str) -> Reply:
+        """Answer with the rows of an association that point to an object, whole: no projection was asked."""
+        refusal = self.refused.get("REFERENCES OF") or self.refused.get(association)
+        if refusal is not None:
+            return refusal
+        wanted = {name: value.lower() for name, value in re.findall(r'(\w+)="([^"]*)"', keys)}
+
+        def is_end(value: Value) -> bool:
+            return (
+                isinstance(value, Epr)
+                and value.class_name == class_name
+                and {name: text.lower() for name, text in value.keys} == wanted
+            )
+
+        rows = [row for row in self.rows[association] if any(map(is_end, row.values()))]
+        return self._listed(question, [_instance(association, row) for row in rows])
+
+    def _listed(self, question: Question, items: list[str]) -> Reply:
         context = f"uuid:{len(self._pages)}"
-        self._pages[context] = [_fragment(row, names.split(",")) for row in rows]
-        items, ended = self._page(context, _most(question))
+        self._pages[context] = items
+        page, ended = self._page(context, _most(question))
         rest = "" if ended else context
         return Reply(
             f"<n:EnumerateResponse><n:EnumerationContext>{rest}</n:EnumerationContext>"
-            f"<w:Items>{items}</w:Items>{'<w:EndOfSequence/>' if ended else ''}</n:EnumerateResponse>"
+            f"<w:Items>{page}</w:Items>{'<w:EndOfSequence/>' if ended else ''}</n:EnumerateResponse>"
         )
 
     def _pull(self, question: Question) -> Reply:
@@ -234,24 +260,34 @@ def _most(question: Question) -> int:
 
 
 def _fits(row: Row, where: str | None) -> bool:
-    """Tell whether a row fulfils conditions joined by AND, or by OR alone; case means nothing."""
-    rest = where or ""
-    if " OR " in rest and " AND " not in rest:
-        return any(_fits(row, part) for part in rest.split(" OR "))
-    assert not _CONDITION.sub("", rest).replace(" AND ", "").strip(), f"this host does not understand {rest}"
-    for found in _CONDITION.finditer(rest):
-        name, sign, literal = found.groups()
-        wanted = re.sub(r"\\(.)", r"\1", literal).lower()
-        value = row.get(name)
-        has = "" if value is None else str(value).lower()
-        fits = {
-            "=": has == wanted,
-            "<>": value is not None and has != wanted,
-            "LIKE": has.startswith(wanted.removesuffix("%")),
-        }
-        if not fits[sign]:
-            return False
-    return True
+    """Tell whether a row fulfils conditions joined by AND, OR and parentheses; case means nothing."""
+
+    def truth(found: re.Match[str]) -> str:
+        return str(_holds(row, *found.groups()))
+
+    # Each condition becomes True or False; what is left are words and parentheses.
+    left = _CONDITION.sub(truth, where or "True")
+    while (inner := _INNERMOST.sub(lambda found: str(_either(found[1])), left)) != left:
+        left = inner
+    return _either(left)
+
+
+def _either(words: str) -> bool:
+    """Return the truth of True and False joined by OR and AND, which binds tighter."""
+    known = {"True": True, "False": False}
+    parts = [part.strip() for either in words.split(" OR ") for part in either.split(" AND ")]
+    assert set(parts) <= set(known), f"this host does not understand {words}"
+    return any(all(known[part.strip()] for part in either.split(" AND ")) for either in words.split(" OR "))
+
+
+def _holds(row: Row, name: str, sign: str, literal: str) -> bool:
+    wanted = re.sub(r"\\(.)", r"\1", literal).lower()
+    value = row.get(name)
+    has = "" if value is None else str(value).lower()
+    if sign == "LIKE":
+        pattern = ".*".join(map(re.escape, wanted.split("%")))
+        return re.fullmatch(pattern, has, re.DOTALL) is not None
+    return has == wanted if sign == "=" else value is not None and has != wanted
 
 
 def _instance(class_name: str, row: Row) -> str:

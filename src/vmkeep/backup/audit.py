@@ -9,6 +9,7 @@ new restore point rests on damage that was met.
 
 import heapq
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -88,7 +89,8 @@ class Audit:
 
     ``replaced_packs`` could not give back what this run needs; it was stored
     again, and then this sample was drawn, the last of so many ``looks``. ``lost``
-    tells the same of what was in no pack at all.
+    tells the same of what was in no pack at all. ``bytes_read`` of the source, in
+    all looks together.
     """
 
     chunks: int
@@ -96,6 +98,7 @@ class Audit:
     seed: bytes
     inherited: Inherited
     looks: int
+    bytes_read: int
     replaced_packs: tuple[str, ...] = ()
     lost: bool = False
 
@@ -109,6 +112,7 @@ class Audit:
             "at_most": most_that_can_differ(self.chunks, self.of),
             "confidence": CONFIDENCE,
             "looks": self.looks,
+            "bytes_read": self.bytes_read,
             "inherited": self.inherited.evidence(),
             "replaced_packs": list(self.replaced_packs),
         }
@@ -187,7 +191,7 @@ class Auditor:
         count = sample_size(population, share)
         replaced: set[PackRef] = set()
         lost = False
-        failures = _Failures()
+        failures, tally = _Failures(), _Tally()
         rounds_left, least, looks = _ROUNDS, SMALLEST_SAMPLE, 0
         while True:
             looks += 1
@@ -202,13 +206,13 @@ class Auditor:
             drawn = _places(read, chunk, choose(population, count, seed))
             places = _unique(heapq.merge(drawn, sorted(failures.places)))
             self.progress.begin("reading again", (count + len(failures.places)) * chunk)
-            look = self._look(parts)
+            look = self._look(parts, tally)
             failures = self._examine(look, places)
             inherited = self._read_back(look, seed, share, least, failures)
             self.progress.end()
             if not failures:
                 names = tuple(sorted(ref.name for ref in replaced))
-                return Audit(count, population, seed, inherited, looks, names, lost)
+                return Audit(count, population, seed, inherited, looks, tally.bytes, names, lost)
             # Of packs that were damaged before this run there is an end, however many they are.
             if failures.packs <= replaced | set(self.writer.written_packs):
                 rounds_left -= 1
@@ -222,11 +226,11 @@ class Auditor:
                     hint="Examine the storage, its controller and this machine's memory; then run again.",
                 )
 
-    def _look(self, parts: Sequence[Held]) -> "_Look":
+    def _look(self, parts: Sequence[Held], tally: "_Tally") -> "_Look":
         """Return a look that knows nothing but what it reads itself."""
         repository = self.repository
         back = ReadBack(repository.store, repository.parameters, repository.ring, repository.index)
-        return _Look(parts, back, repository.parameters.chunk_size, self.doubt_parent)
+        return _Look(parts, back, repository.parameters.chunk_size, self.doubt_parent, tally)
 
     def _examine(self, look: "_Look", places: Iterable[_Place]) -> _Failures:
         """Compare these chunks; return what the repository does not give back. Raises AuditFailed."""
@@ -280,6 +284,18 @@ class Auditor:
                 condemn_damaged(repository.store, repository.ring, ref, self.journal.run, now)
 
 
+class _Tally:
+    """Counts bytes that were read, in many threads."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, length: int) -> None:
+        with self._lock:
+            self.bytes += length
+
+
 @dataclass(frozen=True)
 class _Look:
     """Compares batches of chunks; may run in many threads."""
@@ -288,6 +304,7 @@ class _Look:
     back: ReadBack
     chunk: int
     doubt_parent: bool
+    tally: _Tally
 
     def compare(self, places: Sequence[_Place]) -> _Failures:
         """Compare a few chunks, ascending, with the source; return those the repository does not give back.
@@ -362,6 +379,7 @@ class _Look:
         lengths = {place.chunk: self._length(place) for place in places}
         ranges = (ByteRange(chunk * self.chunk, length) for chunk, length in lengths.items())
         now = {start: _read(held, start, length) for start, length in join_sorted(ranges)}
+        self.tally.add(sum(map(len, now.values())))
         start = 0
         for place, entry in zip(places, entries, strict=True):
             at, length = place.chunk * self.chunk, lengths[place.chunk]

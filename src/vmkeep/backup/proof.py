@@ -21,6 +21,11 @@ def is_lower(one: Consistency, other: Consistency) -> bool:
     return order.index(one) > order.index(other)
 
 
+def end_of_guest(plan: Plan) -> dict[str, Any]:
+    """Return what the manifest says of how a VM's guest ended that was off; nothing of others."""
+    return {"shutdown": {"state": "unknown"}} if plan.consistency is Consistency.OFF else {}
+
+
 def what_was_asked(plan: Plan, vm: VmFacts, *, was_running: bool) -> dict[str, Any]:
     """Return what the manifest says of the level that only a reference point can confirm.
 

@@ -14,9 +14,9 @@ from vmkeep.backup.audit import Audit
 from vmkeep.backup.errors import ChangesUnusable, RunRefused, VmOccupied
 from vmkeep.backup.leftovers import HOST, clear_leftovers, owner_of, questions
 from vmkeep.backup.outcome import Outcome, met_damage, note_failure
-from vmkeep.backup.proof import is_lower, proven_by, what_was_asked
+from vmkeep.backup.proof import end_of_guest, is_lower, proven_by, what_was_asked
 from vmkeep.backup.taking import DiskWork, Taking, promised_by
-from vmkeep.backup.tracked import Baseline, find_baseline
+from vmkeep.backup.tracked import Baseline, Here, find_baseline
 from vmkeep.backup.watched import HoldWatch
 from vmkeep.capture.checkpoint import CheckpointHold, hold_vm
 from vmkeep.capture.host_chain import FrozenDisk
@@ -30,9 +30,12 @@ from vmkeep.host.files.host_files import HostFiles
 from vmkeep.host.hyperv import (
     GuestNotQuiesced,
     HyperV,
+    Inventory,
     VmBusy,
     Waiting,
     destroy_reference_point,
+    list_reference_points,
+    read_vm,
     take_inventory,
     with_guests,
 )
@@ -83,13 +86,15 @@ class HostWish:
 class Doors:
     """One host as a run needs it: its name in the configuration, its WMI, its files.
 
-    ``computer`` is the name it gives itself; None where it does not tell.
+    ``computer`` is the name it gives itself; None where it does not tell. ``seen`` is an
+    inventory of it, which saves each VM's run one of its own.
     """
 
     name: str
     host: HyperV
     files: HostFiles
     computer: str | None = None
+    seen: Inventory | None = None
 
 
 def _unheard(*_: object) -> None:
@@ -242,7 +247,7 @@ class _VmRun:
         """Take away what dead runs of the VM left."""
         if not dead:
             return
-        durable = find_baseline(self._repository, listing, self._vm.id).durable
+        durable = self._baseline(listing).durable
         self._progress.begin(f"{self._vm.name}: clean up after {len(dead)} unfinished runs", None)
         cleared = clear_leftovers(
             self._host, self._doors.computer, self._repository, self._journal, dead, durable
@@ -258,17 +263,24 @@ class _VmRun:
         asked = questions(cleared, f"hyperv://{self._doors.name}", self._repository)
         self._warnings += [f"only you can decide: {question}." for question in asked]
 
+    def _baseline(self, listing: Listing) -> Baseline:
+        def listed() -> list[str]:
+            return [point.id for point in list_reference_points(self._host, self._host_id)]
+
+        return find_baseline(self._repository, listing, self._vm.id, Here(self._doors.name, listed))
+
     def _prepare(self, listing: Listing) -> _Prepared:
         """Take the facts and decide; an obstacle that goes by itself is waited for. Raises RunRefused."""
-        baseline = find_baseline(self._repository, listing, self._vm.id)
+        baseline = self._baseline(listing)
         own = self._repository.parameters.repository.hex()
         self._progress.begin(f"{self._vm.name}: take the facts and plan", None)
+        seen = self._doors.seen or take_inventory(self._host, repository=own)
         started = self._clock.monotonic()
         while True:
-            inventory = take_inventory(self._host, repository=own)
-            vm = with_guests(self._host, [inventory.find(self._host_id)])[0]
+            vm = read_vm(self._host, self._host_id, seen, repository=own)
+            (vm,) = with_guests(self._host, [vm])
             plan = decide_checkpoint(
-                inventory.host,
+                seen.host,
                 vm,
                 self._wish.policy,
                 has_earlier_point=baseline.base is not None,
@@ -388,6 +400,7 @@ class _VmRun:
             return {
                 "hold": held.evidence,
                 "read_back": what_was_asked(plan, prepared.vm, was_running=held.was_running),
+                **end_of_guest(plan),
             }
 
         plan = replace(plan, increment=_increment(work, baseline))

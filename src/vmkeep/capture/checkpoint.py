@@ -53,13 +53,12 @@ from vmkeep.host.hyperv import (
     create_checkpoint,
     destroy_reference_point,
     is_there,
+    layers_of,
     list_recovery_checkpoints,
     list_reference_points,
     mark_checkpoint,
-    read_checkpoint,
     read_host_time,
     read_power_state,
-    with_details,
 )
 from vmkeep.host.hyperv.checkpoints import CRASH
 from vmkeep.host.hyperv.jobs import LONGEST_SILENCE_S, NOT_RUN, pauses
@@ -296,10 +295,8 @@ class CheckpointHold:
             # Not before: a checkpoint that is being named could not be removed, nor be told to be ours.
             self._begin_watch()
             self._power_held = read_power_state(self._host, made.vm_id)
-            checkpoint = read_checkpoint(self._host, made.id)
-            checkpoint = replace(checkpoint, disks=with_details(self._host, checkpoint.disks))
-            self.checkpoint = checkpoint
-            self._layers = layers_above(self._host, checkpoint)
+            checkpoint = self.checkpoint
+            self._layers = layers_of(self._host, checkpoint)
         self._evidence |= {
             "checkpoint": checkpoint.id,
             "checkpoint_name": checkpoint.name,

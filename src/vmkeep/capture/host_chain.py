@@ -13,7 +13,7 @@ from vmkeep.formats.opening import open_files
 from vmkeep.formats.source import Source
 from vmkeep.host.files.facts import FileIdentity, Reader
 from vmkeep.host.files.host_files import HostFiles
-from vmkeep.host.hyperv import HyperV, read_disk_file
+from vmkeep.host.hyperv import DiskFile, HyperV, detailed, read_disk_file
 from vmkeep.model.consistency import Reason
 from vmkeep.model.facts import CheckpointFacts, DiskFacts
 from vmkeep.ranges import ByteRange
@@ -68,29 +68,31 @@ class FrozenDisk(HeldDisk):
 def open_frozen(host: HyperV, files: HostFiles, checkpoint: CheckpointFacts) -> list[FrozenDisk]:
     """Open each disk of a checkpoint that has a file, with its whole chain.
 
-    ``checkpoint.disks`` carry their details. The host says which files a chain
-    consists of; only these are opened. Raises FormatError, HostFileError,
-    HyperVError and NothingFrozen; nothing stays open then.
+    The host says of each file what it is and which is its parent, a request each;
+    only these are opened. Raises FormatError, HostFileError, HyperVError and
+    NothingFrozen; nothing stays open then.
     """
-    facts = [disk for disk in checkpoint.disks if disk.path is not None and disk.kind != "passthrough"]
-    leaves = [disk.path for disk in facts if disk.path is not None]
+    leaves, facts, names = [], [], []
+    for disk in checkpoint.disks:
+        if disk.path is not None and disk.kind != "passthrough":
+            chain = _chain(host, disk.path)
+            leaves.append(disk.path)
+            facts.append(detailed(disk, chain[0]))
+            names += [file.path for file in chain]
     if not leaves:
         raise NothingFrozen(f"no disk of the checkpoint {checkpoint.name!r} lies in a file.")
-    chains = [name for leaf in leaves for name in _chain(host, leaf)]
-    disks = open_files(leaves, ChainFiles(files, chains))
+    disks = open_files(leaves, ChainFiles(files, names))
     return [
         FrozenDisk(name, readable(leaf), disk, each)
         for name, leaf, disk, each in zip(_names(disks, facts), leaves, disks, facts, strict=True)
     ]
 
 
-def _chain(host: HyperV, leaf: str) -> list[str]:
+def _chain(host: HyperV, leaf: str) -> list[DiskFile]:
     """Return a disk's file and its parents, as the host knows them."""
-    chain: list[str] = []
-    path: str | None = leaf
-    while path is not None and len(chain) < _DEEPEST_CHAIN:
-        chain.append(path)
-        path = read_disk_file(host, path).parent_path
+    chain = [read_disk_file(host, leaf)]
+    while (parent := chain[-1].parent_path) is not None and len(chain) < _DEEPEST_CHAIN:
+        chain.append(read_disk_file(host, parent))
     return chain
 
 

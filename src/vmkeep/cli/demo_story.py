@@ -215,9 +215,15 @@ class Story:
     def take(self, name: RunName) -> Run:
         """Take a restore point of each machine. Raises what the run of the first that failed raised."""
         started = self.clock.monotonic()
-        chosen = choose(take_inventory(self._doors.host), PROTECTED, every=False)
+        seen = take_inventory(self._doors.host)
         results = run_host(
-            self._doors, chosen, HostWish(), self._repository, self.clock, self.progress, lambda _: None
+            replace(self._doors, seen=seen),
+            choose(seen, PROTECTED, every=False),
+            HostWish(),
+            self._repository,
+            self.clock,
+            self.progress,
+            lambda _: None,
         )
         outcomes = []
         for result in results:

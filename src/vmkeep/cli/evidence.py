@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from vmkeep.cli.text import rounded
+
 _NOT_WHAT_IT_WAS: Final = "is not what it was at the last restore point, or not known"
 # What the codes in evidence.hold.read_all stand for (planner/tracking, capture/tracked).
 READ_ALL: Final[Mapping[str, str]] = {
@@ -58,6 +60,13 @@ def audit_lines(evidence: Mapping[str, Any]) -> list[str]:
     replaced = audit.get("replaced_packs") or []
     lines = [_claim(audit), *_inherited_claim(audit), f"chosen by the seed {audit.get('seed')}"]
     return lines + [f"{pack} did not give back what is needed; it was stored again" for pack in replaced]
+
+
+def reread_of(evidence: Mapping[str, Any]) -> str:
+    """Return how much of the source the audit read besides, to stand behind what was read; or nothing."""
+    audit = evidence.get("reread_audit")
+    read = audit.get("bytes_read") if isinstance(audit, dict) else None
+    return f" (and {rounded(int(read))} for the audit)" if read else ""
 
 
 def _claim(audit: Mapping[str, Any]) -> str:

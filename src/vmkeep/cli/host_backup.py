@@ -84,7 +84,7 @@ def backup_host(
             for medium in inventory.unassigned:
                 warn(f"the host lists a medium that belongs to no VM it lists: {medium}.")
             chosen = choose(inventory, wanted, every=options.every)
-            doors = Doors(host.name, hyperv, files, inventory.host.name)
+            doors = Doors(host.name, hyperv, files, inventory.host.name, inventory)
             unknown = unmatched(inventory, wanted)
             names = _names([*chosen, *(result.vm for result in unknown)])
             story = _Story(names, chosen, options.every)

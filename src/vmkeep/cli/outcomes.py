@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from vmkeep.cli.evidence import audit_lines, inherited_lines
+from vmkeep.cli.evidence import audit_lines, inherited_lines, reread_of
 from vmkeep.cli.frame import settings
 from vmkeep.cli.text import rounded
 
@@ -27,6 +27,7 @@ def document_of(outcome: "Outcome") -> dict[str, Any]:
         "method": point.method,
         "parent": point.parent,
         "bytes_read": point.bytes_read,
+        "bytes_reread": point.evidence["reread_audit"]["bytes_read"],
         "bytes_stored": point.bytes_stored,
         "reread_audit": point.evidence["reread_audit"],
         "seconds": round(outcome.seconds, 3),
@@ -44,9 +45,10 @@ def lines_of(outcome: "Outcome", name: str | None = None) -> list[str]:
 
     told = ("files-only", "guest-not-quiesced", DISKS_LEFT_OUT, DISKS_EXCLUDED, DISKS_UNREAD)
     point = outcome.sealed.point
+    read = rounded(point.bytes_read) + reread_of(point.evidence)
     lines = [
         f"{name or point.vm.name}: restore point {point.id[:12]}, {outcome.consistency.value}-consistent",
-        f"  read {rounded(point.bytes_read)}, stored {rounded(point.bytes_stored)}, {outcome.seconds:.1f} s",
+        f"  read {read}, stored {rounded(point.bytes_stored)}, {outcome.seconds:.1f} s",
         f"  {audit_lines(point.evidence)[0]}",
         *(f"  {line}" for line in inherited_lines(point.evidence)),
     ]

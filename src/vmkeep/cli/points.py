@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from vmkeep.cli.evidence import audit_lines, read_all_lines, why_unproven
+from vmkeep.cli.evidence import audit_lines, read_all_lines, reread_of, why_unproven
 from vmkeep.cli.frame import (
     AcceptRollback,
     AsJson,
@@ -121,7 +121,8 @@ def _report(fields: dict[str, Any], proven: "Consistency", later: "Sequence[dict
             f"      {reason['effect']}",
             f"      To do better: {reason['fix']}",
         ]
-    lines.append(f"  read         {rounded(fields['bytes_read'])}, stored {rounded(fields['bytes_stored'])}")
+    read = rounded(fields["bytes_read"]) + reread_of(fields["evidence"])
+    lines.append(f"  read         {read}, stored {rounded(fields['bytes_stored'])}")
     lines.append(f"  parent       {fields['parent'] or 'none'}")
     if fields["parent"] is not None:
         lines += [f"  read in full {line}" for line in read_all_lines(evidence)]
@@ -150,6 +151,7 @@ def _row(point: "RestorePoint", proven: "Consistency") -> dict[str, Any]:
         "vm_id": point.vm.id,
         "time": format_time(point.time),
         "consistency": proven.value,
+        "source": point.source,
         "method": point.method,
         "disks": [{"name": disk.name, "size": disk.size} for disk in point.disks],
         "bytes_read": point.bytes_read,

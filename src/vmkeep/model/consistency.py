@@ -8,13 +8,14 @@ from typing import Literal, Self
 class Consistency(Enum):
     """The consistency of a restore point; what each level proves, best first.
 
-    A VM that was cleanly shut down satisfies every required level.
+    A VM that was cleanly shut down satisfies every required level. One that is off is taken for that,
+    since nobody can tell from outside how it went off; its plan says so.
     """
 
     APPLICATION = "application"  # Windows writers flushed: asked for, succeeded, and read back
     FILESYSTEM = "filesystem"  # the guest's file systems were frozen
     SAVED = "saved"  # memory and disks of one instant
-    OFF = "off"  # the VM was off
+    OFF = "off"  # the VM was off, however it went off
     CRASH = "crash"  # as after a power cut
 
     def satisfies(self, required: "Consistency") -> bool:

@@ -17,6 +17,14 @@ _OLDEST_BUILD: Final = 14393  # Windows Server 2016
 _RCT_VERSION: Final = (6, 2)
 _BEST_OF: Final = {"linux": " for a Linux guest", "other": " for a guest that is not Windows"}
 _AS_AFTER_A_POWER_CUT: Final = "A standard checkpoint is taken: the point is as after a power cut."
+# Neither WMI nor the VM's files tell a clean end of a guest from a power cut; the host's log, which
+# tells it, needs other rights.
+_SHUTDOWN_UNKNOWN: Final = Reason(
+    "shutdown-unknown",
+    "The VM is off; the host does not tell whether its guest was shut down or lost its power.",
+    "If it lost its power, the point is as after a power cut, whatever level is required.",
+    "Where in doubt, start the VM, and shut it down from inside or take the point while it runs.",
+)
 # What a checkpoint can freeze; what else a VM has is left out, and told.
 _FREEZABLE: Final = frozenset({"vhdx", "vhd"})
 _REPLICAS: Final = frozenset({"replica", "test_replica", "extended_replica"})
@@ -143,7 +151,7 @@ def _rest(vm: VmFacts) -> tuple[Method, Consistency, list[Reason]]:
     """Return how the VM is brought to rest, what that promises, and why not more."""
     replica = _why_replica(vm)
     if vm.state == "off" and replica is None:
-        return "standard-checkpoint", Consistency.OFF, []
+        return "standard-checkpoint", Consistency.OFF, [_SHUTDOWN_UNKNOWN]
     if replica is not None:
         # Off it is all the time; its disks hold what the primary had at some moment while it ran.
         return "standard-checkpoint", Consistency.CRASH, [replica]

@@ -145,8 +145,10 @@ class Queries:
     ) -> Iterator[tuple[Instance, str]]:
         """Yield each association that joins the source, with the property that refers to it."""
         namespace = actual.namespace
-        if asked.association_class:
-            roots = [self.schema.find(namespace, asked.association_class)]
+        # Of references, the result is the association itself.
+        wanted = asked.association_class or (asked.result_class if asked.references else "")
+        if wanted:
+            roots = [self.schema.find(namespace, wanted)]
         else:
             roots = [
                 each

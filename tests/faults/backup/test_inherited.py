@@ -61,6 +61,8 @@ def test_zeros_are_not_counted_as_read_back(scene: Scene) -> None:
         "at_most": 0,
         "compared_with_source": True,
     }
+    # Zeros are read, too: what was declared and all places that were drawn of the rest.
+    assert audit_of(outcome)["bytes_read"] == len(scene.content)
 
 
 def test_a_point_that_takes_nothing_over_says_so(scene: Scene) -> None:

@@ -190,6 +190,10 @@ def test_of_much_three_hundred_chunks_are_read_again(
         seen |= chunks
     assert len(twice) == 300
     audit = audit_of(outcome)
+    # What the operating system was asked for is what the two numbers tell, no more and no less.
+    point = outcome.sealed.point
+    assert (point.bytes_read, audit["bytes_read"]) == (9 * MIB, 300 * CHUNK)
+    assert sum(length for _, length in reads.log) == point.bytes_read + audit["bytes_read"]
     assert (audit["chunks"], audit["of"]) == (300, 576)
     # 300 of 576: four differing chunks are missed with (276/576)^4, about 0.053; five with 0.025.
     assert audit["at_most"] == pytest.approx(4 / 576)

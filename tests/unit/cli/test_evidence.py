@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vmkeep.cli import evidence as room
-from vmkeep.cli.evidence import audit_lines, inherited_lines
+from vmkeep.cli.evidence import audit_lines, inherited_lines, reread_of
 
 pytestmark = pytest.mark.quick
 
@@ -22,6 +22,13 @@ def _evidence(**inherited: object) -> dict[str, object]:
 def test_nothing_is_said_of_what_was_not_taken_over(evidence: dict[str, object]) -> None:
     assert inherited_lines(evidence) == []
     assert not any("taken over" in line for line in audit_lines(evidence))
+
+
+def test_what_the_audit_read_stands_behind_what_was_read() -> None:
+    evidence = _evidence()
+    assert reread_of(evidence) == ""
+    evidence["reread_audit"] = {"bytes_read": 3 << 20}
+    assert reread_of(evidence) == " (and 3.0 MiB for the audit)"
 
 
 def test_a_sample_that_found_nothing_claims_nothing() -> None:

@@ -52,7 +52,6 @@ def codes(plan: Plan) -> list[str]:
     [
         (WINDOWS, "production-checkpoint", Consistency.APPLICATION),
         (LINUX, "production-checkpoint", Consistency.FILESYSTEM),
-        (OFF, "standard-checkpoint", Consistency.OFF),
         (
             replace(WINDOWS, checkpoint_setting="production_only"),
             "production-checkpoint",
@@ -102,6 +101,17 @@ def test_what_keeps_a_guest_from_taking_part_lowers_the_promise_and_is_told(
     assert (refused.verdict, refused.method, refused.consistency) == ("refuse", None, None)
     assert codes(refused)[0] == code
     assert codes(refused)[-1] == "policy-not-met"
+
+
+def test_of_a_vm_that_is_off_nobody_knows_how_its_guest_ended() -> None:
+    """It satisfies every level (contract/plan.md), and the plan does not pretend to know more than that."""
+    for policy in ("required:application", "preferred", "any"):
+        plan = decide(OFF, policy)
+        assert (plan.verdict, plan.consistency) == ("go", Consistency.OFF)
+        (reason,) = plan.reasons
+        assert reason.code == "shutdown-unknown"
+        assert "power cut" in reason.effect
+        assert reason.fix
 
 
 @pytest.mark.parametrize("mode", ["replica", "test_replica", "extended_replica", None])

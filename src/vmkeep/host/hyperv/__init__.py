@@ -18,7 +18,7 @@ from vmkeep.host.hyperv.checkpoints import (
     read_checkpoint,
 )
 from vmkeep.host.hyperv.created import SeenJob, list_jobs
-from vmkeep.host.hyperv.disks import DiskFile, read_disk_file, read_disks, with_details
+from vmkeep.host.hyperv.disks import DiskFile, detailed, read_disk_file, with_details
 from vmkeep.host.hyperv.errors import (
     ChainAtRisk,
     ChangesUnknown,
@@ -44,9 +44,11 @@ from vmkeep.host.hyperv.errors import (
     VmNotFound,
 )
 from vmkeep.host.hyperv.hosttime import read_host_time
-from vmkeep.host.hyperv.inventory import Inventory, is_foreign, take_inventory, with_guests
+from vmkeep.host.hyperv.inventory import Inventory, take_inventory, with_guests
 from vmkeep.host.hyperv.jobs import HyperV, Outcome, Waiting
+from vmkeep.host.hyperv.joining import is_foreign
 from vmkeep.host.hyperv.merging import MergeState, layers_of, read_merge, wait_for_merge
+from vmkeep.host.hyperv.one_vm import read_vm
 from vmkeep.host.hyperv.owners import Owner
 from vmkeep.host.hyperv.reference_points import (
     ReferencePoint,
@@ -99,6 +101,7 @@ __all__ = [
     "create_checkpoint",
     "destroy_checkpoint",
     "destroy_reference_point",
+    "detailed",
     "is_foreign",
     "is_there",
     "layers_of",
@@ -109,11 +112,11 @@ __all__ = [
     "mark_checkpoint",
     "read_checkpoint",
     "read_disk_file",
-    "read_disks",
     "read_free_bytes",
     "read_host_time",
     "read_merge",
     "read_power_state",
+    "read_vm",
     "take_inventory",
     "tracking_of",
     "wait_for_merge",

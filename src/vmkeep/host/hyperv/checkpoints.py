@@ -20,7 +20,6 @@ from vmkeep.host.hyperv.classes import (
     SETTINGS,
 )
 from vmkeep.host.hyperv.created import after_lost_answer, is_among, named_by_host, the_only_new
-from vmkeep.host.hyperv.disks import read_disks
 from vmkeep.host.hyperv.errors import (
     CheckpointMissing,
     CheckpointsDisabled,
@@ -33,7 +32,7 @@ from vmkeep.host.hyperv.errors import (
 )
 from vmkeep.host.hyperv.jobs import Accepted, HyperV, Kind, Outcome, outlast, pauses, perform, unheard
 from vmkeep.host.hyperv.owners import Owner
-from vmkeep.host.hyperv.placing import read_unread
+from vmkeep.host.hyperv.placing import read_placed
 from vmkeep.host.hyperv.settings import (
     REALISED,
     RECOVERY_CHECKPOINT,
@@ -242,8 +241,7 @@ def _read(host: HyperV, checkpoint_id: str, *, with_disks: bool = False) -> Chec
         raise CheckpointMissing(f"the checkpoint {checkpoint_id} is not there any more.") from error
     if not with_disks:
         return checkpoint_of(row)
-    disks = read_disks(host, guid_of(checkpoint_id))
-    return checkpoint_of(row, disks, read_unread(host, guid_of(checkpoint_id), disks))
+    return checkpoint_of(row, *read_placed(host, guid_of(checkpoint_id)))
 
 
 def _with_disks_of(checkpoint: CheckpointFacts, other: CheckpointFacts) -> CheckpointFacts:

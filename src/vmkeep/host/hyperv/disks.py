@@ -13,13 +13,14 @@ from vmkeep.host.wsman import Instance, quoted
 from vmkeep.host.wsman.properties import Properties
 from vmkeep.model.facts import DiskFacts, DiskKind
 
-_PASSTHROUGH: Final = quoted("Microsoft:Hyper-V:Physical Disk Drive")
+_PASSTHROUGH: Final = "Microsoft:Hyper-V:Physical Disk Drive"
 _NO_DISKS: Final = ("Microsoft:Hyper-V:Virtual CD/DVD Disk", "Microsoft:Hyper-V:Virtual Floppy Disk")
 
 # WQL conditions. A medium of a kind nobody knows is a disk until proved otherwise: none is left out silently.
-PASSTHROUGH_ONLY: Final = f"ResourceSubType = {_PASSTHROUGH}"
+PASSTHROUGH_ONLY: Final = f"ResourceSubType = {quoted(_PASSTHROUGH)}"
 _DISK_DRIVE: Final = quoted("Microsoft:Hyper-V:Synthetic Disk Drive")
 DISK_DRIVES_ONLY: Final = f"ResourceSubType = {_DISK_DRIVE}"
+DRIVES_ONLY: Final = f"({PASSTHROUGH_ONLY} OR {DISK_DRIVES_ONLY})"
 DISKS_ONLY: Final = " AND ".join(f"ResourceSubType <> {quoted(kind)}" for kind in _NO_DISKS)
 
 FileFormat = Literal["vhd", "vhdx", "vhd_set"]
@@ -100,18 +101,36 @@ def disks_of(media: Iterable[Instance], passthrough: Iterable[Instance]) -> dict
     return {owner: _labelled(disks) for owner, disks in found.items()}
 
 
-def read_disks(host: HyperV, owner: str) -> tuple[DiskFacts, ...]:
-    """Ask for the disks of one VM or checkpoint, by the GUID of its settings. Safe to repeat."""
-    mine = of_owner(owner)
-    media = outlast(host, lambda: list(MEDIUM.all(host.client, f"{mine} AND {DISKS_ONLY}")))
-    drives = outlast(host, lambda: list(DRIVE.all(host.client, f"{mine} AND {PASSTHROUGH_ONLY}")))
-    return disks_of(media, drives).get(owner.upper(), ())
+def read_files(host: HyperV, owner: str) -> dict[str, str]:
+    """Ask for the disk files of one VM or checkpoint, by slot. Safe to repeat."""
+    disks = disks_of(read_media(host, owner), ()).get(owner.upper(), ())
+    return {disk.slot: disk.path for disk in disks if disk.path}
+
+
+def read_drives(host: HyperV, owner: str) -> list[Instance]:
+    """Ask for the drives of one VM or checkpoint that hold virtual or physical disks. Safe to repeat."""
+    return outlast(host, lambda: list(DRIVE.all(host.client, f"{of_owner(owner)} AND {DRIVES_ONLY}")))
+
+
+def is_passthrough(drive: Instance) -> bool:
+    """Tell a drive that is a physical disk of the host."""
+    return (drive.text_or_none("ResourceSubType") or "").lower() == _PASSTHROUGH.lower()
+
+
+def read_media(host: HyperV, owner: str) -> list[Instance]:
+    """Ask for the media of one VM or checkpoint that are disks. Safe to repeat."""
+    return outlast(host, lambda: list(MEDIUM.all(host.client, f"{of_owner(owner)} AND {DISKS_ONLY}")))
 
 
 def of_owner(owner: str) -> str:
     """Return the WQL condition for what belongs to one VM or checkpoint."""
     # A GUID holds neither of LIKE's signs, and what begins with it belongs to these settings.
     return f"InstanceID LIKE {quoted(f'Microsoft:{owner}%')}"
+
+
+def of_any_owner(owners: Iterable[str]) -> str:
+    """Return the WQL condition for what belongs to any of these VMs and checkpoints."""
+    return f"({' OR '.join(map(of_owner, owners))})"
 
 
 def read_disk_file(host: HyperV, path: str) -> DiskFile:
@@ -146,7 +165,11 @@ def with_details(host: HyperV, disks: Iterable[DiskFacts]) -> tuple[DiskFacts, .
 def _with_detail(host: HyperV, disk: DiskFacts) -> DiskFacts:
     if disk.path is None or disk.kind == "passthrough":
         return disk
-    file = read_disk_file(host, disk.path)
+    return detailed(disk, read_disk_file(host, disk.path))
+
+
+def detailed(disk: DiskFacts, file: DiskFile) -> DiskFacts:
+    """Return a disk with what the host says about its file."""
     kind = disk.kind if disk.kind == "shared_vhdx" else file.format or disk.kind
     return replace(disk, disk_id=file.disk_id, virtual_size=file.virtual_size, kind=kind)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from vmkeep.host.hyperv.disks import read_disk_file, read_disks
+from vmkeep.host.hyperv.disks import read_disk_file, read_files
 from vmkeep.host.hyperv.errors import HyperVError, MergeUnfinished
 from vmkeep.host.hyperv.jobs import HyperV, Waiting, pauses
 from vmkeep.host.hyperv.states import read_power_state
@@ -48,7 +48,7 @@ def layers_of(host: HyperV, checkpoint: CheckpointFacts) -> dict[str, str]:
     longer attached, or whose chain does not hold the frozen file (the VM was
     reverted), has none. A request or more for each disk; safe to repeat.
     """
-    running = {disk.slot: disk.path for disk in read_disks(host, checkpoint.vm_id)}
+    running = read_files(host, checkpoint.vm_id)
     layers = {}
     for disk in checkpoint.disks:
         top = running.get(disk.slot)
@@ -65,7 +65,7 @@ def read_merge(host: HyperV, vm_id: str, layers: Mapping[str, str]) -> MergeStat
     phase = read_power_state(host, vm_id).phase
     if phase is not None:
         return MergeState(phase, dict(layers))
-    tops = {disk.slot: disk.path or "" for disk in read_disks(host, vm_id)}
+    tops = read_files(host, vm_id)
     return MergeState(None, {s: layer for s, layer in layers.items() if _holds(host, tops.get(s, ""), layer)})
 
 

@@ -12,8 +12,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vmkeep.host.hyperv.classes import DRIVE, MEDIUM
-from vmkeep.host.hyperv.disks import DISK_DRIVES_ONLY, DISKS_ONLY, disks_of, of_owner, owner_of, slot_of
+from vmkeep.host.hyperv.classes import MEDIUM
+from vmkeep.host.hyperv.disks import (
+    DISKS_ONLY,
+    disks_of,
+    is_passthrough,
+    owner_of,
+    read_drives,
+    read_media,
+    slot_of,
+)
 from vmkeep.host.hyperv.jobs import HyperV, outlast
 from vmkeep.host.hyperv.settings import instance_id
 from vmkeep.host.wsman import Instance, Ref, ValueRefused
@@ -67,7 +75,7 @@ def place(
         elif holder not in planned:
             homeless.append(_told(row))
     if homeless:
-        for owner, drive in _empty(drives(), by_owner):
+        for owner, drive in empty_drives(drives(), by_owner):
             if owner in owners:
                 unread[owner].append(f"{drive}: may hold {' or '.join(homeless)}")
     return Placed(
@@ -77,18 +85,25 @@ def place(
     )
 
 
-def read_unread(host: HyperV, owner: str, disks: Iterable[DiskFacts]) -> tuple[str, ...]:
-    """Tell which media of one VM or checkpoint are not among ``disks``, which :func:`disks.read_disks` found.
+def read_placed(host: HyperV, owner: str) -> tuple[tuple[DiskFacts, ...], tuple[str, ...]]:
+    """Ask for the disks of one VM or checkpoint, and for media that may be its and are not among them.
 
-    It asks by the ids of media; here the drives that seem empty are looked for among
-    the parents of all media. One request, and a listing of the host where a drive is empty.
+    ``owner`` is the GUID of its settings. Media are asked for by their ids; where a
+    drive seems empty, the one it holds is looked for among the parents of all media.
+    Two requests, and a listing of the host where a drive is empty. Safe to repeat.
     """
-    drives = outlast(host, lambda: list(DRIVE.all(host.client, f"{of_owner(owner)} AND {DISK_DRIVES_ONLY}")))
-    known = tuple(disks)
-    empty = {drive.upper() for _, drive in _empty(drives, {owner.upper(): known})}
+    media, drives = read_media(host, owner), read_drives(host, owner)
+    disks = disks_of(media, filter(is_passthrough, drives)).get(owner.upper(), ())
+    return disks, _unread(host, owner, disks, drives)
+
+
+def _unread(
+    host: HyperV, owner: str, disks: tuple[DiskFacts, ...], drives: Iterable[Instance]
+) -> tuple[str, ...]:
+    empty = {drive.upper() for _, drive in empty_drives(drives, {owner.upper(): disks})}
     if not empty:
         return ()
-    found = {disk.setting.upper() for disk in known}
+    found = {disk.setting.upper() for disk in disks}
     media = outlast(host, lambda: list(MEDIUM.all(host.client, DISKS_ONLY)))
     return tuple(
         _told(row)
@@ -121,10 +136,10 @@ def _is_nobodys(row: Instance) -> bool:
     return not owner_of(setting) and not owner_of(parent_of(row)) and not is_template(setting)
 
 
-def _empty(
+def empty_drives(
     drives: Iterable[Instance], disks: Mapping[str, tuple[DiskFacts, ...]]
 ) -> Iterable[tuple[str, str]]:
-    """Yield owner and InstanceID of each drive in whose slot no disk is known."""
+    """Yield owner and InstanceID of each drive for virtual disks in whose slot no disk is known."""
     slots = {owner: {disk.slot for disk in of_owner} for owner, of_owner in disks.items()}
     for drive in drives:
         setting = drive.text("InstanceID")

@@ -119,11 +119,9 @@ class Client:
         wanted = f'<w:Filter Dialect="{WQL}">{escaped(wql)}</w:Filter>'
         return self._instances(class_uri(namespace, "*"), wanted, namespace, query.class_asked(wql))
 
-    def associators(
-        self, ref: Ref, *, result_class: str = "", assoc_class: str = ""
-    ) -> Generator[Instance, None, None]:
-        """Yield the instances associated with one, through one class of association or any."""
-        return self.query(query.associators(ref, result_class, assoc_class), ref.namespace)
+    def references(self, ref: Ref, association: str) -> Generator[Instance, None, None]:
+        """Yield the instances of one class of association that point to an instance."""
+        return self.query(query.references(ref, association), ref.namespace)
 
     def get(self, ref: Ref) -> Instance:
         """Return one instance. Raises InstanceMissing where there is none (any more)."""

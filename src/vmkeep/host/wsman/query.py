@@ -25,20 +25,17 @@ def select(class_name: str, properties: Sequence[str] = (), where: str = "") -> 
     return f"SELECT {','.join(properties) or '*'} FROM {class_name}{condition}"
 
 
-def associators(ref: Ref, result_class: str = "", assoc_class: str = "") -> str:
-    """Ask for the instances that are associated with one, through one class of association.
+def references(ref: Ref, association: str) -> str:
+    """Ask for the instances of one class of association that point to an instance.
 
     Believed (docs/believed.md): inside the braces stands the object path with the
     escapes it always has, and nothing is escaped once more.
     """
-    for name in filter(None, (result_class, assoc_class)):
-        if not _NAME.fullmatch(name):
-            raise ArgumentRefused(f"{name!r} is not the name of a WMI class.")
+    if not _NAME.fullmatch(association):
+        raise ArgumentRefused(f"{association!r} is not the name of a WMI class.")
     # A path relative to the namespace of the request: what WQL's own documentation shows.
     path = ref.path.partition(":")[2]
-    conditions = [f"AssocClass = {assoc_class}"] if assoc_class else []
-    conditions += [f"ResultClass = {result_class}"] if result_class else []
-    return " ".join([f"ASSOCIATORS OF {{{path}}}", *(["WHERE"] if conditions else []), *conditions])
+    return f"REFERENCES OF {{{path}}} WHERE ResultClass = {association}"
 
 
 def class_asked(wql: str) -> str:

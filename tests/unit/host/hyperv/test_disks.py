@@ -5,8 +5,9 @@ import pytest
 from tests.fakes.hyperv_host import TableHost, embedded, returns
 from tests.fakes.hyperv_rows import CHECKPOINT, IDE, SCSI, WEB, medium
 from tests.fakes.wsman_host import Reply
-from vmkeep.host.hyperv import OperationFailed, read_disk_file, read_disks, with_details
+from vmkeep.host.hyperv import OperationFailed, read_disk_file, with_details
 from vmkeep.host.hyperv.disks import owner_of, slot_of
+from vmkeep.host.hyperv.placing import read_placed
 
 pytestmark = pytest.mark.quick
 
@@ -64,7 +65,7 @@ def test_disks_of_one_vm_and_no_other() -> None:
             "HostResource": None,
         },
     ]
-    found = read_disks(host.hyperv(), WEB)
+    found, _ = read_placed(host.hyperv(), WEB)
     assert {disk.label: disk.kind for disk in found} == {
         "ide 1:0": "vhd",
         "scsi 0:0": "vhdx",
@@ -136,7 +137,7 @@ def test_details_are_asked_for_each_disk_with_a_file() -> None:
     ]
     host.on(READ, returns(0, SettingData=settings_xml()))
     speaking = host.hyperv()
-    virtual, physical = with_details(speaking, read_disks(speaking, WEB))
+    virtual, physical = with_details(speaking, read_placed(speaking, WEB)[0])
     assert len(host.calls) == 1
     assert (virtual.disk_id, virtual.virtual_size) == ("AAAAAAAA-0000-4000-8000-000000000001", 1 << 37)
     assert (physical.kind, physical.disk_id, physical.path) == ("passthrough", None, None)

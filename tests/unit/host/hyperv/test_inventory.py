@@ -320,8 +320,8 @@ def test_what_is_under_way_and_replicated() -> None:
 # --- the budget --------------------------------------------------------------------------
 
 
-def test_five_hundred_vms_cost_twenty_requests() -> None:
-    """Design section 9: 500 VMs with 2000 disks, at most 20 requests, never one for each VM."""
+def test_five_hundred_vms_cost_few_requests() -> None:
+    """Design section 9 allows 40, and hopes for 20, of 500 VMs with 2000 disks."""
     host = TableHost()
     ids = [f"{number:08X}-0000-4000-8000-0123456789AB" for number in range(500)]
     names = [f"application-server-{number:03}.branch.example" for number in range(500)]
@@ -360,11 +360,11 @@ def test_five_hundred_vms_cost_twenty_requests() -> None:
     found = take_inventory(speaking)
     assert len(found.vms) == 500
     assert sum(len(vm.disks) for vm in found.vms) == 2000
-    assert speaking.client.requests <= 20, f"{speaking.client.requests} requests, {host.sent_bytes} bytes"
+    assert speaking.client.requests <= 14, f"{speaking.client.requests} requests, {host.sent_bytes} bytes"
     told_all = with_guests(speaking, found.vms)
     assert {vm.guest.family for vm in told_all} == {"windows"}
-    # The most that design section 9 allows, also if all guests are asked.
-    assert speaking.client.requests <= 40, f"{speaking.client.requests} requests, {host.sent_bytes} bytes"
+    # Also if all guests are asked, which no run does.
+    assert speaking.client.requests <= 30, f"{speaking.client.requests} requests, {host.sent_bytes} bytes"
 
 
 def test_guests_keep_to_themselves_what_the_host_will_not_say() -> None:

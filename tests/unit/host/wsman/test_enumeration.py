@@ -98,9 +98,9 @@ def test_a_projection_is_a_query_on_the_whole_namespace() -> None:
 def test_associations_are_asked_for_by_query() -> None:
     script = Scripted([first(items(1), None, ended=True)])
     vm = Ref(V2, "Msvm_ComputerSystem", {"Name": "A\\B"})
-    assert ids(list(client(script).associators(vm, result_class="Msvm_X"))) == [1]
+    assert ids(list(client(script).references(vm, "Msvm_X"))) == [1]
     query = script.asked[0].root.findtext(".//n:Enumerate/w:Filter", None, NS)
-    assert query == r'ASSOCIATORS OF {Msvm_ComputerSystem.Name="A\\B"} WHERE ResultClass = Msvm_X'
+    assert query == r'REFERENCES OF {Msvm_ComputerSystem.Name="A\\B"} WHERE ResultClass = Msvm_X'
 
 
 @pytest.mark.parametrize("taken", [1, 2, 3])

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from vmkeep.host.wsman import ArgumentRefused, Ref, ValueRefused, quoted
-from vmkeep.host.wsman.query import associators, class_asked, select
+from vmkeep.host.wsman.query import class_asked, references, select
 from vmkeep.host.wsman.refs import read_reference, selectors_xml, split_uri
 
 pytestmark = pytest.mark.quick
@@ -135,12 +135,11 @@ def test_questions_in_wql() -> None:
     assert asked == "SELECT A,B FROM Msvm_X WHERE Name = 'n'"
     assert class_asked(asked) == "Msvm_X"
     ref = Ref(V2, "Msvm_ComputerSystem", {"Name": "A\\B"})
-    assert associators(ref) == r'ASSOCIATORS OF {Msvm_ComputerSystem.Name="A\\B"}'
-    assert associators(ref, "Msvm_Y", "Msvm_Z") == (
-        r'ASSOCIATORS OF {Msvm_ComputerSystem.Name="A\\B"} WHERE AssocClass = Msvm_Z ResultClass = Msvm_Y'
+    assert references(ref, "Msvm_Y") == (
+        r'REFERENCES OF {Msvm_ComputerSystem.Name="A\\B"} WHERE ResultClass = Msvm_Y'
     )
     for wrong in ("A B", "A;", "", "A'"):
         with pytest.raises(ArgumentRefused):
             select("Msvm_X", (wrong,))
     with pytest.raises(ArgumentRefused):
-        associators(ref, "A} WHERE")
+        references(ref, "A} WHERE")
