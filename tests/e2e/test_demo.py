@@ -317,7 +317,17 @@ def test_says_no_when_a_disk_is_not_what_it_was(tmp_path: Path) -> None:
         assert summary["restored_identical"] is False and summary["ok"] is False
         wrong = {(disk["vm"], disk["run"]) for disk in summary["disks"] if not disk["identical"]}
         assert wrong == {("ledger", run) for run in RUNS}
-        assert list(somebody.temporary.iterdir()) == []
+        # What a program is told of is there for it; nothing else stays.
+        (folder,) = somebody.temporary.iterdir()
+        assert summary["folder"] == str(folder) and stat.S_IMODE(folder.stat().st_mode) == 0o700
+        named = {str(folder / name) for name in ("repository", "password", "lab/truth.jsonl")}
+        assert {summary[key] for key in ("repository", "password_file", "truth")} == named
+        assert sorted(path.name for path in folder.iterdir()) == ["lab", "password", "repository"]
+        assert [path.name for path in (folder / "lab").iterdir()] == ["truth.jsonl"]
+        assert {disk["file"] for disk in summary["disks"]} == {None}
+        where = ("--repo", summary["repository"], "--password-file", summary["password_file"])
+        listed = somebody.run("points", "--json", *where)
+        assert len(json.loads(listed.stdout)) == summary["points"] == 4, listed
 
 
 def test_says_no_in_words_when_something_stays_on_the_host(tmp_path: Path) -> None:

@@ -138,6 +138,9 @@ class TableHost:
 
     # --- the network's side ---------------------------------------------------------
 
+    def be_watched(self, look: Callable[[], None]) -> None:
+        """It answers at once: there is nothing to look through."""
+
     def send(self, content: bytes, wait_s: float) -> HttpReply:
         question = Question(content.decode())
         self.before(question)

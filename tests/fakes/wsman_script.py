@@ -1,7 +1,7 @@
 """A transport without a network: it answers with the replies of a script, or of a trace."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tests.clocks import FakeClock
 from tests.fakes.wsman_host import Question, Reply
@@ -21,6 +21,9 @@ class Scripted:
         self.asked: list[Question] = []
         self.closed = 0
         self.clock = FakeClock()
+
+    def be_watched(self, look: Callable[[], None]) -> None:
+        """It answers at once: there is nothing to look through."""
 
     def exchange(self, recorder: Recorder | None = None) -> Exchange:
         return Exchange("https://hv01:5986/wsman", self, self.clock, 60.0, recorder)

@@ -27,6 +27,7 @@ from vmkeep.backup.sampling import (
     most_that_can_differ,
     sample_size,
 )
+from vmkeep.backup.watched import UNWATCHED, HoldWatch
 from vmkeep.clock import Clock
 from vmkeep.progress import Progress
 from vmkeep.ranges import ByteRange, join_sorted
@@ -169,6 +170,7 @@ class Auditor:
     """Whether what was taken over may be of another disk: then the source is asked about it too."""
     give_up: Callable[[], None] = lambda: None
     """Ends the reads of the source that are under way when the audit ends early."""
+    watch: HoldWatch = UNWATCHED
 
     def audit(self, parts: Sequence[Held], share: float) -> Audit:
         """Read a share of what was read again, from source and repository; return what that shows.
@@ -235,12 +237,13 @@ class Auditor:
         failures = _Failures()
         for ref in self.writer.written_packs:
             # A node carries far more than itself, and all of them are a two-thousandth of the data.
+            self.watch.fully()
             if ref.kind is Kind.NODES:
                 try:
                     look.back.verify_nodes(ref)
                 except (Tampered, ObjectLost) as error:
                     failures.blame(error)
-        for done, found in _in_threads(look.compare, places, self.give_up):
+        for done, found in _in_threads(look.compare, places, self.give_up, self.watch):
             failures.join(found)
             self.progress.advance(done * look.chunk)
             self.journal.renew()
@@ -259,12 +262,11 @@ class Auditor:
         found = tried = 0
         for numbers in attempts(population, share, seed, least):
             chosen = _places(kept, look.chunk, iter(numbers))
-            for done, (stored, failed) in _in_threads(look.read_back, chosen, self.give_up):
+            for done, (stored, failed) in _in_threads(look.read_back, chosen, self.give_up, self.watch):
                 tried += done
                 found += stored
                 failures.join(failed)
-                # No part of the total, but in doubt the source is read: whoever watches the hold looks.
-                self.progress.advance(0)
+                self.progress.advance(0)  # no part of the total, and yet it goes on
                 self.journal.renew()
             if failures or found >= SMALLEST_SAMPLE:
                 break
@@ -443,7 +445,10 @@ def _batches(places: Iterable[_Place]) -> Iterator[list[_Place]]:
 
 
 def _in_threads(
-    work: Callable[[Sequence[_Place]], _T], places: Iterable[_Place], give_up: Callable[[], None]
+    work: Callable[[Sequence[_Place]], _T],
+    places: Iterable[_Place],
+    give_up: Callable[[], None],
+    watch: HoldWatch,
 ) -> Iterator[tuple[int, _T]]:
     """Yield how many places a batch had, and what came of it; few batches are in memory at a time."""
     threads = max(2, min(8, os.cpu_count() or 2))
@@ -454,9 +459,11 @@ def _in_threads(
                 ahead.append((len(batch), pool.submit(work, batch)))
                 if len(ahead) > threads + 1:
                     count, done = ahead.popleft()
+                    watch.await_all([done])
                     yield count, done.result()
             while ahead:
                 count, done = ahead.popleft()
+                watch.await_all([done])
                 yield count, done.result()
         except BaseException:
             give_up()

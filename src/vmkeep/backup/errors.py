@@ -10,6 +10,15 @@ class RunRefused(VmkeepError):
     default_hint = "Lower the policy with --consistency preferred."
 
 
+class VmOccupied(RunRefused):
+    """An operation of the host has the VM, and did not end in time; nothing was taken."""
+
+    code = "BK005"
+    exit_code = ExitCode.BUSY
+    retry = Retry.LATER
+    default_hint = "Repeat when the host has ended it."
+
+
 class ChangesUnusable(VmkeepError):
     """The declared changed ranges cannot belong to these disks."""
 

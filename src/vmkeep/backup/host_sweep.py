@@ -8,8 +8,9 @@ from vmkeep.backup.leftovers import HOST, Cleared, clear_leftovers, look_at
 from vmkeep.backup.outcome import note_failure
 from vmkeep.backup.tracked import find_baseline
 from vmkeep.backup.vm_run import Doors
-from vmkeep.errors import VmkeepError
-from vmkeep.host.hyperv import Inventory, Owner, is_foreign, take_inventory
+from vmkeep.capture.sweep import NOTHING_SAID, Said, short_id
+from vmkeep.errors import UsageError, VmkeepError
+from vmkeep.host.hyperv import Inventory, Owner, VmNotFound, is_foreign, take_inventory
 from vmkeep.model.plan import VmRef
 from vmkeep.repository.journal import Journal, Record, vms_with_open_runs
 from vmkeep.repository.repository import Repository
@@ -42,26 +43,59 @@ def sweep_host(
     *,
     dry_run: bool,
     ended: Callable[[VmSwept], None],
+    said: Said = NOTHING_SAID,
 ) -> list[VmSwept]:
     """Sweep each VM that a dead run of this repository held, or the one that is wanted.
 
-    Raises VmNotFound and VmAmbiguous for ``wanted``, and the errors of a host that is out of reach.
+    ``said`` is a person's word on what nobody else can tell. Raises VmNotFound and
+    VmAmbiguous for ``wanted``, UsageError for a word on something that is not doubtful,
+    and the errors of a host that is out of reach.
     """
     first = replace(doors.host, silence_s=0.0)
     inventory = take_inventory(first, repository=repository.parameters.repository.hex())
     vms = _candidates(inventory, repository, wanted)
     results = []
+    if said != NOTHING_SAID:
+        _check_asked(said, [_Sweep(doors, inventory, repository, vm, dry_run=True).run() for vm in vms])
     for vm in vms:
-        result = _Sweep(doors, inventory, repository, vm, dry_run).run()
+        result = _Sweep(doors, inventory, repository, vm, dry_run, said).run()
         ended(result)
         results.append(result)
     return results
 
 
+def _check_asked(said: Said, found: Sequence[VmSwept]) -> None:
+    """See that whatever a person decides is doubtful, before anything is changed. Raises UsageError."""
+    twice = sorted(said.ours & said.not_ours)
+    if twice:
+        raise UsageError(f"{twice[0]!r} cannot be ours and not ours.")
+    swept = [each for vm in found for cleared in vm.cleared for each in cleared.swept]
+    asked = {short_id(each.id) for each in swept if each.is_asked}
+    unasked = sorted((said.ours | said.not_ours) - asked)
+    if unasked:
+        living = any(vm.living for vm in found)
+        raise UsageError(
+            f"nobody has to decide whose {unasked[0]!r} is.",
+            hint="A run is alive, or its claim has not ended yet; repeat it then."
+            if living
+            else "Without --ours and --not-ours, and with --dry-run, it says what has to be decided.",
+        )
+
+
 def _candidates(inventory: Inventory, repository: Repository, wanted: str | None) -> Sequence[VmRef]:
     """Return the VMs with open runs or marked checkpoints, as the repository writes their ids."""
     if wanted is not None:
-        vm = inventory.find(wanted).vm
+        try:
+            vm = inventory.find(wanted).vm
+        except VmNotFound:
+            gone = [
+                each
+                for each in vms_with_open_runs(repository.store, repository.ring)
+                if wanted.lower() in (each.id, each.name.lower())
+            ]
+            if not gone:
+                raise
+            return gone
         return [VmRef(vm.id.lower(), vm.name)]
     own = repository.parameters.repository.hex()
     marked = {
@@ -82,6 +116,7 @@ class _Sweep:
     repository: Repository
     vm: VmRef
     dry_run: bool
+    said: Said = NOTHING_SAID
 
     def run(self) -> VmSwept:
         journal = self.repository.journal(self.vm, os.urandom(16).hex())
@@ -105,11 +140,11 @@ class _Sweep:
 
     def _clear(self, journal: Journal, dead: Sequence[Sequence[Record]]) -> list[Cleared]:
         host, name = self.doors.host, self.doors.computer or self.inventory.host.name
-        return clear_leftovers(host, name, self.repository, journal, dead, self._durable())
+        return clear_leftovers(host, name, self.repository, journal, dead, self._durable(), self.said)
 
     def _look(self, records: Sequence[Record]) -> Cleared:
         name = self.doors.computer or self.inventory.host.name
-        return look_at(self.doors.host, name, self.repository, records, self._durable())
+        return look_at(self.doors.host, name, self.repository, records, self._durable(), said=self.said)
 
     def _durable(self) -> tuple[str, ...]:
         listing = self.repository.points.listing(self.vm.id)

@@ -4,12 +4,13 @@ A run is dead when the journal says so (:mod:`vmkeep.repository.journal`). What 
 left is told by its own records; a record of another host is not judged from here.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vmkeep.capture.states import HoldState
-from vmkeep.capture.sweep import Note, Swept, sweep
+from vmkeep.capture.sweep import NOTHING_SAID, Note, Said, Swept, short_id, sweep
 from vmkeep.errors import VmkeepError
 from vmkeep.host.hyperv import HyperV, Owner
 from vmkeep.repository.errors import RunAlive
@@ -34,6 +35,28 @@ class Cleared:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class Question:
+    """Something that only a person can tell whose it is, and the command for either answer."""
+
+    swept: Swept
+    ours: str
+    not_ours: str
+
+    def __str__(self) -> str:
+        return f"{self.ours} removes the {self.swept.what} as ours; {self.not_ours} leaves it for good"
+
+
+def questions(cleared: Iterable[Cleared], source: str, repository: Repository) -> list[Question]:
+    """Return what a person has to decide of dead runs, and how; ``source`` is the host's address."""
+    begin = f"vmkeep sweep {shlex.quote(source)} --repo {shlex.quote(repository.store.address)}"
+    asked = {each.id: each for one in cleared for each in one.swept if each.is_asked}
+    return [
+        Question(each, f"{begin} --ours {short_id(each.id)}", f"{begin} --not-ours {short_id(each.id)}")
+        for each in asked.values()
+    ]
+
+
 def owner_of(repository: Repository, run: str) -> Owner:
     """Return the mark of a run of this repository."""
     return Owner(repository.parameters.repository.hex(), run)
@@ -46,6 +69,7 @@ def clear_leftovers(
     journal: Journal,
     dead: Sequence[Sequence[Record]],
     durable: Collection[str],
+    said: Said = NOTHING_SAID,
 ) -> list[Cleared]:
     """Sweep and bury each dead run of one VM, oldest first; what fails is told, not raised.
 
@@ -55,7 +79,7 @@ def clear_leftovers(
     """
     cleared = []
     for records in sorted(dead, key=lambda records: records[0].time):
-        cleared.append(_clear_one(host, host_name, repository, journal, list(records), durable))
+        cleared.append(_clear_one(host, host_name, repository, journal, list(records), durable, said))
         journal.renew()
     return cleared
 
@@ -67,11 +91,12 @@ def _clear_one(
     journal: Journal,
     records: list[Record],
     durable: Collection[str],
+    said: Said,
 ) -> Cleared:
     def note(step: str, detail: Mapping[str, Any]) -> None:
         records.append(journal.add_to(records, step, detail))
 
-    found = look_at(host, host_name, repository, tuple(records), durable, note)
+    found = look_at(host, host_name, repository, tuple(records), durable, note, said)
     if not found.why:
         journal.bury(records)
     return Cleared(found.run, found.vm, found.swept, not found.why, found.why)
@@ -84,8 +109,12 @@ def look_at(
     records: Sequence[Record],
     durable: Collection[str],
     note: Note | None = None,
+    said: Said = NOTHING_SAID,
 ) -> Cleared:
-    """Sweep what one dead run left, or without ``note`` only look; ``why`` is empty when nothing is left."""
+    """Sweep what one dead run left, or without ``note`` only look; ``why`` is empty when nothing is left.
+
+    ``said``: what a person has decided of things that nobody else can tell.
+    """
     first = records[0]
     run, vm = first.run, first.vm.name
     if not has_held(records):
@@ -96,9 +125,11 @@ def look_at(
     try:
         owner = owner_of(repository, run)
         if note is None:
-            swept = sweep(host, steps, owner, durable=durable, dry_run=True, marked_only=marked_only)
+            swept = sweep(
+                host, steps, owner, durable=durable, dry_run=True, marked_only=marked_only, said=said
+            )
         else:
-            swept = sweep(host, steps, owner, durable=durable, marked_only=marked_only, note=note)
+            swept = sweep(host, steps, owner, durable=durable, marked_only=marked_only, note=note, said=said)
     except RunAlive:
         raise
     except (VmkeepError, OSError) as error:
@@ -110,7 +141,8 @@ def look_at(
     elsewhere = None if was_released else other
     if elsewhere is not None and not any(each.what == "checkpoint" for each in swept):
         # A VM that moved takes its checkpoint along; one of the same id on another host does not.
-        return Cleared(run, vm, swept, why=f"it died on the host {elsewhere!r}, and nothing of it is here")
+        why = f"it worked on the host {elsewhere!r}, and nothing of it is here; sweep that host"
+        return Cleared(run, vm, swept, why=why)
     return Cleared(run, vm, swept)
 
 
@@ -128,4 +160,4 @@ def _other_host(records: Sequence[Record], host_name: str | None) -> str | None:
 
 
 def _said(swept: Swept) -> str:
-    return f"{swept.what} {swept.id}: {swept.why or swept.outcome}"
+    return f"{swept.what} {swept.id}: {(swept.why or swept.outcome).rstrip('.')}"

@@ -2,11 +2,12 @@
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from vmkeep.backup.watched import UNWATCHED, HoldWatch
 from vmkeep.pace import Pace
 from vmkeep.repository.leaves import ReadInto
 
@@ -21,13 +22,15 @@ class ReadGivenUp(Exception):
 
 
 class SourceReads:
-    """All reads of a run's sources.
+    """All reads of a run's sources, while ``watch`` looks whether they may be held on; made by its thread.
 
     Leave the ``with`` block and whoever still reads is stopped at the next read.
     """
 
-    def __init__(self, pace: Pace | None) -> None:
+    def __init__(self, pace: Pace | None, watch: HoldWatch = UNWATCHED) -> None:
         self._pace = pace
+        self._watch = watch
+        self._thread = threading.get_ident()
         self._ended = threading.Event()
 
     def __enter__(self) -> Self:
@@ -60,6 +63,10 @@ class SourceReads:
     def _look(self) -> None:
         if self._ended.is_set():
             raise ReadGivenUp
+        if threading.get_ident() == self._thread:
+            self._watch.fully()
+        else:
+            self._watch.glance()
 
     def side_by_side(self, work: Iterable[Callable[[], _T]]) -> list[_T]:
         """Do all of it, a few at a time; return what came of it, in the given order.
@@ -81,7 +88,7 @@ class SourceReads:
         with ThreadPoolExecutor(DISKS_AT_ONCE, thread_name_prefix="vmkeep-disk") as pool:
             try:
                 futures = [pool.submit(attempt, one) for one in work]
-                wait(futures)
+                self._watch.await_all(futures)
             except BaseException:
                 self.give_up()
                 raise

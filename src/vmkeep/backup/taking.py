@@ -13,6 +13,7 @@ from vmkeep import __version__
 from vmkeep.backup.audit import Audit, Auditor, Held
 from vmkeep.backup.errors import AuditFailed, RunRefused
 from vmkeep.backup.reading import SourceReads
+from vmkeep.backup.watched import UNWATCHED, HoldWatch
 from vmkeep.capture.folder import HeldDisk, HeldFile
 from vmkeep.clock import Clock
 from vmkeep.model.consistency import Consistency
@@ -78,6 +79,7 @@ class Taking:
     """Whether what is taken over may be of another disk."""
     pace: Pace | None = None
     """How fast the source may be read; None: as fast as it can be."""
+    watch: HoldWatch = UNWATCHED
 
     def take(
         self,
@@ -95,15 +97,18 @@ class Taking:
         self.progress.begin(f"reading {self.vm.name}", to_read)
         with (
             self.repository.writer(self.journal.run, self.progress) as writer,
-            SourceReads(self.pace) as reads,
+            SourceReads(self.pace, self.watch) as reads,
         ):
             self.journal.step("writing", {"disks": [disk.name for disk in held.disks], "bytes": to_read})
             each = zip(held.disks, work, strict=True)
             disks = reads.side_by_side(partial(self._write_disk, writer, reads, *one) for one in each)
+            self.watch.fully()
             files = self._write_files(writer, reads, held)
             self.progress.end()
             audit = self._audit(writer, reads, held, disks, files)
+            self.progress.begin(f"sealing {self.vm.name}", None)
             # Last before publishing: it also vouches for what the audit read.
+            self.watch.fully()
             compared = held.check()
             inventory = writer.flush()
             evidence = {
@@ -115,6 +120,8 @@ class Taking:
             }
 
             def manifest(point_id: str) -> RestorePoint:
+                # For the last time: whatever is published from here on is decided by its seal.
+                self.watch.fully()
                 point = RestorePoint(
                     id=point_id,
                     run=self.journal.run,
@@ -151,6 +158,7 @@ class Taking:
                 manifest,
                 inherited,
             )
+            self.progress.end()
             return sealed, audit
 
     def _audit(
@@ -170,7 +178,14 @@ class Taking:
             for file, (stored, written) in zip(held.files, files, strict=True)
         ]
         auditor = Auditor(
-            self.repository, writer, self.journal, self.clock, self.progress, self.doubt_base, reads.give_up
+            self.repository,
+            writer,
+            self.journal,
+            self.clock,
+            self.progress,
+            self.doubt_base,
+            reads.give_up,
+            self.watch,
         )
         try:
             return auditor.audit(parts, self.reread)

@@ -5,24 +5,24 @@ and reasons: hyperv-backup-api.md 2.3, design section 1.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from vmkeep.backup.audit import Audit
-from vmkeep.backup.errors import ChangesUnusable, RunRefused
-from vmkeep.backup.leftovers import HOST, clear_leftovers, owner_of
+from vmkeep.backup.errors import ChangesUnusable, RunRefused, VmOccupied
+from vmkeep.backup.leftovers import HOST, clear_leftovers, owner_of, questions
 from vmkeep.backup.outcome import Outcome, met_damage, note_failure
 from vmkeep.backup.proof import end_of_guest, is_lower, proven_by, what_was_asked
 from vmkeep.backup.taking import DiskWork, Taking, promised_by
 from vmkeep.backup.tracked import Baseline, Here, find_baseline
-from vmkeep.backup.watched import WatchedProgress
+from vmkeep.backup.watched import HoldWatch
 from vmkeep.capture.checkpoint import CheckpointHold, hold_vm
 from vmkeep.capture.host_chain import FrozenDisk
 from vmkeep.capture.limits import HoldLimits
 from vmkeep.capture.outcome import Released
-from vmkeep.capture.removing import HostTrouble
+from vmkeep.capture.removing import HostTrouble, has_begun
 from vmkeep.capture.states import HOLDING
 from vmkeep.clock import Clock
 from vmkeep.errors import ExitCode, VmkeepError
@@ -31,6 +31,7 @@ from vmkeep.host.hyperv import (
     GuestNotQuiesced,
     HyperV,
     Inventory,
+    VmBusy,
     Waiting,
     destroy_reference_point,
     list_reference_points,
@@ -46,6 +47,7 @@ from vmkeep.pace import Pace
 from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD, decide_checkpoint, excluded, lowered
 from vmkeep.progress import Progress
 from vmkeep.ranges import coarsen
+from vmkeep.repository.errors import RunAlive
 from vmkeep.repository.journal import Record
 from vmkeep.repository.listing import Listing, SealedPoint
 from vmkeep.repository.manifest import format_time
@@ -57,8 +59,11 @@ _NO_LIMITS: Final = HoldLimits()
 # What is to be read of all disks is in memory at once, some 150 bytes a range.
 _MOST_RANGES: Final = 1 << 18
 # An obstacle that goes by itself, such as a merge of just now, is waited for so long.
-_PATIENCE_S: Final = 600.0
+PATIENCE_S: Final = 600.0
 _LOOK_AGAIN_S: Final = 5.0
+# A host that refuses to make a checkpoint because it is busy (32775) has begun nothing, and tells no
+# other way when it is done: it is asked again after these pauses.
+_BUSY_PAUSES_S: Final = (2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0)
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,24 @@ class Doors:
     seen: Inventory | None = None
 
 
+def _unheard(*_: object) -> None:
+    return
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who hears of the runs while they go on."""
+
+    began: Callable[[VmRef], None] = _unheard
+    waiting: Callable[[VmRef, str], None] = _unheard
+    """The VM is busy and waited for, once for each reason."""
+    sealed: Callable[[VmRef, SealedPoint], None] = _unheard
+    """From here on the point exists, however the run ends."""
+
+
+_NOBODY: Final = Told()
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """What was found out before the VM is touched; ``baseline`` is what an increment could rest on."""
@@ -118,15 +141,32 @@ class _Sealed:
 
 
 def run_vm(
-    doors: Doors, vm: VmRef, wish: HostWish, repository: Repository, clock: Clock, progress: Progress
+    doors: Doors,
+    vm: VmRef,
+    wish: HostWish,
+    repository: Repository,
+    clock: Clock,
+    progress: Progress,
+    *,
+    patience_s: float = PATIENCE_S,
+    told: Told = _NOBODY,
 ) -> Outcome:
     """Take a restore point of a VM, by the id the host gives it; on any error before the seal none exists.
 
     Nothing stays on the host but the reference point that the next increment
     rests on. What could not be cleaned up is in the error or the warnings, and in
-    the journal, for the next run. Raises RunRefused and the errors of the rooms below.
+    the journal, for the next run. A VM that an operation of the host has is waited for,
+    ``patience_s`` at most. Raises RunRefused and the errors of the rooms below;
+    :func:`is_busy` tells whether it is worth another try.
     """
-    return _VmRun(doors, vm, wish, repository, clock, progress).run()
+    return _VmRun(doors, vm, wish, repository, clock, progress, patience_s, told).run()
+
+
+def is_busy(error: BaseException | None) -> bool:
+    """Tell whether a run failed only because something else has the VM, and nothing of it was begun."""
+    if isinstance(error, VmBusy):
+        return not has_begun(error) and not _left_behind(error)
+    return isinstance(error, VmOccupied | RunAlive)
 
 
 class _VmRun:
@@ -140,7 +180,13 @@ class _VmRun:
         repository: Repository,
         clock: Clock,
         progress: Progress,
+        patience_s: float,
+        told: Told,
     ) -> None:
+        self._patience_s = patience_s
+        self._told = told
+        self._ref = vm
+        self._waited_for: set[str] = set()
         self._doors = doors
         self._host = replace(doors.host, watch=self._show)
         self._is_reading = False
@@ -202,16 +248,20 @@ class _VmRun:
         if not dead:
             return
         durable = self._baseline(listing).durable
-        self._progress.begin(f"cleaning up after {len(dead)} runs of {self._vm.name} that died", None)
+        self._progress.begin(f"{self._vm.name}: clean up after {len(dead)} unfinished runs", None)
         cleared = clear_leftovers(
             self._host, self._doors.computer, self._repository, self._journal, dead, durable
         )
         for each in cleared:
             removed = [f"{s.what} {s.id}" for s in each.swept if s.outcome == "removed"]
             if removed:
-                self._notes.append(f"a run that died had left, and this one removed: {', '.join(removed)}.")
+                self._notes.append(f"an unfinished run had left, and this one removed: {', '.join(removed)}.")
             if not each.buried:
-                self._warnings.append(f"a run of {each.vm} that died is not cleaned up: {each.why}.")
+                self._warnings.append(
+                    f"an unfinished run of {each.vm} is not cleaned up: {each.why.rstrip('.')}."
+                )
+        asked = questions(cleared, f"hyperv://{self._doors.name}", self._repository)
+        self._warnings += [f"only you can decide: {question}." for question in asked]
 
     def _baseline(self, listing: Listing) -> Baseline:
         def listed() -> list[str]:
@@ -223,6 +273,7 @@ class _VmRun:
         """Take the facts and decide; an obstacle that goes by itself is waited for. Raises RunRefused."""
         baseline = self._baseline(listing)
         own = self._repository.parameters.repository.hex()
+        self._progress.begin(f"{self._vm.name}: take the facts and plan", None)
         seen = self._doors.seen or take_inventory(self._host, repository=own)
         started = self._clock.monotonic()
         while True:
@@ -235,19 +286,42 @@ class _VmRun:
                 has_earlier_point=baseline.base is not None,
                 has_tracking=baseline.tracking is not None and not self._wish.reread_all,
             )
-            is_patient = self._clock.monotonic() - started < _PATIENCE_S
+            is_patient = self._clock.monotonic() - started < self._patience_s
             if plan.verdict != "wait" or not is_patient:
                 break
-            self._progress.begin(f"{self._vm.name}: {plan.reasons[-1].fact}", None)
+            self._tell_wait(plan.reasons[-1].fact)
+            self._progress.begin(f"{self._vm.name}: wait ({plan.reasons[-1].fact.rstrip('.')})", None)
             self._clock.sleep(_LOOK_AGAIN_S)
             self._journal.renew()
         _require_go(plan)
         self._vm = VmRef(self._vm.id, vm.vm.name)
         return _Prepared(vm, plan, listing, baseline)
 
+    def _tell_wait(self, why: str) -> None:
+        if why not in self._waited_for:
+            self._waited_for.add(why)
+            self._told.waiting(self._ref, why)
+
     # --- while it is held ---------------------------------------------------------------------
 
     def _take(self, prepared: _Prepared) -> _Sealed:
+        """Take the point; a host that is too busy to make a checkpoint is asked again for a while."""
+        waited = 0.0
+        for pause_s in (*_BUSY_PAUSES_S, None):
+            try:
+                return self._take_now(prepared)
+            except VmBusy as error:
+                if not is_busy(error) or pause_s is None or waited + pause_s > self._patience_s:
+                    raise
+                self._tell_wait(error.message)
+            self._clock.sleep(pause_s)
+            waited += pause_s
+            self._journal.renew()
+            # What has the VM may leave it otherwise than it was.
+            prepared = self._prepare(prepared.listing)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _take_now(self, prepared: _Prepared) -> _Sealed:
         """Hold the VM by the best way that works, and take the point."""
         try:
             return self._hold(prepared)
@@ -260,7 +334,9 @@ class _VmRun:
             except RunRefused as refused:
                 raise refused from error
             told = self._notes if self._wish.policy.mode == "any" else self._warnings
-            told.append(f"the guest refused, and a standard checkpoint was taken instead: {error.message}")
+            told.append(
+                f"the guest refused, so a standard checkpoint was taken instead: {error.message} {error.hint}"
+            )
             return self._hold(replace(self._prepare(prepared.listing), plan=plan))
 
     def _hold(self, prepared: _Prepared) -> _Sealed:
@@ -284,6 +360,7 @@ class _VmRun:
             ) as held:
                 # Whatever happens from here on: the point exists and is whole.
                 sealed = self._sealed = self._write(prepared, held, at_rest)
+                self._told.sealed(self._ref, sealed.point)
                 self._repository.remember(sealed.point)
                 self._release(held, sealed, baseline)
         except VmkeepError as error:
@@ -305,7 +382,7 @@ class _VmRun:
         taking = Taking(
             repository=self._repository,
             clock=self._clock,
-            progress=WatchedProgress(self._progress, held.watch),
+            progress=self._progress,
             journal=self._journal,
             vm=self._vm,
             head=self._repository.head(prepared.listing, self._vm.id),
@@ -316,6 +393,7 @@ class _VmRun:
             # Change tracking may lie (failures.md, rct_silent_gap): a sample of the rest is compared, too.
             doubt_base=is_increment,
             pace=Pace(wish.limit_read, self._clock) if wish.limit_read is not None else None,
+            watch=HoldWatch(held.watch, held.glance),
         )
 
         def observed() -> dict[str, Any]:
@@ -403,8 +481,6 @@ class _VmRun:
         got = proven_by(sealed.point.point, sealed.released)
         self._warnings += _warnings(sealed)
         released = sealed.released
-        if released is not None and released.why_untracked is not None and not self._is_short_of(sealed, got):
-            self._notes.append(f"the next run has to read everything: {released.why_untracked.fact}")
         try:
             fields = {
                 "time": format_time(self._clock.now()),
@@ -417,7 +493,8 @@ class _VmRun:
             if released is not None and released.why_untracked is not None:
                 why = released.why_untracked
                 fields["untracked"] = {"code": why.code, "fact": why.fact}
-                self._notes.append(f"{why.fact} The next run reads all of the VM; what differs is stored.")
+                fact = "" if self._is_short_of(sealed, got) else f"{why.fact} "  # else the warning tells it
+                self._notes.append(f"{fact}The next run reads all of the VM; what differs is stored.")
             evidence = [self._repository.points.attach("evidence", sealed.point.name, fields)]
         except VmkeepError as error:
             self._warnings.append(f"the point is sealed, but its evidence is not stored: {error.message}")
@@ -436,6 +513,8 @@ def _require_go(plan: Plan) -> None:
         return
     last = plan.reasons[-1]
     others = " ".join(reason.fact for reason in plan.reasons[:-1])
+    if plan.verdict == "wait":
+        raise VmOccupied(f"the VM is busy: {last.fact} {others}".rstrip(), hint=last.fix)
     raise RunRefused(f"refused: {last.fact} {others}".rstrip(), hint=last.fix)
 
 
@@ -498,15 +577,21 @@ def _warnings(sealed: _Sealed) -> list[str]:
     found += met_damage(sealed.audit)
     if sealed.trouble is not None:
         what = "the VM could not be released" if sealed.released is None else "not all is cleaned up"
-        found.append(f"the point is sealed, but {what}; the next run tries again: {sealed.trouble.message}")
+        found.append(
+            f"the point is sealed, but {what}; the next run or `vmkeep sweep` will: {sealed.trouble.message}"
+        )
         left = sealed.trouble.context.get("left_behind")
-        found += [f"left behind on the host: {each}" for each in (left if isinstance(left, tuple) else ())]
+        told = found[-1]
+        left = left if isinstance(left, tuple) else ()
+        found += [f"left behind on the host: {each}" for each in left if each not in told]
     found += [f"{label} is a disk of the VM, and is not in the point." for label in sealed.unannounced]
     released = sealed.released
     if released is None:
         return found
     if not released.merge.is_done:
-        found.append(f"the merge of the checkpoint has not ended: {released.merge.why}")
+        found.append(
+            f"the merge of the checkpoint has not ended, and the next run looks again: {released.merge.why}"
+        )
     if not released.is_power_equal:
         before, after = released.power_before, released.power_after
         now = "cannot be read" if after is None else f"is {after.word or f'code {after.code}'}"

@@ -1,32 +1,31 @@
-"""Let somebody look whether a hold may go on, while data is read."""
+"""Let somebody look whether a hold may go on, whatever the run waits for."""
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import Any, Final
 
-from vmkeep.progress import Progress
+from vmkeep.clock import unwatched
+
+# The threads that are waited for look at the clock themselves; this is how late an error of theirs is met.
+_SLICE_S: Final = 0.1
 
 
-class WatchedProgress:
-    """Passes progress on, and calls ``watch`` with each step, from one thread at a time.
+@dataclass(frozen=True)
+class HoldWatch:
+    """Two looks at a hold, of which each may raise, and so end the run."""
 
-    What ``watch`` raises ends the work that made progress.
-    """
+    fully: Callable[[], None] = unwatched
+    """For the thread of the run alone: it may ask the host, whose connection is for one thread."""
+    glance: Callable[[], None] = unwatched
+    """For any thread: costs nothing."""
 
-    def __init__(self, progress: Progress, watch: Callable[[], None]) -> None:
-        self._progress = progress
-        self._watch = watch
-        self._lock = threading.Lock()
+    def await_all(self, futures: Iterable[Future[Any]]) -> None:
+        """Wait until all of them are done, well or not, and look meanwhile."""
+        left = set(futures)
+        while left:
+            left = wait(left, timeout=_SLICE_S).not_done
+            self.fully()
 
-    def begin(self, label: str, total_bytes: int | None) -> None:
-        self._progress.begin(label, total_bytes)
 
-    def advance(self, done_bytes: int) -> None:
-        self._progress.advance(done_bytes)
-        if self._lock.acquire(blocking=False):
-            try:
-                self._watch()
-            finally:
-                self._lock.release()
-
-    def end(self) -> None:
-        self._progress.end()
+UNWATCHED: Final = HoldWatch()

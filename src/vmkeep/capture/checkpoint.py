@@ -5,12 +5,20 @@ Everything a run changes on the host is in its journal first
 The order is hyperv-backup-api.md 2.3.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import datetime
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
+from vmkeep.capture.claims import (
+    RECORD_S,
+    Asked,
+    Claimed,
+    Conversion,
+    claim_checkpoint,
+    claim_point,
+    has_settled,
+)
 from vmkeep.capture.errors import HandlesOpen
 from vmkeep.capture.folder import HeldFile
 from vmkeep.capture.host_chain import FrozenDisk, identities, open_configuration, open_frozen
@@ -19,7 +27,6 @@ from vmkeep.capture.outcome import Problems, Released
 from vmkeep.capture.removing import (
     HostTrouble,
     Merge,
-    appeared_after,
     await_merge,
     destroy_ours,
     has_begun,
@@ -27,13 +34,14 @@ from vmkeep.capture.removing import (
     unheard,
     went_by_conversion,
 )
-from vmkeep.capture.states import MADE, RELEASING, HoldLog, HoldState, Journal
+from vmkeep.capture.states import ASKED, ASKING, MADE, RELEASING, HoldLog, HoldState, Journal
 from vmkeep.capture.tracked import record_of, with_changes
-from vmkeep.clock import Clock
+from vmkeep.clock import Clock, WatchedClock
 from vmkeep.formats.errors import SourceChanged
 from vmkeep.host.files.host_files import HostFiles
 from vmkeep.host.hyperv import (
     CheckpointMissing,
+    CheckpointUnidentified,
     CheckpointWish,
     HyperV,
     JobOverdue,
@@ -52,14 +60,23 @@ from vmkeep.host.hyperv import (
     read_host_time,
     read_power_state,
 )
-from vmkeep.host.hyperv.jobs import LONGEST_SILENCE_S, pauses
+from vmkeep.host.hyperv.checkpoints import CRASH
+from vmkeep.host.hyperv.jobs import LONGEST_SILENCE_S, NOT_RUN, pauses
 from vmkeep.host.wsman import HostError, OutcomeUnknown
 from vmkeep.model.consistency import Reason
 from vmkeep.model.facts import CheckpointFacts, VmFacts
 from vmkeep.planner.tracking import TrackedVm, TrackingRecord, read_all
 
+T = TypeVar("T")
+
 _NO_LIMITS: Final = HoldLimits()
+_RUNNING: Final = 2
+_ASK_AGAIN_S: Final = 5.0
 _HANDLES_CLOSE_S: Final = 30.0
+_WRITTEN_ON_HOST: Final = (
+    "The file was frozen by this run's checkpoint, so nobody may write to it: find out who does on the host "
+    "(another backup, a merge by hand, a mounted disk), then run again."
+)
 
 
 def hold_vm(
@@ -87,13 +104,7 @@ def hold_vm(
     then stay open for a sweep.
     """
     log = HoldLog(journal)
-
-    def watch(waiting: Waiting) -> None:
-        log.renew()
-        host.watch(waiting)
-
-    listening = replace(host, watch=watch)
-    hold = CheckpointHold(listening, files, vm, owner, log, clock, previous, limits, replaces)
+    hold = CheckpointHold(host, files, vm, owner, log, clock, previous, limits, replaces)
     hold._make(CheckpointWish(consistency, guest_backup, skip_other_disks))
     return hold
 
@@ -120,7 +131,12 @@ class CheckpointHold:
         self.disks: tuple[FrozenDisk, ...] = ()
         self.files: tuple[HeldFile, ...] = ()
         self.checkpoint: CheckpointFacts | None = None
-        self._host = host
+
+        def watch(waiting: Waiting) -> None:
+            self.watch()
+            host.watch(waiting)
+
+        self._host = replace(host, clock=WatchedClock(host.clock, self.glance), watch=watch)
         self._host_files = files
         self._vm = vm
         self._tracked = TrackedVm.of(vm)
@@ -134,10 +150,15 @@ class CheckpointHold:
         self._seconds: dict[str, float] = {}
         self._evidence: dict[str, Any] = {}
         self._point: ReferencePoint | None = None
-        # The reference points there were when a conversion began whose end is not known.
-        self._converting: list[str] | None = None
+        # The call for the checkpoint, and a conversion whose end is not known.
+        self._asked = Asked(vm.vm.id, (), None)
+        self._asked_level: int = 0
+        self._converting: Conversion | None = None
         self._is_told = False
         self._limit_watch: LimitWatch | None = None
+        # Entered as long as a limit that is reached ends whatever is waited for.
+        self._watched = ExitStack()
+        self._is_watched = False
 
     @property
     def state(self) -> HoldState | None:
@@ -187,24 +208,31 @@ class CheckpointHold:
     def _make(self, wish: CheckpointWish) -> None:
         vm_id = self._vm.vm.id
         known = tuple(c.id for c in list_recovery_checkpoints(self._host, vm_id))
-        since = read_host_time(self._host)
+        self._asked = Asked(vm_id, known, None)
         self._power = read_power_state(self._host, vm_id)
+        self._asked_level = wish.consistency
         self._evidence |= {"consistency_asked": wish.consistency, "power_before": self._power.code}
-        self._log.enter(
-            HoldState.PREPARED,
-            vm=vm_id,
-            owner=[self._owner.repository, self._owner.run],
-            known_checkpoints=list(known),
-            since=since.isoformat() if since is not None else None,
-            power=self._power.code,
-        )
+
+        def ask() -> CheckpointFacts:
+            self._announce()
+            return create_checkpoint(
+                self._host,
+                vm_id,
+                wish,
+                known_before=known,
+                name=self._vm.vm.name,
+                since=self._asked.since,
+                accepted=self._note_job,
+            )
+
         try:
             with self._timed("create"):
-                made = create_checkpoint(self._host, vm_id, wish, known_before=known)
+                made = self._until_heard(ask)
         except BaseException as error:
-            self._clean_failed_creation(error, known, since)
+            self._clean_failed_creation(error)
             raise
         self.checkpoint = made
+        self._limit_watch = LimitWatch(self._host, self._limits, self._vm.vm.name)
         try:
             self._log.note(MADE, checkpoint=made.id)
             self._freeze(made)
@@ -212,9 +240,60 @@ class CheckpointHold:
             self._abandon(error)
             raise
 
+    def _announce(self) -> None:
+        """Write down that the checkpoint is asked for now, by the host's time of just before.
+
+        What is made soon after that time is ours (:mod:`claims`): a record that took long is
+        followed by another. Should that take long, too, a checkpoint of ours is left to a person.
+        This run itself goes by the time after the record, which others may have used.
+        """
+        for _ in range(2):
+            started, since = self._clock.monotonic(), read_host_time(self._host)
+            told = since.isoformat() if since is not None else None
+            self._asked = replace(self._asked, since=since, job=None)
+            if self.state is None:
+                self._log.enter(
+                    HoldState.PREPARED,
+                    vm=self._vm.vm.id,
+                    owner=[self._owner.repository, self._owner.run],
+                    known_checkpoints=list(self._asked.known),
+                    since=told,
+                    power=self._power.code,
+                    level=self._asked_level,
+                )
+            else:
+                self._log.note(ASKING, since=told)
+            if self._clock.monotonic() - started <= RECORD_S:
+                break
+        self._asked = replace(self._asked, since=read_host_time(self._host) or self._asked.since)
+
+    def _note_job(self, job: str) -> None:
+        """Write down that the host has taken the call: what its job makes is ours."""
+        if self._converting is None:
+            self._asked = replace(self._asked, job=job.lower())
+        else:
+            asked = replace(self._converting.asked, job=job.lower())
+            self._converting = replace(self._converting, asked=asked)
+        self._log.note(ASKED, job=job)
+
+    def _until_heard(self, ask: Callable[[], T]) -> T:
+        """Ask again while the host certainly has not heard; each time is announced anew."""
+        started = self._clock.monotonic()
+        while True:
+            try:
+                return ask()
+            except NOT_RUN as error:
+                waited = self._clock.monotonic() - started
+                if "job" in error.context or waited >= self._host.silence_s:
+                    raise
+            self._host.watch(Waiting("hear of the host again", waited))
+            self._clock.sleep(_ASK_AGAIN_S)
+
     def _freeze(self, made: CheckpointFacts) -> None:
         with self._timed("mark"):
             self.checkpoint = mark_checkpoint(self._host, made, self._owner)
+            # Not before: a checkpoint that is being named could not be removed, nor be told to be ours.
+            self._begin_watch()
             self._power_held = read_power_state(self._host, made.vm_id)
             checkpoint = self.checkpoint
             self._layers = layers_of(self._host, checkpoint)
@@ -224,8 +303,8 @@ class CheckpointHold:
             "power_held": self._power_held.code,
         }
         self._log.enter(HoldState.HELD, checkpoint=checkpoint.id, layers=dict(self._layers))
-        paths = tuple(self._layers.values())
-        self._limit_watch = LimitWatch(self._host, self._limits, self._vm.vm.name, paths)
+        if self._limit_watch is not None:
+            self._limit_watch.paths = tuple(self._layers.values())
         with self._timed("open"):
             self.disks = tuple(open_frozen(self._host, self._host_files, checkpoint))
             self.files = tuple(open_configuration(self._host_files, checkpoint))
@@ -233,27 +312,25 @@ class CheckpointHold:
         with self._timed("changes"):
             self.disks = with_changes(self._host, made.vm_id, self.disks, self._tracked, self._previous)
 
-    def _clean_failed_creation(
-        self, error: BaseException, known: tuple[str, ...], since: datetime | None
-    ) -> None:
+    def _clean_failed_creation(self, error: BaseException) -> None:
         """Take away what a failed call has made all the same, if it is certain that it is ours.
 
         Where that is not certain the journal stays as it is, and a sweep looks again.
         """
-        problems = Problems()
-        found: tuple[CheckpointFacts, ...] = ()
+        problems, host = Problems(), unheard(self._host)
+        found: Claimed[CheckpointFacts] = Claimed()
         if has_begun(error):
             with problems.kept("whether the host made a checkpoint nobody knows"):
-                if since is None:
-                    raise OutcomeUnknown("the host does not tell its time.")
-                found = appeared_after(unheard(self._host), self._vm.vm.id, known, since, error)
-        if len(found) > 1:
-            names = ", ".join(checkpoint.id for checkpoint in found)
-            problems.told.append(f"which of these checkpoints is ours nobody knows: {names}")
+                if not has_settled(host, self._asked, patient=True):
+                    raise OutcomeUnknown("the host is still making a checkpoint.")
+                found = claim_checkpoint(host, self._asked)
+        if found.doubtful:
+            names = ", ".join(checkpoint.id for checkpoint in found.doubtful)
+            problems.told.append(f"whether one of these checkpoints is ours nobody knows: {names}")
         if problems.told:
             problems.tell(error)
             return
-        self.checkpoint = found[0] if found else None
+        self.checkpoint = found.ours
         self._abandon(error)
 
     # --- while held -------------------------------------------------------------------------
@@ -269,17 +346,36 @@ class CheckpointHold:
         now = identities(self.disks, self.files)
         for file, identity in self._start.items():
             if now.get(file) != identity:
-                raise SourceChanged(f"{file!r} was written or replaced while it was read.", file=file)
+                raise SourceChanged(
+                    f"{file!r} was written or replaced while it was read.", hint=_WRITTEN_ON_HOST, file=file
+                )
         return len(now)
 
     def watch(self) -> None:
-        """Look whether the hold may go on; call it as often as you like, from one thread.
+        """Look whether the hold may go on; for the thread that holds, as often as it likes.
 
-        Raises HoldLimitReached.
+        Asks the host now and then for its free space. Raises HoldLimitReached.
         """
         self._log.renew()
-        if self._limit_watch is not None:
+        if self._is_watched and self._limit_watch is not None:
             self._limit_watch.look()
+
+    def glance(self) -> None:
+        """Look at the deadline alone, which costs nothing; for any thread. Raises HoldLimitReached."""
+        if self._is_watched and self._limit_watch is not None:
+            self._limit_watch.glance()
+
+    def _begin_watch(self) -> None:
+        """From here on the deadline ends whatever is waited for."""
+        self._is_watched = True
+        self._watched.enter_context(self._host.client.looking(self.glance))
+        self._watched.enter_context(self._host_files.looking(self.glance))
+        self.watch()
+
+    def _end_watch(self) -> None:
+        """What lets go, or cleans up, is not stopped by what it is there for."""
+        self._is_watched = False
+        self._watched.close()
 
     # --- letting go -------------------------------------------------------------------------
 
@@ -292,6 +388,7 @@ class CheckpointHold:
         anything was changed, and the host's errors while the checkpoint may still be there.
         """
         checkpoint = self._held()
+        self._end_watch()
         with self._timed("close"):
             self._close()
         why = None if track else read_all("rct-not-wanted", "The run was asked to leave no reference point.")
@@ -327,13 +424,14 @@ class CheckpointHold:
         return self.checkpoint
 
     def _convert(self, checkpoint: CheckpointFacts) -> tuple[ReferencePoint | None, Reason | None]:
-        known = [point.id for point in list_reference_points(self._host, checkpoint.vm_id)]
-        self._log.note(RELEASING, checkpoint=checkpoint.id, how="convert", known_points=known)
-        self._converting = known
+        def ask() -> ReferencePoint:
+            known = self._announce_conversion(checkpoint)
+            return convert_checkpoint(self._host, checkpoint, known_before=known, accepted=self._note_job)
+
         try:
-            point = convert_checkpoint(self._host, checkpoint, known_before=known)
+            point = self._until_heard(ask)
         except HostTrouble as error:
-            late = self._converted_late(error, checkpoint, known)
+            late = self._converted_late(error, checkpoint)
             self._converting = None
             if late is not None:
                 return late, None
@@ -344,16 +442,47 @@ class CheckpointHold:
         self._converting = None
         return point, None
 
-    def _converted_late(
-        self, error: Exception, checkpoint: CheckpointFacts, known: list[str]
-    ) -> ReferencePoint | None:
+    def _announce_conversion(self, checkpoint: CheckpointFacts) -> tuple[str, ...]:
+        """Write down that the checkpoint is converted now; return the reference points there are."""
+        known: tuple[str, ...] = ()
+        disks = sum(disk.kind != "passthrough" for disk in checkpoint.disks)
+        is_crash = self._asked_level == CRASH and self._power.code == _RUNNING
+        for _ in range(2):
+            known = tuple(point.id for point in list_reference_points(self._host, checkpoint.vm_id))
+            started, since = self._clock.monotonic(), read_host_time(self._host)
+            asked = Asked(checkpoint.vm_id, known, since)
+            self._converting = Conversion(asked, checkpoint.id, disks, is_crash)
+            self._log.note(
+                RELEASING,
+                checkpoint=checkpoint.id,
+                how="convert",
+                known_points=list(known),
+                since=since.isoformat() if since is not None else None,
+                disks=disks,
+            )
+            if self._clock.monotonic() - started <= RECORD_S:
+                break
+        return known
+
+    def _converted_late(self, error: Exception, checkpoint: CheckpointFacts) -> ReferencePoint | None:
         """Return what came of a conversion that the host went on with although nobody heard of its end."""
-        if not isinstance(error, JobOverdue | HostError) or not went_by_conversion(self._host, checkpoint):
+        if self._converting is None or not isinstance(error, JobOverdue | HostError):
             return None
-        try:
-            return convert_checkpoint(self._host, checkpoint, known_before=known)
-        except CheckpointMissing:
+        if not went_by_conversion(self._host, checkpoint):
             return None
+        return self._claimed_point(self._host, self._converting)
+
+    @staticmethod
+    def _claimed_point(host: HyperV, conversion: Conversion) -> ReferencePoint | None:
+        """Return the point of a conversion whose checkpoint has gone. Raises CheckpointUnidentified."""
+        found = claim_point(host, conversion)
+        if found.doubtful:
+            ids = tuple(point.id for point in found.doubtful)
+            raise CheckpointUnidentified(
+                f"whether one of these reference points is ours nobody knows: {', '.join(ids)}.",
+                candidates=ids,
+            )
+        return found.ours
 
     def _enter_released(self) -> None:
         self._log.enter(
@@ -408,6 +537,7 @@ class CheckpointHold:
 
         After a regular release there is nothing to do.
         """
+        self._end_watch()
         host, problems, vm_id = unheard(self._host), Problems(), self._vm.vm.id
         if self.state in (HoldState.PREPARED, HoldState.HELD):
             self._abandon_checkpoint(host, problems)
@@ -445,11 +575,10 @@ class CheckpointHold:
 
     def _end_conversion(self, host: HyperV, checkpoint: CheckpointFacts) -> None:
         """Find what came of a conversion whose end nobody heard, before the checkpoint is destroyed."""
-        known = self._converting
-        if known is None:
+        if self._converting is None:
             return
         if went_by_conversion(host, checkpoint):
-            self._point = convert_checkpoint(host, checkpoint, known_before=known)
+            self._point = self._claimed_point(host, self._converting)
         self._converting = None
 
     @contextmanager

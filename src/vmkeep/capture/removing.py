@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final
 
 from vmkeep.errors import VmkeepError
@@ -18,21 +17,18 @@ from vmkeep.host.hyperv import (
     destroy_checkpoint,
     is_there,
     layers_of,
-    left_unmarked,
     read_checkpoint,
     read_power_state,
     wait_for_merge,
 )
-from vmkeep.host.hyperv.created import after_lost_answer
 from vmkeep.host.hyperv.jobs import Kind, pauses
-from vmkeep.host.hyperv.states import CREATING_CHECKPOINT, DELETING_CHECKPOINT, MERGING
+from vmkeep.host.hyperv.states import DELETING_CHECKPOINT, MERGING
 from vmkeep.host.wsman import (
     HostBusy,
     HostError,
     HostFault,
     HostUnreachable,
     InstanceMissing,
-    OutcomeUnknown,
     RightMissing,
     UnknownToHost,
 )
@@ -108,34 +104,6 @@ def has_begun(error: BaseException) -> bool:
     return not isinstance(error, _NOT_BEGUN)
 
 
-def appeared_after(
-    host: HyperV, vm_id: str, known: tuple[str, ...], since: datetime, error: BaseException
-) -> tuple[CheckpointFacts, ...]:
-    """Return the unmarked checkpoints that a call which failed so may have made: none, one, or too many.
-
-    Waits as long as the host is making one. Raises OutcomeUnknown if it never ends.
-    """
-
-    def look() -> tuple[CheckpointFacts, ...]:
-        return left_unmarked(host, vm_id, known_before=known, since=since)
-
-    if isinstance(error, HyperVError) and "error_code" in error.context:
-        return look()  # the job has ended
-    unknown = OutcomeUnknown(f"nobody knows whether a checkpoint of VM {vm_id} was made.")
-    try:
-        return after_lost_answer(
-            host, lambda: _is_creating(host, vm_id), lambda: look() or None, Kind.CREATE.limit_s, unknown
-        )
-    except OutcomeUnknown:
-        if _is_creating(host, vm_id):
-            raise
-        return look()
-
-
-def _is_creating(host: HyperV, vm_id: str) -> bool:
-    return read_power_state(host, vm_id).phase == CREATING_CHECKPOINT
-
-
 def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> bool:
     """Remove a checkpoint that is known to be ours, whether its name got its mark or not; False if gone.
 
@@ -155,6 +123,6 @@ def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> boo
                 if is_there(host, checkpoint.id):
                     raise
                 return True  # it has just ended
-        host.watch(Waiting(f"remove the checkpoint {checkpoint.id}", waited))
+        host.watch(Waiting(Kind.DESTROY.words, waited))
     assert refusal is not None, "the loop was gone through"
     raise refusal

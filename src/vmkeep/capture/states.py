@@ -23,18 +23,23 @@ class Journal(Protocol):
 class HoldState(Enum):
     """Where a hold is; the value is the step in the journal that leads there."""
 
-    PREPARED = "hold-prepared"  # vm, owner, known_checkpoints, since, power: about to make a checkpoint
+    # vm, owner, known_checkpoints, since (the host's time), power, level: about to make a checkpoint
+    PREPARED = "hold-prepared"
     HELD = "hold-held"  # checkpoint, layers {slot: path}: the disks are read from here on
     RELEASED = "hold-released"  # checkpoint, reference_point, previous, layers: the merge has begun
     TRACKED = "hold-tracked"  # reference_point, previous: the new tracking is durable, previous may go
 
 
 # Steps that lead to no other state.
+ASKING: Final = "hold-asking"  # since: the call for a checkpoint is sent again, or later than announced
+ASKED: Final = "hold-asked"  # job: the host has taken the call that was announced last
 MADE: Final = "hold-made"  # checkpoint: it exists, and is not named yet
-RELEASING: Final = "hold-releasing"  # checkpoint, how (convert, destroy), known_points; of a sweep: layers
+# checkpoint, how (convert, destroy); to convert: known_points, since, disks (how many); of a sweep: layers
+RELEASING: Final = "hold-releasing"
+DECIDED: Final = "hold-decided"  # not_ours: what a person has said is another program's; of a sweep only
 
 # After one of these something of the run may be on the host.
-HOLDING: Final = frozenset({HoldState.PREPARED.value, MADE, HoldState.HELD.value, RELEASING})
+HOLDING: Final = frozenset({HoldState.PREPARED.value, ASKING, ASKED, MADE, HoldState.HELD.value, RELEASING})
 
 FOLLOWS: Final[Mapping[HoldState | None, frozenset[HoldState]]] = {
     None: frozenset({HoldState.PREPARED}),

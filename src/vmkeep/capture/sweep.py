@@ -4,34 +4,46 @@ Safe to repeat, and for any machine that can read the journal. Whether the run i
 dead the caller has made sure of. What cannot be proven ours is left and told.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from typing import Any, Final, Literal, TypeAlias
+from datetime import datetime
+from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
 
-from vmkeep.capture.removing import HostTrouble, appeared_after, await_merge, destroy_ours, layers_above
-from vmkeep.capture.states import MADE, RELEASING, HoldState
+from vmkeep.capture.claims import (
+    Asked,
+    Claimed,
+    Conversion,
+    claim_checkpoint,
+    claim_point,
+    has_settled,
+    is_being_made,
+)
+from vmkeep.capture.removing import HostTrouble, await_merge, destroy_ours, layers_above
+from vmkeep.capture.states import ASKED, ASKING, DECIDED, MADE, RELEASING, HoldState
 from vmkeep.host.hyperv import (
-    CheckpointMissing,
-    CheckpointUnidentified,
     HyperV,
     Owner,
+    ReferencePoint,
     VmNotFound,
-    convert_checkpoint,
     destroy_reference_point,
-    left_unmarked,
     list_recovery_checkpoints,
-    read_host_time,
     read_merge,
+    read_power_state,
 )
-from vmkeep.host.hyperv.jobs import LONGEST_SILENCE_S, Kind
-from vmkeep.host.wsman import OutcomeUnknown
 from vmkeep.model.facts import CheckpointFacts
 
+T = TypeVar("T", CheckpointFacts, ReferencePoint)
+
 _DOUBTFUL: Final = "it cannot be told from another program's"
-# So long after the host was asked for its time a run may still have been making a checkpoint: it asks a
-# silent host again, and waits for the job. What appears later is another program's.
-_MAKING: Final = timedelta(seconds=LONGEST_SILENCE_S + Kind.CREATE.limit_s)
+_BEING_MADE: Final = "the host is still making a checkpoint"
+_NO_VM: Final = (
+    "the host has no such VM any more, so nothing of the run is there; if it was moved, sweep its new host"
+)
+_STEPS: Final = {state.value: state for state in HoldState}
+_NOTES: Final = frozenset({ASKING, ASKED, MADE, RELEASING, DECIDED})
+_RUNNING: Final = 2
+_CRASH: Final = 2
 
 Note: TypeAlias = Callable[[str, Mapping[str, Any]], None]
 """Adds a step to the journal of the dead run, durably: a later sweep finds it among the records."""
@@ -46,11 +58,38 @@ class Swept:
     id: str
     outcome: Literal["removed", "would be removed", "finished", "left", "failed"]
     why: str = ""
+    is_asked: bool = False
+    """Whether a person has to say whose it is: :class:`Said`."""
 
     @property
     def is_clean(self) -> bool:
         """Tell whether nothing of this is left."""
         return self.outcome in ("removed", "finished")
+
+
+def short_id(object_id: str) -> str:
+    r"""Return what is enough to name an object of a host: the GUID behind the last ``:`` or ``\``.
+
+    It needs no quotes in any shell. An id as Hyper-V writes it is taken, too, in any letter case,
+    quoted or not.
+    """
+    return re.split(r"[:\\]", object_id.strip().strip("'\""))[-1].lower()
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a person has said of things nobody can tell: by their short ids, whose they are."""
+
+    ours: frozenset[str] = frozenset()
+    not_ours: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, ours: Collection[str], not_ours: Collection[str]) -> Self:
+        """Take ids as a person gives them."""
+        return cls(frozenset(map(short_id, ours)), frozenset(map(short_id, not_ours)))
+
+
+NOTHING_SAID: Final = Said()
 
 
 @dataclass
@@ -60,38 +99,75 @@ class _Trace:
     vm_id: str = ""
     known_checkpoints: tuple[str, ...] = ()
     since: datetime | None = None
+    job: str | None = None
+    is_crash_asked: bool = False
     checkpoint: str | None = None
     layers: Mapping[str, str] = field(default_factory=dict)
     converting: bool = False
+    converting_since: datetime | None = None
+    converting_job: str | None = None
+    disks: int | None = None
     known_points: tuple[str, ...] = ()
     reference_point: str | None = None
     previous: str | None = None
+    disowned: frozenset[str] = frozenset()
     state: HoldState | None = None
+
+    @property
+    def asked(self) -> Asked:
+        """The call for the checkpoint."""
+        return Asked(self.vm_id, self.known_checkpoints, self.since, self.job)
+
+    @property
+    def conversion(self) -> Conversion:
+        """The conversion that was announced last."""
+        asked = Asked(self.vm_id, self.known_points, self.converting_since, self.converting_job)
+        return Conversion(asked, self.checkpoint or "", self.disks, self.is_crash_asked)
 
 
 def _read(records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[_Trace]:
     """Return what each hold of a run wrote down; other rooms' steps and renewed leases mean nothing here."""
     traces: list[_Trace] = []
-    states = {state.value: state for state in HoldState}
     for step, detail in records:
-        if (step not in states and step not in (MADE, RELEASING)) or detail.get("renewed"):
+        if (step not in _STEPS and step not in _NOTES) or detail.get("renewed"):
             continue
         if step == HoldState.PREPARED.value or not traces:
             traces.append(_Trace())
         trace = traces[-1]
-        trace.state = states.get(step, trace.state)
+        trace.state = _STEPS.get(step, trace.state)
         trace.checkpoint = detail.get("checkpoint") or trace.checkpoint
         trace.layers = detail.get("layers") or trace.layers
         trace.reference_point = detail.get("reference_point") or trace.reference_point
         trace.previous = detail.get("previous") or trace.previous
-        if step == RELEASING:
-            trace.converting = detail["how"] == "convert"
-            trace.known_points = tuple(detail.get("known_points", trace.known_points))
-        elif step == HoldState.PREPARED.value:
-            trace.vm_id = str(detail["vm"])
-            trace.known_checkpoints = tuple(detail["known_checkpoints"])
-            trace.since = datetime.fromisoformat(detail["since"]) if detail["since"] else None
+        _read_call(trace, step, detail)
     return traces
+
+
+def _read_call(trace: _Trace, step: str, detail: Mapping[str, Any]) -> None:
+    """Take from one record what it says of a call: when, for what, and whether the host took it."""
+    if step == RELEASING:
+        trace.converting = detail["how"] == "convert"
+        trace.known_points = tuple(detail.get("known_points", trace.known_points))
+        trace.converting_since, trace.converting_job = _moment(detail), None
+        trace.disks = detail.get("disks")
+    elif step == HoldState.PREPARED.value:
+        trace.vm_id = str(detail["vm"])
+        trace.known_checkpoints = tuple(detail["known_checkpoints"])
+        trace.since = _moment(detail)
+        trace.is_crash_asked = detail.get("level") == _CRASH and detail.get("power") == _RUNNING
+    elif step == ASKING:
+        trace.since, trace.job = _moment(detail), None
+    elif step == ASKED and trace.converting:
+        trace.converting_job = str(detail["job"]).lower()
+    elif step == ASKED:
+        trace.job = str(detail["job"]).lower()
+    elif step == DECIDED:
+        trace.disowned |= frozenset(detail["not_ours"])
+
+
+def _moment(detail: Mapping[str, Any]) -> datetime | None:
+    since = detail.get("since")
+    return datetime.fromisoformat(since) if since else None
 
 
 def _forget(_: str, __: Mapping[str, Any]) -> None:
@@ -108,23 +184,24 @@ def sweep(
     marked_only: bool = False,
     merge_limit_s: float = 3600.0,
     note: Note = _forget,
+    said: Said = NOTHING_SAID,
 ) -> tuple[Swept, ...]:
     """Remove what the run with these journal records, (step, detail) in order, left of itself on the host.
 
     ``durable`` names the reference points that the newest stored tracking of a VM
-    rests on: they stay. What the run had no time to write down is concluded from what
-    was not there before; that holds once, so it goes to ``note`` before anything is
-    taken away. ``marked_only``: this is not the host the run wrote of, where a VM of the
-    same id may be another one; then only a checkpoint with the run's own mark is
-    touched. Failures of the host are data in the answer; only when every item
-    :attr:`Swept.is_clean` may the run be buried.
+    rests on: they stay. What the run had no time to write down is proven or concluded
+    (:mod:`claims`); that holds once, so it goes to ``note`` before anything is taken
+    away. Of the rest a person may have ``said`` whose it is. ``marked_only``: this is
+    not the host the run wrote of, where a VM of the same id may be another one; then
+    only a checkpoint with the run's own mark is touched. Failures of the host are data
+    in the answer; only when every item :attr:`Swept.is_clean` may the run be buried.
     """
     kept = frozenset(durable)
     traces = _read(records)
     # A step that is added belongs to the last hold; of those before nothing was left when it began.
     notes = [*([_forget] * (len(traces) - 1)), note]
     sweeps = [
-        _Sweep(host, owner, trace, kept, dry_run, marked_only, merge_limit_s, noted)
+        _Sweep(host, owner, trace, kept, dry_run, marked_only, merge_limit_s, noted, said)
         for trace, noted in zip(traces, notes, strict=False)
     ]
     return tuple(swept for one in sweeps for swept in one.run())
@@ -143,6 +220,7 @@ class _Sweep:
         marked_only: bool,
         merge_limit_s: float,
         note: Note,
+        said: Said,
     ) -> None:
         self._host = host
         self._owner = owner
@@ -152,6 +230,7 @@ class _Sweep:
         self._marked_only = marked_only
         self._merge_limit_s = merge_limit_s
         self._note = note
+        self._said = said
         self._is_converted = False
         self._would_remove = False
 
@@ -163,6 +242,8 @@ class _Sweep:
         if self._marked_only:
             # Layers and reference points that were written down are those of the other host.
             self._trace = replace(self._trace, layers={}, reference_point=None, previous=None)
+        elif not self._has_vm():
+            return [Swept("VM", self._trace.vm_id, "finished", _NO_VM)]
         for part in (self._checkpoints, self._reference_points, self._merge):
             try:
                 swept += part()
@@ -172,12 +253,35 @@ class _Sweep:
                 swept.append(Swept("VM", self._trace.vm_id, "failed", error.message))
         return swept
 
+    def _has_vm(self) -> bool:
+        """Tell whether the VM is there; a host that fails to answer has not said no."""
+        try:
+            read_power_state(self._host, self._trace.vm_id)
+        except VmNotFound:
+            return False
+        except HostTrouble:
+            return True
+        return True
+
+    def _heard(self, found: Claimed[T]) -> tuple[list[T], list[T]]:
+        """Return what is ours and what is still doubtful, after a person's word.
+
+        What is not ours is written down for good.
+        """
+        ours = [each for each in found.doubtful if short_id(each.id) in self._said.ours]
+        theirs = [each.id for each in found.doubtful if short_id(each.id) in self._said.not_ours]
+        if theirs and not self._dry_run:
+            self._note(DECIDED, {"not_ours": theirs})
+        if ours:  # whatever else there is has been made by others: one call makes one
+            return ours, []
+        left = [each for each in found.doubtful if each.id not in theirs]
+        return [] if found.ours is None else [found.ours], left
+
     # --- checkpoints ------------------------------------------------------------------------
 
     def _checkpoints(self) -> list[Swept]:
-        mine, doubtful = self._find()
+        mine, swept = self._find()
         self._is_converted = not mine and self._trace.converting
-        swept = [Swept("checkpoint", checkpoint.id, "left", _DOUBTFUL) for checkpoint in doubtful]
         for checkpoint in mine:
             if self._dry_run:
                 swept.append(Swept("checkpoint", checkpoint.id, "would be removed"))
@@ -202,69 +306,62 @@ class _Sweep:
             self._note(RELEASING, {"checkpoint": checkpoint.id, "how": "destroy", "layers": dict(layers)})
         trace.layers = layers
 
-    def _find(self) -> tuple[list[CheckpointFacts], list[CheckpointFacts]]:
-        """Return the checkpoints of the run, and those nobody can tell from a stranger's."""
+    def _find(self) -> tuple[list[CheckpointFacts], list[Swept]]:
+        """Return the checkpoints of the run, and what is to be told of those nobody can tell."""
         listed = list_recovery_checkpoints(self._host, self._trace.vm_id)
         mine = [c for c in listed if Owner.of(c.name) == self._owner or self._is_known(c)]
         if self._marked_only:
             return [c for c in listed if Owner.of(c.name) == self._owner], []
         if mine or self._trace.checkpoint is not None or self._trace.state is not HoldState.PREPARED:
             return mine, []
-        # The run died around the call.
-        found = self._unmarked(listed)
-        return ([], found) if len(found) > 1 or self._trace.since is None else (found, [])
+        return self._find_unmarked()  # the run died around the call
 
     def _is_known(self, checkpoint: CheckpointFacts) -> bool:
         """Tell whether it is the one the run wrote down, and nobody else has put a mark on it."""
         return checkpoint.id == self._trace.checkpoint and Owner.of(checkpoint.name) is None
 
-    def _unmarked(self, listed: Sequence[CheckpointFacts]) -> list[CheckpointFacts]:
-        """Return what the run may have made and not marked; a call of just now is waited for."""
-        trace, since = self._trace, self._trace.since
-        if since is None:  # nobody can tell how old they are
-            known = trace.known_checkpoints
-            return [c for c in listed if c.id not in known and Owner.of(c.name) is None and not c.notes]
-        now = read_host_time(self._host)
-        is_recent = now is None or now - since < _MAKING
-        if is_recent and not self._dry_run:
-            lost = OutcomeUnknown("the run that made the call has died.")
-            return list(appeared_after(self._host, trace.vm_id, trace.known_checkpoints, since, lost))
-        known, until = trace.known_checkpoints, since + _MAKING
-        return list(left_unmarked(self._host, trace.vm_id, known_before=known, since=since, until=until))
+    def _find_unmarked(self) -> tuple[list[CheckpointFacts], list[Swept]]:
+        """Find what the run has made and not marked; a call of just now is waited for."""
+        asked = self._trace.asked
+        if self._dry_run:
+            is_settled = not is_being_made(self._host, asked)
+        else:
+            is_settled = has_settled(self._host, asked, patient=False)
+        if not is_settled:
+            return [], [Swept("VM", asked.vm_id, "left", _BEING_MADE)]
+        mine, doubtful = self._heard(claim_checkpoint(self._host, asked, self._trace.disowned))
+        return mine, [Swept("checkpoint", each.id, "left", _DOUBTFUL, is_asked=True) for each in doubtful]
 
     # --- reference points and merges --------------------------------------------------------
 
     def _reference_points(self) -> list[Swept]:
         """Drop the point that nothing rests on: the new one, or, if that became durable, the one before."""
         trace = self._trace
-        new = trace.reference_point
+        new = [trace.reference_point] if trace.reference_point is not None else []
         swept: list[Swept] = []
-        if new is None and self._is_converted and not self._marked_only and trace.state is HoldState.HELD:
+        if not new and self._is_converted and not self._marked_only and trace.state is HoldState.HELD:
             new, swept = self._converted()
-        is_durable = trace.state is HoldState.TRACKED or new in self._durable
-        unneeded = trace.previous if is_durable else new
-        if unneeded is None or unneeded in self._durable:
-            return swept
-        if self._dry_run:
-            return [*swept, Swept("reference point", unneeded, "would be removed")]
-        if unneeded not in (trace.reference_point, trace.previous):
-            detail = {"checkpoint": trace.checkpoint, "reference_point": new, "layers": dict(trace.layers)}
-            self._note(HoldState.RELEASED.value, detail)
-        was_there = destroy_reference_point(self._host, trace.vm_id, unneeded)
-        return [*swept, Swept("reference point", unneeded, "removed" if was_there else "finished")]
+        is_durable = trace.state is HoldState.TRACKED or not self._durable.isdisjoint(new)
+        previous = [trace.previous] if trace.previous is not None else []
+        unneeded = [point for point in (previous if is_durable else new) if point not in self._durable]
+        return swept + [self._drop(point) for point in unneeded]
 
-    def _converted(self) -> tuple[str | None, list[Swept]]:
-        """Find the reference point of a conversion that the run did not hear the end of."""
+    def _drop(self, point: str) -> Swept:
+        """Destroy a reference point; one that the run did not write down is written down first."""
         trace = self._trace
-        checkpoint = CheckpointFacts(trace.checkpoint or "", trace.vm_id, self._owner.name, "recovery")
-        try:
-            return convert_checkpoint(self._host, checkpoint, known_before=trace.known_points).id, []
-        except CheckpointMissing:
-            return None, []  # somebody destroyed it before it was converted
-        except CheckpointUnidentified as error:
-            candidates = error.context.get("candidates", ())
-            ids = candidates if isinstance(candidates, tuple) else ()
-            return None, [Swept("reference point", str(point), "left", _DOUBTFUL) for point in ids]
+        if self._dry_run:
+            return Swept("reference point", point, "would be removed")
+        if point not in (trace.reference_point, trace.previous):
+            detail = {"checkpoint": trace.checkpoint, "reference_point": point, "layers": dict(trace.layers)}
+            self._note(HoldState.RELEASED.value, detail)
+        was_there = destroy_reference_point(self._host, trace.vm_id, point)
+        return Swept("reference point", point, "removed" if was_there else "finished")
+
+    def _converted(self) -> tuple[list[str], list[Swept]]:
+        """Find the reference point of a conversion that the run did not hear the end of."""
+        ours, doubtful = self._heard(claim_point(self._host, self._trace.conversion, self._trace.disowned))
+        told = [Swept("reference point", each.id, "left", _DOUBTFUL, is_asked=True) for each in doubtful]
+        return [point.id for point in ours], told
 
     def _merge(self) -> list[Swept]:
         layers = self._trace.layers

@@ -140,7 +140,12 @@ def backup(
 
     A VM on a host is brought to rest by a checkpoint that lasts until the point is sealed, and is merged
     again then; it goes on running. From the second time on only what changed is read, where the host's
-    change tracking (RCT) can be trusted. One VM's failure never stops the others.
+    change tracking (RCT) can be trusted. One VM's failure never stops the others, nor does a name that
+    the host does not know.
+
+    A VM that is busy (with an operation of its host, or another run) goes behind the others and is waited
+    for, 10 minutes at most; a line says so. Alone, a VM that another run has is not waited for: 11.
+    A host that is too busy to make a checkpoint is asked again for 2 minutes.
 
     Before the restore point exists, a random part of what was read is read again, from the source and
     back from the repository, and compared byte by byte; `vmkeep show` tells how much can still differ.
@@ -150,9 +155,12 @@ def backup(
     and a random part of it is examined. `--reread all` examines all that was read and all that was taken
     over; `vmkeep repo check --read-data all` reads the whole repository.
 
+    With -q nothing is printed when all is well, else what went wrong and, of several VMs, how many are
+    protected. With -v each step is told on standard error when it has ended, and how long it took.
+
     Exit codes: 0 taken; 1 failed or refused, nothing taken; 3 taken, but with warnings (such as files
     or disks left out, a point weaker than promised, or damage in the repository that was met and
-    replaced), or the hold reached its limit; 10 no repository; 11 another run of this VM is under way;
+    replaced), or the hold reached its limit; 10 no repository; 11 the VM is busy;
     12 wrong password; 13 the host is out of reach or refuses; 14 what is stored differs from the source,
     or the repository is damaged or was rolled back. With several VMs the gravest of their codes.
     """
@@ -233,7 +241,11 @@ def _take_of_files(
             accept_rollback=wish.accept_rollback,
             limit_read=wish.limit_read,
         )
-        outcome = run(request, repository, SystemClock(), progress())
+        shown = progress()
+        try:
+            outcome = run(request, repository, SystemClock(), shown)
+        finally:
+            shown.end()
     for warning in (*outcome.warnings, *outcome.notes):
         warn(warning)
     document = {"message_type": "summary", **document_of(outcome)}

@@ -25,6 +25,7 @@ from vmkeep.host.files.credentials import Credentials
 from vmkeep.host.files.errors import BadPathMap
 from vmkeep.host.files.paths import PathMap
 from vmkeep.host.wsman import Endpoint, EndpointUnusable
+from vmkeep.model.names import did_you_mean
 from vmkeep.secrets import Secret, SecretUnavailable, read_password
 
 CONFIGURATION_VARIABLE: Final = "VMKEEP_CONFIG"
@@ -168,8 +169,9 @@ class Configuration:
         if name in self.hosts:
             return self.hosts[name]
         where = f"in {str(self.file)!r}" if self.file is not None else "as this user has no configuration"
-        there = f"there are {', '.join(self.hosts)}" if self.hosts else "there is none"
-        raise HostNotConfigured(f"no host is called {name!r} {where}; {there}.", name=name)
+        there = f"; there is {', '.join(map(repr, self.hosts))}." if self.hosts else "; there is none."
+        meant = did_you_mean(name, self.hosts) or there
+        raise HostNotConfigured(f"no host is called {name!r} {where}{meant}", name=name)
 
 
 def configuration_file(environment: Mapping[str, str]) -> Path | None:

@@ -48,12 +48,16 @@ def demo(
 
     The host is a process of its own (docs/lab.md), reached as a real one is; it also is the judge of what
     comes back. Needs no network, no rights and no program but Python; works in a temporary folder, and
-    touches nothing of this user's vmkeep. --json prints a line for each act; the last one is the summary.
+    touches nothing of this user's vmkeep. --json prints a line for each act; the last one is the summary, and
+    the `repository`, `password_file` and `truth` it names stay in a new temporary `folder`, some 30 MB,
+    for whoever reads it to look at and to remove. Without --json and --keep nothing stays.
     Exit codes: 0 everything came back identical and nothing was left on the host; 1 something was not so.
     """
     if keep is None:
         with _temporary_folder() as folder:
             good = _play(folder, keep=False)
+            if settings.json:
+                _remove(folder, but=_named_in_summary(folder))
     else:
         good = _play(_empty_folder(keep), keep=True)
     if not good:
@@ -62,20 +66,46 @@ def demo(
 
 @contextmanager
 def _temporary_folder() -> Iterator[Path]:
-    """Yield a folder that goes away; on a busy machine what was just ended may write for a moment longer."""
-    from vmkeep.clock import SystemClock
-
+    """Yield a folder that goes away, unless --json has named in it what the reader shall find."""
     folder = Path(tempfile.mkdtemp(prefix="vmkeep-demo-"))
+    is_named = False
     try:
         yield folder
+        is_named = settings.json
     finally:
-        for pause_s in (0.1, 0.5, 2.0):
-            shutil.rmtree(folder, ignore_errors=True)
-            if not folder.exists():
-                break
-            SystemClock().sleep(pause_s)
-        else:
-            shutil.rmtree(folder)
+        if not is_named:
+            _remove(folder)
+
+
+def _named_in_summary(folder: Path) -> tuple[Path, ...]:
+    from vmkeep.cli.demo_story import Places
+
+    places = Places(folder)
+    return places.repository, places.password, places.truth
+
+
+def _remove(folder: Path, but: tuple[Path, ...] = ()) -> None:
+    """Remove what lies in a folder, and the folder itself unless something in it stays.
+
+    On a busy machine what was just ended may write for a moment longer.
+    """
+    from vmkeep.clock import SystemClock
+
+    if folder in but:
+        return
+    if any(folder in kept.parents for kept in but):
+        for each in folder.iterdir():
+            _remove(each, but)
+        return
+    if not folder.is_dir():
+        folder.unlink()
+        return
+    for pause_s in (0.1, 0.5, 2.0):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        SystemClock().sleep(pause_s)
+    shutil.rmtree(folder)
 
 
 def _empty_folder(folder: Path) -> Path:
@@ -101,7 +131,7 @@ def _play(folder: Path, *, keep: bool) -> bool:
         _break_and_heal(story)
         verdict = story.restore()
         at_last = story.ask_lab()
-        document = _document(story, verdict, at_last)
+        document = _document(story, verdict, at_last, keep=keep)
     _tell_restored(verdict, (full, incremental))
     document |= {"kept": keep, "seconds": round(clock.monotonic() - started, 3)}
     good = bool(document["ok"])
@@ -212,7 +242,8 @@ def _tell_restored(verdict: "Verdict", runs: "Sequence[Run]") -> None:
 # --- the end ------------------------------------------------------------------------------------
 
 
-def _document(story: "Story", verdict: "Verdict", at_last: "OnHost") -> dict[str, Any]:
+def _document(story: "Story", verdict: "Verdict", at_last: "OnHost", *, keep: bool) -> dict[str, Any]:
+    """Return the summary; of its paths those exist afterwards that are not null."""
     full, incremental = story.runs
     facts = {
         "restored_identical": verdict.is_good,
@@ -241,7 +272,7 @@ def _document(story: "Story", verdict: "Verdict", at_last: "OnHost") -> dict[str
                 "vm": disk.point.vm.name,
                 "disk": disk.disk,
                 "run": disk.run,
-                "file": str(disk.file),
+                "file": str(disk.file) if keep else None,
                 "sha256": disk.sha256,
                 "identical": disk.identical,
             }
@@ -249,6 +280,8 @@ def _document(story: "Story", verdict: "Verdict", at_last: "OnHost") -> dict[str
         ],
         "truth": str(story.truth),
         "repository": str(story.places.repository),
+        "password_file": str(story.places.password),
+        "folder": str(story.places.folder),
     }
 
 

@@ -65,6 +65,10 @@ class Places:
         return self.folder / "password"
 
     @property
+    def truth(self) -> Path:
+        return self.lab / "truth.jsonl"
+
+    @property
     def restored(self) -> Path:
         return self.folder / "restored"
 

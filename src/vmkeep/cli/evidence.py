@@ -1,10 +1,55 @@
-"""Say in words what was proven while a restore point was taken."""
+"""Say in words what was proven while a restore point was taken, and what was not."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from vmkeep.cli.text import rounded
+
+_NOT_WHAT_IT_WAS: Final = "is not what it was at the last restore point, or not known"
+# What the codes in evidence.hold.read_all stand for (planner/tracking, capture/tracked).
+READ_ALL: Final[Mapping[str, str]] = {
+    "rct-no-baseline": "the restore point before left no change tracking behind",
+    "rct-point-gone": "the host no longer lists the reference point of the restore point before",
+    "rct-disk-unknown": "the disk was not tracked at the last restore point",
+    "rct-not-tracked": "the host gave no RCT identifier for it last time",
+    "rct-disk-size": f"its size {_NOT_WHAT_IT_WAS}",
+    "rct-disk-path": f"its file {_NOT_WHAT_IT_WAS}",
+    "rct-checkpoint-tree": f"the VM's tree of checkpoints {_NOT_WHAT_IT_WAS}",
+    "rct-last-applied": f"the checkpoint the VM was last taken back to {_NOT_WHAT_IT_WAS}",
+    "rct-version": f"the VM's configuration version {_NOT_WHAT_IT_WAS}",
+    "rct-replication": f"the VM's part in a replication {_NOT_WHAT_IT_WAS}",
+    "rct-lost": "the host did not know the recorded RCT identifier any more",
+    "rct-unknown": "the host could not list what changed",
+    "rct-unanswered": "the host failed to list what changed",
+}
+
+
+def why_unproven(evidence: Mapping[str, Any], later: Sequence[Mapping[str, Any]]) -> str:
+    """Return why the level that was promised is not proven, from what was known at the seal and ``later``."""
+    asked = evidence.get("read_back")
+    if isinstance(asked, dict) and asked.get("why"):
+        return str(asked["why"])
+    if not later:
+        return "the run ended before the host could confirm it, or what it confirmed was not stored"
+    untracked = [each["untracked"] for each in later if isinstance(each.get("untracked"), dict)]
+    if untracked:
+        return str(untracked[-1].get("fact", "the host does not say why")).rstrip(".")
+    if not any(each.get("released") for each in later):
+        return "the VM could not be released in order, and only then does the host tell what was reached"
+    return "the host does not confirm it"
+
+
+def read_all_lines(evidence: Mapping[str, Any]) -> list[str]:
+    """Return which disks were read as a whole although a restore point was there to build on, and why."""
+    hold = evidence.get("hold")
+    codes = hold.get("read_all") if isinstance(hold, dict) else None
+    if not isinstance(codes, dict):
+        return []
+    return [
+        f"{disk}: {READ_ALL.get(code, 'the reason is known by its code only')} ({code})"
+        for disk, code in codes.items()
+    ]
 
 
 def audit_lines(evidence: Mapping[str, Any]) -> list[str]:

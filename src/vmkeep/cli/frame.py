@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from vmkeep.cli.progress import TerminalProgress
+from vmkeep.cli.progress import StepsTold, TerminalProgress
 from vmkeep.cli.text import visible
 from vmkeep.clock import SystemClock
 from vmkeep.errors import ExitCode, UsageError, VmkeepError
@@ -32,6 +32,7 @@ PASSWORD_VARIABLE: Final = "VMKEEP_PASSWORD"
 REPOSITORY_VARIABLE: Final = "VMKEEP_REPO"
 STATE_VARIABLE: Final = "VMKEEP_STATE_DIR"
 CACHE_VARIABLE: Final = "VMKEEP_CACHE_DIR"
+_REPOSITORY_OPTIONS: Final = ("--repo", "-r")
 _PERCENTAGE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)%?")
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd]?)")
 _UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -63,11 +64,12 @@ _EVERYWHERE: Final = {
     "--debug": "debug",
 }
 EPILOG: Final = (
-    "Every command also takes -q (only results and errors), -v (more words), --no-color, "
-    "--debug (the traceback of an error). The repository's password comes from --password-file, "
-    "--password-command or the variable VMKEEP_PASSWORD, or is asked for at a terminal. The variable "
-    "VMKEEP_STATE_DIR names the folder where this machine remembers which restore points it has seen, "
-    "and which repository lies where; VMKEEP_CACHE_DIR the one for what only saves time, and may be deleted."
+    "Every command also takes -q (no progress, and of work that was done nothing but what went wrong), "
+    "-v (each step with its duration, more words), --no-color, --debug (the traceback of an error). The "
+    "repository's password comes from --password-file, --password-command or the variable VMKEEP_PASSWORD, "
+    "or is asked for at a terminal. The variable VMKEEP_STATE_DIR names the folder where this machine "
+    "remembers which restore points it has seen, and which repository lies where; VMKEEP_CACHE_DIR the one "
+    "for what only saves time, and may be deleted."
 )
 
 
@@ -149,6 +151,16 @@ def until_stopped() -> Iterator[None]:
         return  # a second signal is ignored from here on
 
 
+@contextmanager
+def summed_up(tell: Callable[[ExitCode], None]) -> Iterator[None]:
+    """Call ``tell`` with the exit code to come when a signal ends what is inside; it ends all the same."""
+    try:
+        yield
+    except _Stopped as stopped:
+        tell(_STOPPING[signal.Signals(stopped.number)])
+        raise
+
+
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the application and turn whatever happens into an exit code and one clear sentence."""
     rest = _take_settings(arguments)
@@ -170,10 +182,9 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
             print(error, file=sys.stderr)
             return int(ExitCode.USAGE)
         text = error.format_message() if isinstance(error, _ParseError) else str(error)
-        text = text.replace("Value error, ", "")  # what checks values names itself first
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "vmkeep"
-        return _fail(UsageError(text.rstrip(".") + ".", hint=f"See `{command} --help`."))
+        return _fail(_usage_error(error, text, command))
     except VmkeepError as error:
         return _fail(error)
     except _Stopped as stopped:
@@ -191,6 +202,18 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
         for number, handler in previous.items():
             signal.signal(number, handler)
         _give_up_unwritable_output()
+
+
+def _usage_error(error: typer.TyperException, text: str, command: str) -> UsageError:
+    """Return what typer found wrong with the command line, and what to type instead."""
+    text = text.replace("Value error, ", "")  # what checks values names itself first
+    text = re.sub(r"\?\.$", "?", text.rstrip(".") + ".")
+    hint = f"See `{command} --help`."
+    option = getattr(error, "option_name", None)
+    if option in _REPOSITORY_OPTIONS and command.startswith("vmkeep repo "):
+        text = f"No such option: {option}."  # what is near it is no help
+        hint = f"The repository comes without an option here: `{command} REPO`, or in {REPOSITORY_VARIABLE}."
+    return UsageError(text, hint=hint)
 
 
 def _allow_many_files() -> None:
@@ -318,8 +341,19 @@ def warn(line: str) -> None:
         print(f"vmkeep: warning: {visible(line)}", file=sys.stderr)
 
 
-def tell_failure(what: str, error: VmkeepError) -> None:
-    """Say on standard error that a part of the work failed, and what to do; the rest goes on."""
+def remark(kind: str, about: str, line: str) -> None:
+    """Say on standard error what goes on, for whoever wonders; not with --quiet."""
+    if settings.json:
+        print(json.dumps({"message_type": kind, "about": about, "message": line}), file=sys.stderr)
+    elif not settings.quiet:
+        print(f"vmkeep: {visible(about)}: {visible(line)}", file=sys.stderr, flush=True)
+
+
+def tell_failure(what: str, error: VmkeepError, *, with_notes: bool = True) -> None:
+    """Say on standard error that a part of the work failed, and what to do; the rest goes on.
+
+    ``with_notes`` false: what was left behind has been told with another part, whose error this is.
+    """
     if settings.json:
         fields = {
             "message_type": "error",
@@ -334,16 +368,24 @@ def tell_failure(what: str, error: VmkeepError) -> None:
         print(f"vmkeep: {visible(what)}: {visible(error.message)}", file=sys.stderr)
         if error.hint:
             print(f"        {visible(error.hint)}", file=sys.stderr)
-    _tell_what_was_left(error)
+    if with_notes:
+        _tell_what_was_left(error)
 
 
 def progress() -> Progress:
-    """Return a progress bar on standard error, if somebody looks at it."""
-    if settings.quiet or settings.json or not sys.stderr.isatty():
+    """Return a progress bar on standard error, if somebody looks at it; --verbose also tells each step."""
+    if settings.quiet or settings.json:
         return Silent()
-    return TerminalProgress(
-        sys.stderr, SystemClock(), color=not settings.no_color and "NO_COLOR" not in os.environ
-    )
+    clock = SystemClock()
+    shown: Progress = Silent()
+    if sys.stderr.isatty():
+        color = not settings.no_color and "NO_COLOR" not in os.environ
+        shown = TerminalProgress(sys.stderr, clock, color=color)
+    return StepsTold(shown, _tell_step, clock) if settings.verbose else shown
+
+
+def _tell_step(line: str) -> None:
+    print(visible(line), file=sys.stderr, flush=True)
 
 
 def open_password(file: Path | None, command: str | None, *, new: bool = False) -> Secret:

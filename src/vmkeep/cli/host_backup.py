@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,10 @@ from vmkeep.cli.frame import (
     announce,
     open_repository,
     progress,
+    remark,
     say,
     settings,
+    summed_up,
     tell_failure,
     try_answer,
     warn,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from vmkeep.capture.source import HostAddress
     from vmkeep.model.consistency import Policy
     from vmkeep.model.plan import VmRef
+    from vmkeep.repository.listing import SealedPoint
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,8 @@ def backup_host(
     with open_repository(
         repo, password_file, password_command, meanwhile="vmkeep.backup.host_run"
     ) as repository:
-        from vmkeep.backup.host_run import choose, run_host, worst
-        from vmkeep.backup.vm_run import Doors, HostWish
-        from vmkeep.capture.errors import LeftBehind
+        from vmkeep.backup.host_run import choose, run_host, unmatched, worst
+        from vmkeep.backup.vm_run import Doors, HostWish, Told
         from vmkeep.capture.limits import HoldLimits
         from vmkeep.clock import SystemClock
         from vmkeep.host.hyperv import HyperV, take_inventory
@@ -83,25 +85,34 @@ def backup_host(
                 warn(f"the host lists a medium that belongs to no VM it lists: {medium}.")
             chosen = choose(inventory, wanted, every=options.every)
             doors = Doors(host.name, hyperv, files, inventory.host.name, inventory)
-            names = _names(chosen)
+            unknown = unmatched(inventory, wanted)
+            names = _names([*chosen, *(result.vm for result in unknown)])
+            story = _Story(names, chosen, options.every)
 
             def ended(result: "VmResult") -> None:
+                story.results.append(result)
+                if result.error is not None and _left_behind(result):
+                    # Told after the error and what was left, whoever tells them.
+                    result.error.add_note(_how_to_sweep(host.name))
                 # The failure of a single VM is the command's: it is raised below.
-                if len(chosen) > 1 or result.error is None:
+                if len(names) > 1 or result.error is None:
                     _tell(result, names[result.vm])
-                if _left_behind(result):
-                    warn(LeftBehind.default_hint)
 
-            results = run_host(
-                doors,
-                chosen,
-                wish,
-                repository,
-                clock,
-                progress(),
-                ended,
-                accept_rollback=options.accept_rollback,
-            )
+            for result in unknown:
+                ended(result)
+            with summed_up(story.tell_stop):
+                run_host(
+                    doors,
+                    chosen,
+                    wish,
+                    repository,
+                    clock,
+                    progress(),
+                    ended,
+                    told=Told(story.begin, story.wait, story.seal),
+                    accept_rollback=options.accept_rollback,
+                )
+            results = story.results
     if len(results) == 1 and results[0].error is not None:
         raise results[0].error
     code = worst(results)
@@ -110,10 +121,68 @@ def backup_host(
     return code
 
 
+@dataclass
+class _Story:
+    """What has become of the VMs so far."""
+
+    names: "dict[VmRef, str]"
+    chosen: "Sequence[VmRef]"
+    is_of_all: bool
+    results: "list[VmResult]" = field(default_factory=list)
+    _begun: "set[VmRef]" = field(default_factory=set)
+    _waited_for: "set[VmRef]" = field(default_factory=set)
+    _sealed: "dict[VmRef, SealedPoint]" = field(default_factory=dict)
+
+    def begin(self, vm: "VmRef") -> None:
+        self._begun.add(vm)
+
+    def seal(self, vm: "VmRef", point: "SealedPoint") -> None:
+        self._sealed[vm] = point
+
+    def wait(self, vm: "VmRef", why: str) -> None:
+        """Say once that a VM is waited for, and for what."""
+        if vm not in self._waited_for:
+            self._waited_for.add(vm)
+            others = ", behind the others" if len(self.chosen) > 1 else ""
+            remark("waiting", self.names[vm], f"waited for{others}, 10 minutes at most: {why}")
+
+    def tell_stop(self, code: ExitCode) -> None:
+        """Say what is protected and what is not, when a signal ends a run of several VMs, or of all."""
+        if len(self.names) < 2 and not self.is_of_all:
+            return
+        ended = {result.vm for result in self.results}
+        cut = [vm for vm in self.chosen if vm not in ended]
+        protected = [result.vm for result in self.results if result.outcome is not None]
+        protected += [vm for vm in cut if vm in self._sealed]
+        document = {
+            "message_type": "summary",
+            "exit_code": int(code),
+            "protected": len(protected),
+            "failed": len(self.names) - len(protected),
+            "vms": [*map(_fields, self.results), *(self._cut_short(vm, code) for vm in cut)],
+        }
+        lines = [f"Interrupted: {len(protected)} of {len(self.names)} VMs are protected."]
+        lines += [f"  not protected: {name}" for vm, name in self.names.items() if vm not in protected]
+        # What ends the command is told by its code; that this cannot be printed changes nothing.
+        try_answer(document, [] if settings.quiet else lines)
+
+    def _cut_short(self, vm: "VmRef", code: ExitCode) -> dict[str, Any]:
+        fields = {"vm": vm.name, "vm_id": vm.id.lower(), "exit_code": int(code), "tried": vm in self._begun}
+        if (sealed := self._sealed.get(vm)) is not None:
+            return {**fields, "point": sealed.point.id, "id": sealed.point.id}
+        why = "the command was interrupted; no restore point was taken."
+        return {**fields, "error": "VK130", "message": why}
+
+
+def _how_to_sweep(host: str) -> str:
+    return f"`vmkeep sweep hyperv://{host}` removes what is left; the VM's next run tries, too."
+
+
 def _names(chosen: "Sequence[VmRef]") -> "dict[VmRef, str]":
     """Return what each VM is called: its name, and where several have it, its id, too."""
     count = Counter(vm.name for vm in chosen)
-    return {vm: vm.name if count[vm.name] == 1 else f"{vm.name} ({vm.id.lower()})" for vm in chosen}
+    is_plain = {vm: count[vm.name] == 1 or not vm.id for vm in chosen}
+    return {vm: vm.name if is_plain[vm] else f"{vm.name} ({vm.id.lower()})" for vm in chosen}
 
 
 def _tell(result: "VmResult", name: str) -> None:
@@ -123,7 +192,7 @@ def _tell(result: "VmResult", name: str) -> None:
             warn(f"{name}: {text}")
     if result.error is not None:
         what = "NOT PROTECTED" if result.was_tried else "NOT PROTECTED, not even tried"
-        tell_failure(f"{name}: {what}", result.error)
+        tell_failure(f"{name}: {what}", result.error, with_notes=result.was_tried)
     if settings.json:
         try_answer({"message_type": "vm", **_fields(result)}, [])
         return
@@ -134,7 +203,9 @@ def _tell(result: "VmResult", name: str) -> None:
 
 def _left_behind(result: "VmResult") -> tuple[str, ...]:
     """Return what a run that failed could not take away."""
-    left = result.error.context.get("left_behind") if result.error is not None else None
+    if result.error is None or not result.was_tried:
+        return ()
+    left = result.error.context.get("left_behind")
     return left if isinstance(left, tuple) else ()
 
 
@@ -144,7 +215,7 @@ def _fields(result: "VmResult") -> dict[str, Any]:
     error = result.error
     fields = {
         "vm": result.vm.name,
-        "vm_id": result.vm.id.lower(),
+        "vm_id": result.vm.id.lower() or None,
         "exit_code": int(result.exit_code),
         "tried": result.was_tried,
     }
@@ -168,7 +239,7 @@ def _document(results: "Sequence[VmResult]", code: ExitCode) -> dict[str, Any]:
 
 
 def _table(results: "Sequence[VmResult]", names: "dict[VmRef, str]") -> list[str]:
-    if len(results) < 2 or settings.quiet:
+    if len(results) < 2 or (settings.quiet and not any(result.exit_code for result in results)):
         return []
     failed = [names[result.vm] for result in results if result.error is not None]
     warned = [names[r.vm] for r in results if r.outcome is not None and r.outcome.warnings]

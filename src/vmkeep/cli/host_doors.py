@@ -81,18 +81,25 @@ def _recorder(file: Path | None) -> Iterator["Recorder | None"]:
         yield None
         return
     from vmkeep.clock import SystemClock
-    from vmkeep.host.wsman import Recorder
+    from vmkeep.host.wsman import Recorder, TraceFile
 
     try:
-        number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        lines = TraceFile(file)
     except FileExistsError as error:
         raise UsageError(
             f"{str(file)!r} exists; a trace goes into a new file.", hint="Choose another name."
         ) from error
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise VmkeepError(
-            f"cannot write the trace {str(file)!r}: {reason}.", hint="Choose another place."
-        ) from error
-    with os.fdopen(number, "w", encoding="utf-8", newline="\n") as stream:
-        yield Recorder(stream, SystemClock())
+        raise _unwritable(file, error) from error
+    with lines:
+        try:
+            recorder = Recorder(lines, SystemClock(), warn)
+        except OSError as error:
+            file.unlink(missing_ok=True)
+            raise _unwritable(file, error) from error
+        yield recorder
+
+
+def _unwritable(file: Path, error: OSError) -> VmkeepError:
+    reason = (error.strerror or str(error)).lower()
+    return VmkeepError(f"cannot write the trace {str(file)!r}: {reason}.", hint="Choose another place.")

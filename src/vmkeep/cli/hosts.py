@@ -11,7 +11,7 @@ import typer
 from vmkeep.cli.frame import AsJson, settings, state_folder_named, try_answer, warn
 from vmkeep.cli.host_doors import Record, configuration, open_host
 from vmkeep.cli.text import visible
-from vmkeep.errors import UsageError
+from vmkeep.errors import UsageError, VmkeepError
 
 if TYPE_CHECKING:
     from vmkeep.cli.configuration import HostBlock
@@ -97,6 +97,8 @@ def check(
             "--probe changes something on the host, and nobody can be asked here.",
             hint="Repeat with --yes, or at a terminal.",
         )
+    if report is not None:
+        _require_writable(report)
     found = _examined(host, probe, lambda: yes or _agreed(host, str(probe)), record)
     checks = found.checks
     code, summary = exit_code_of(checks), summary_of(checks)
@@ -148,6 +150,21 @@ def _examined(
             checks += host_probe.probe(watched, files, wish, notes, checks)
             _announce("")
         return Examined(tuple(checks), client.requests)
+
+
+def _require_writable(report: Path) -> None:
+    """See, before the host is asked for anything, that the report can be written; nothing of it changes."""
+    try:
+        is_new = not report.exists()
+        with report.open("ab"):
+            pass
+        if is_new:
+            report.unlink()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise VmkeepError(
+            f"cannot write the report {str(report)!r}: {reason}.", hint="Choose another place."
+        ) from error
 
 
 def _agreed(host: "HostBlock", vm: str) -> bool:

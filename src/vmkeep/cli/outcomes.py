@@ -43,7 +43,7 @@ def lines_of(outcome: "Outcome", name: str | None = None) -> list[str]:
     from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD
     from vmkeep.planner.folder import DISKS_LEFT_OUT
 
-    told = ("files-only", DISKS_LEFT_OUT, DISKS_EXCLUDED, DISKS_UNREAD)
+    told = ("files-only", "guest-not-quiesced", DISKS_LEFT_OUT, DISKS_EXCLUDED, DISKS_UNREAD)
     point = outcome.sealed.point
     read = rounded(point.bytes_read) + reread_of(point.evidence)
     lines = [
@@ -53,7 +53,7 @@ def lines_of(outcome: "Outcome", name: str | None = None) -> list[str]:
         *(f"  {line}" for line in inherited_lines(point.evidence)),
     ]
     # That files do not tell how their VM was brought to rest is so each time, and of disks that were
-    # left out a warning tells; everything else is news.
+    # left out or a guest that refused a warning tells; everything else is news.
     lines += [
         f"  {reason.fact} {reason.effect}"
         for reason in point.consistency.reasons

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from vmkeep.cli.evidence import audit_lines, reread_of
+from vmkeep.cli.evidence import audit_lines, read_all_lines, reread_of, why_unproven
 from vmkeep.cli.frame import (
     AcceptRollback,
     AsJson,
@@ -21,6 +21,8 @@ from vmkeep.cli.text import rounded, shortened
 from vmkeep.errors import ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vmkeep.model.consistency import Consistency
     from vmkeep.model.point import RestorePoint
 
@@ -44,6 +46,7 @@ def points(
     or replaced.
     """
     from vmkeep.clock import SystemClock
+    from vmkeep.model.names import did_you_mean
 
     with open_repository(repo, password_file, password_command) as repository:
         listing = repository.listing(accept_rollback=accept_rollback)
@@ -56,8 +59,10 @@ def points(
         f"{rounded(row['bytes_stored']):>12}"
         for row in rows
     ]
-    of_vm = f" of a VM called {vm!r}; `vmkeep points` lists all" if vm is not None else ""
-    nothing = f"no restore points{of_vm}"
+    nothing = "no restore points"
+    if vm is not None:
+        meant = did_you_mean(vm, (sealed.point.vm.name for sealed in listing.points))
+        nothing += f" of a VM called {vm!r}{meant or '; `vmkeep points` lists all'}"
     answer(rows, lines if rows else [nothing])
     problems = [*listing.problems, *listing.gaps]
     for problem in problems:
@@ -97,17 +102,19 @@ def show(
     document = _row(sealed.point, proven) | fields | {"object": sealed.name, "digest": sealed.digest.hex()}
     document |= {"vm": sealed.point.vm.name, "vm_id": sealed.point.vm.id, "claim": fields["consistency"]}
     document |= {"consistency": proven.value, "later_evidence": later, "tracking": tracking}
-    answer(document, _report(fields, proven))
+    answer(document, _report(fields, proven, later))
 
 
-def _report(fields: dict[str, Any], proven: "Consistency") -> list[str]:
-    claim = fields["consistency"]
+def _report(fields: dict[str, Any], proven: "Consistency", later: "Sequence[dict[str, Any]]") -> list[str]:
+    claim, evidence = fields["consistency"], fields["evidence"]
     lines = [
         f"restore point {fields['point']}",
         f"  VM           {fields['vm']['name']}  ({fields['vm']['id']}), number {fields['number']}",
         f"  taken        {fields['time']} from {fields['source']}, method {fields['method']}",
         f"  consistency  {proven.value} (asked: {claim['asked']}, promised: {claim['promised']})",
     ]
+    if proven.value != claim["promised"] and evidence.get("read_back"):
+        lines.append(f"  not proven   {claim['promised']}: {why_unproven(evidence, later)}")
     for reason in claim["reasons"]:
         lines += [
             f"    {reason['fact']}",
@@ -117,6 +124,8 @@ def _report(fields: dict[str, Any], proven: "Consistency") -> list[str]:
     read = rounded(fields["bytes_read"]) + reread_of(fields["evidence"])
     lines.append(f"  read         {read}, stored {rounded(fields['bytes_stored'])}")
     lines.append(f"  parent       {fields['parent'] or 'none'}")
+    if fields["parent"] is not None:
+        lines += [f"  read in full {line}" for line in read_all_lines(evidence)]
     for number, disk in enumerate(fields["disks"]):
         sectors = f"{disk['logical_sector']}/{disk['physical_sector']}"
         lines.append(
@@ -125,11 +134,11 @@ def _report(fields: dict[str, Any], proven: "Consistency") -> list[str]:
         )
         lines.append(f"               root {disk['root'] or 'none (all zeros)'}")
     lines += [f"  file         {f['name']} ({f['role']}, {rounded(f['size'])})" for f in fields["files"]]
-    check = fields["evidence"].get("hold_check")
+    check = evidence.get("hold_check")
     if check:
         lines.append(f"  hold check   {check['files']} files stood still while they were read")
     return lines + [
-        f"  {'re-read' if i == 0 else '':13}{line}" for i, line in enumerate(audit_lines(fields["evidence"]))
+        f"  {'re-read' if i == 0 else '':13}{line}" for i, line in enumerate(audit_lines(evidence))
     ]
 
 

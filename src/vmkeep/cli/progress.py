@@ -1,14 +1,18 @@
-"""Show progress on a terminal: done, rate, and how long it will still take."""
+"""Show progress: on a terminal what is done, the rate and what is left; in words each step that has ended."""
 
+import re
 import shutil
 import threading
+from collections.abc import Callable
 from typing import Final, TextIO
 
 from vmkeep.cli.text import rounded, shortened, visible
 from vmkeep.clock import Clock
+from vmkeep.progress import Progress
 
 _REDRAW_S: Final = 0.2
 _WIDTH: Final = 24
+_PERCENT: Final = re.compile(r" \([0-9]+ %\)$")
 
 
 class TerminalProgress:
@@ -57,3 +61,37 @@ class TerminalProgress:
         bar = f"\x1b[32m{bar}\x1b[0m" + " " * (_WIDTH - len(bar)) if self._color else bar.ljust(_WIDTH)
         left = int((self._total - self._done) / rate) if rate else 0
         return f"{visible(self._label)} [{bar}] {share:4.0%}  {text}  {left // 60}:{left % 60:02} left"
+
+
+class StepsTold:
+    """Tells each step when it has ended, and how long it took; hands everything on to another progress.
+
+    A step lasts from one label to the next; what follows it in brackets, how far it is, changes nothing.
+    """
+
+    def __init__(self, shown: Progress, tell: Callable[[str], None], clock: Clock) -> None:
+        self._shown = shown
+        self._tell = tell
+        self._clock = clock
+        self._step: str | None = None
+        self._started = 0.0
+
+    def begin(self, label: str, total_bytes: int | None) -> None:
+        step = _PERCENT.sub("", label)
+        if step != self._step:
+            self._close()
+            self._step, self._started = step, self._clock.monotonic()
+        self._shown.begin(label, total_bytes)
+
+    def advance(self, done_bytes: int) -> None:
+        self._shown.advance(done_bytes)
+
+    def end(self) -> None:
+        self._close()
+        self._shown.end()
+
+    def _close(self) -> None:
+        if self._step is not None:
+            self._shown.end()  # its line goes before ours comes
+            self._tell(f"{self._clock.monotonic() - self._started:8.1f} s  {self._step}")
+            self._step = None

@@ -12,6 +12,7 @@ from vmkeep.cli.frame import (
     announce,
     open_repository,
     say,
+    settings,
     warn,
 )
 from vmkeep.cli.host_doors import Record, configuration, open_host
@@ -19,9 +20,9 @@ from vmkeep.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from vmkeep.backup.host_sweep import VmSwept
-    from vmkeep.backup.leftovers import Cleared
+    from vmkeep.backup.leftovers import Cleared, Question
 
-_CLEAN: Final = "Nothing of a crashed run is left."
+_CLEAN: Final = "Nothing of an unfinished run is left."
 
 
 def sweep(
@@ -32,6 +33,14 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be removed; change nothing.")
     ] = False,
+    ours: Annotated[
+        list[str] | None,
+        typer.Option("--ours", metavar="ID", help="This, which nobody could tell, is ours: remove it."),
+    ] = None,
+    not_ours: Annotated[
+        list[str] | None,
+        typer.Option("--not-ours", metavar="ID", help="This is another program's: leave it for good."),
+    ] = None,
     record: Record = None,
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,
@@ -43,8 +52,12 @@ def sweep(
     else's checkpoints, are left alone. Each `vmkeep backup` of a VM does the same first. Any machine with
     the repository and its password can do it, once the dead run's claim has ended (30 minutes at most).
 
-    Exit codes: 0 nothing is left (with --dry-run: nothing would be); 1 failed; 3 something is left, and
-    why is said; 10 no repository; 12 wrong password; 13 the host is out of reach or refuses.
+    What may be the dead run's or another program's is left, and told with the two commands that decide
+    it: --ours ID and --not-ours ID, each as often as needed.
+
+    Exit codes: 0 nothing is left (with --dry-run: nothing would be); 1 failed; 2 an ID that nobody has to
+    decide about; 3 something is left, and why is said; 10 no repository; 12 wrong password; 13 the host
+    is out of reach or refuses.
     """
     from vmkeep.capture.source import HostAddress, parse_source
 
@@ -56,14 +69,20 @@ def sweep(
         repo, password_file, password_command, meanwhile="vmkeep.backup.host_sweep"
     ) as repository:
         from vmkeep.backup.host_sweep import sweep_host
+        from vmkeep.backup.leftovers import questions
         from vmkeep.backup.vm_run import Doors
+        from vmkeep.capture.sweep import Said
         from vmkeep.clock import SystemClock
         from vmkeep.host.hyperv import HyperV
 
         clock = SystemClock()
         with open_host(host, clock, record) as (client, files):
             doors = Doors(host.name, HyperV(client, clock), files)
-            results = sweep_host(doors, repository, address.vm, dry_run=dry_run, ended=_tell)
+            said = Said.of(ours or (), not_ours or ())
+            results = sweep_host(doors, repository, address.vm, dry_run=dry_run, ended=_tell, said=said)
+            asked = questions([each for result in results for each in result.cleared], source, repository)
+    for question in asked:
+        warn(f"only you can decide whose it is: {question}.")
     is_clean = all(result.is_clean for result in results)
     code = ExitCode.OK if is_clean and not (dry_run and _would(results)) else ExitCode.PARTIAL
     document = {
@@ -71,8 +90,9 @@ def sweep(
         "dry_run": dry_run,
         "exit_code": int(code),
         "vms": [_fields(result) for result in results],
+        "decide": [_decision(question) for question in asked],
     }
-    announce(document, [_CLEAN] if code is ExitCode.OK else [], "the sweep is done")
+    announce(document, [_CLEAN] if code is ExitCode.OK and not settings.quiet else [], "the sweep is done")
     raise typer.Exit(code)
 
 
@@ -85,7 +105,7 @@ def _tell(result: "VmSwept") -> None:
     """Say at once what became of one VM."""
     name = result.vm.name
     if result.error is not None:
-        warn(f"{name}: not swept: {result.error.message}")
+        warn(f"{name}: not swept: {result.error.message} {result.error.hint}".rstrip())
     for run in result.living:
         warn(f"{name}: the run {run} is alive, and left alone.")
     for checkpoint in result.unwritten:
@@ -101,8 +121,14 @@ def _tell(result: "VmSwept") -> None:
 
 
 def _lines(cleared: "Cleared") -> list[str]:
-    found = [f"{s.what} {s.id}: {s.outcome}" for s in cleared.swept]
+    found = [f"{s.what} {s.id}: {s.outcome}" + (f", {s.why}" if s.why else "") for s in cleared.swept]
     return found or [f"the run {cleared.run} left nothing"]
+
+
+def _decision(question: "Question") -> dict[str, str]:
+    """Return what is to be decided, and the two commands."""
+    swept = question.swept
+    return {"what": swept.what, "id": swept.id, "ours": question.ours, "not_ours": question.not_ours}
 
 
 def _fields(result: "VmSwept") -> dict[str, Any]:

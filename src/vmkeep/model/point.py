@@ -42,7 +42,11 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Claim:
-    """What was asked about consistency, what was promised, what came out, and why not better."""
+    """What was asked about consistency, what was promised, what was proven by then, and why not better.
+
+    ``got`` is what was proven when the manifest was written: what a host confirms after the
+    seal comes on top (:meth:`Points.consistency_of`). The name is the format's.
+    """
 
     asked: str
     promised: Consistency

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from vmkeep.model.names import did_you_mean, nearest
 from vmkeep.model.point import RestorePoint
 from vmkeep.repository.errors import PointAmbiguous, PointNotFound, RepositoryError, Tampered
 from vmkeep.repository.manifest import format_time, parse_time
@@ -135,10 +136,18 @@ class Listing:
         found = {sealed.name: sealed for sealed in meant}
         if not found:
             _refuse_damaged(text, damaged)  # its name stands in the manifest that cannot be read
-            raise PointNotFound(f"no restore point is called {text!r}.")
+            raise PointNotFound(f"no restore point is called {text!r}{self._meant(text) or '.'}")
         if len(found) > 1:
             raise PointAmbiguous(f"{text!r} means {len(found)} restore points.")
         return meant[0]
+
+    def _meant(self, text: str) -> str:
+        """Ask for the VM that was meant, if its name is near; the rest of what was typed stays."""
+        names = {sealed.point.vm.name for sealed in self.points}
+        vm, at, when = text.rpartition("@")
+        if at and vm not in names:
+            return did_you_mean(text, (f"{name}@{when}" for name in nearest(vm, names)))
+        return did_you_mean(text, names)
 
     def _latest(self, damaged: "list[_Damaged]") -> SealedPoint:
         newest = {s.point.vm.id: s for s in sorted(self.points, key=_order)}

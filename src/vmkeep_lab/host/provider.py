@@ -1,6 +1,7 @@
 """The host as a client sees it: instances, methods, and time that passes."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from threading import Event, RLock, Thread
 from typing import Final
@@ -197,13 +198,17 @@ class Host:
     # --- what is there besides us -----------------------------------------------------------
 
     def _keep_other_jobs(self) -> None:
-        """Keep finished jobs of others in the list, as on every busy host (recorded: pull_other_job)."""
+        """Keep finished jobs of others in the list, as on every busy host (recorded: pull_other_job).
+
+        They made what has gone since: jobs are kept for five minutes (section 2.2), and of what is
+        older none is listed that made it.
+        """
         world = self.world
         if world.jobs.all():
             return
         for vm in world.state.vms:
-            for checkpoint in vm.checkpoints[:1]:
-                made = names.settings(checkpoint.id)
+            for _ in vm.checkpoints[:1]:
+                made = names.settings(world.state.new_id())
                 now = world.clock.monotonic()
                 job = Job(
                     id=world.state.new_id(),
@@ -211,7 +216,7 @@ class Host:
                     vm_id=vm.id,
                     began=now - 1,
                     lasts=0.5,
-                    submitted=checkpoint.created,
+                    submitted=world.clock.now() - timedelta(seconds=1),
                     work=list,
                     ended=now,
                     made=[made],

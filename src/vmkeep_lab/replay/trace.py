@@ -33,6 +33,8 @@ def read_trace(file: Path) -> list[Exchange]:
         for number, line in enumerate(_lines(stream)):
             if number == 0:
                 _check_format(line)
+            elif "incomplete" in line:
+                break  # whoever wrote it ran out of room, and says so
             else:
                 found.append(_exchange(line, number))
     if not found:

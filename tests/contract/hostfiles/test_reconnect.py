@@ -3,8 +3,10 @@
 import os
 import random
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
+from itertools import pairwise
 
 import pytest
 
@@ -36,6 +38,55 @@ def test_a_cut_in_the_middle_of_a_read_goes_on(answers: int, shared: Samba, seed
         assert proxy.connections == 2
         assert files.open_handles == 1
     shared.wait_until_nothing_is_open()
+
+
+class _Over(Exception):
+    """Whoever watches has seen enough."""
+
+
+def test_whoever_waits_for_a_silent_server_is_let_go_by_a_look(shared: Samba, seed: int) -> None:
+    data = write_disk(shared, seed, MIB)
+    looked: list[float] = []
+
+    def look() -> None:
+        looked.append(time.monotonic())
+        if len(looked) > 3:
+            raise _Over
+
+    with (
+        Proxy(shared.port) as proxy,
+        connect(shared, port=proxy.port) as files,
+        closing(files.open(DISK)) as file,
+    ):
+        proxy.stall()
+        with files.looking(look), pytest.raises(_Over):
+            read(file, 0, MIB)
+        assert all(later - before < 2.0 for before, later in pairwise(looked))
+        proxy.resume()
+        assert read(file, 0, MIB) == data  # nobody looks any more
+    shared.wait_until_nothing_is_open()
+
+
+def test_a_file_whose_opening_nobody_waited_for_is_closed_with_its_login(shared: Samba, seed: int) -> None:
+    write_disk(shared, seed, MIB)
+
+    def look() -> None:
+        if is_silent.is_set():
+            raise _Over
+
+    is_silent = threading.Event()
+    with Proxy(shared.port) as proxy, connect(shared, port=proxy.port) as files:
+        assert files.exists(DISK)
+        with files.looking(look):
+            is_silent.set()
+            proxy.stall()
+            with pytest.raises(_Over):
+                files.open(DISK)
+        proxy.resume()
+        assert files.open_handles == 1  # the server may have opened it
+        assert files.end_lost_logins()
+        assert files.open_handles == 0
+        shared.wait_until_nothing_is_open()
 
 
 def test_every_file_of_a_cut_connection_goes_on(shared: Samba, seed: int) -> None:

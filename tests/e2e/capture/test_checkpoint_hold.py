@@ -48,6 +48,7 @@ def test_each_vm_is_read_as_it_was_while_its_guest_writes_on(lab: Lab, host: Doo
         assert released.is_power_equal
         assert host.journal.steps == [
             "hold-prepared",
+            "hold-asked",
             "hold-made",
             "hold-held",
             "hold-releasing",

@@ -133,7 +133,7 @@ def test_what_cannot_be_protected_is_refused(
     ("code", "says", "arguments"),
     [
         (1, "no VM called 'nobody'; it has 'attic', 'mail', 'web'", ("hyperv://lab/nobody",)),
-        (1, "no VM called 'nobody'", ("hyperv://lab", "--vm", "mail", "--vm", "nobody")),
+        (1, "no VM called 'nowhere'", ("hyperv://lab", "--vm", "nowhere", "--vm", "nobody")),
         (2, "no VM was chosen", ("hyperv://lab",)),
         (2, "contradict", ("hyperv://lab", "--all", "--vm", "mail")),
         (2, "contradict", ("hyperv://lab/mail", "--all")),

@@ -51,7 +51,6 @@ def deny(lab: Lab, *actions: str) -> None:
     ("fault", "code", "says"),
     [
         ({"at": "create-call", "code": 32769}, 13, "32769, access denied"),
-        ({"at": "create-call", "code": 32775}, 11, "32775, invalid state"),
         ({"at": "create-job", "hresult": 0x80070070, "reason": "disk_full"}, 1, "the volume is full"),
         ({"at": "create-late"}, 1, "0x80004005"),
     ],
@@ -64,6 +63,33 @@ def test_a_checkpoint_that_is_refused(
     clear(result, code, says, what="mail: NOT PROTECTED: ")
     assert result.out == b""  # and yet all was told
     assert [row["vm"] for row in points(hosts)] == ["attic"]
+
+
+def test_a_host_too_busy_for_a_checkpoint_is_asked_again(hosts: Hosts, office: Lab) -> None:
+    office.control.ask("fail", vm="mail", at="create-call", code=32775)
+    result = hosts(*TWO)
+    assert result.code == 0, result
+    (line,) = [line for line in result.err.splitlines() if "waited for" in line]
+    assert line.startswith("vmkeep: mail: ") and "32775" in line
+    assert {row["vm"] for row in points(hosts)} == {"attic", "mail"}
+
+
+def test_a_name_nobody_has_is_a_failure_of_its_own(hosts: Hosts, office: Lab) -> None:
+    wanted = ("backup", "hyperv://lab", "--vm", "nobody", "--vm", "attic")
+    result = hosts(*wanted)
+    clear(result, 1, what="nobody: NOT PROTECTED, not even tried: ")
+    assert "attic: restore point" in result.text
+    assert "1 of 2 VMs are protected.\n  not protected: nobody\n" in result.text
+    result = hosts(*wanted, "--json")
+    assert result.code == 1
+    *_, summary = map(json.loads, result.text.splitlines())
+    assert (summary["exit_code"], summary["protected"], summary["failed"]) == (1, 1, 1)
+    nobody, attic = summary["vms"]
+    assert (nobody["vm"], nobody["vm_id"], nobody["error"]) == ("nobody", None, "HV001")
+    assert (nobody["exit_code"], nobody["tried"]) == (1, False)
+    assert attic["vm"] == "attic"
+    assert len(points(hosts)) == 2
+    clear(hosts("backup", "hyperv://lab", "--vm", "nobody", "--vm", "nowhere"), 1, "nobody")
 
 
 def test_a_program_hears_of_each_vm(hosts: Hosts, office: Lab) -> None:

@@ -256,3 +256,16 @@ def test_a_trace_is_not_written_over_something(hosts: Hosts, lab: Labs, tmp_path
     assert result.code == 2
     assert "exists" in result.err
     assert (tmp_path / "there").read_text() == "precious"
+
+
+@pytest.mark.parametrize("option", ["--report", "--record"])
+def test_a_file_that_cannot_be_made_is_refused_before_the_host_is_asked(
+    hosts: Hosts, lab: Labs, free_port: int, tmp_path: Path, option: str
+) -> None:
+    hosts.configure(lab("demo"), port=free_port)  # nobody is there: whoever asked would say so
+    result = hosts("hosts", "check", "lab", option, tmp_path / "nowhere" / "file")
+    assert result.code == 1, result
+    sentence, hint = result.err.splitlines()[-2:]
+    assert f"cannot write the {'report' if option == '--report' else 'trace'}" in sentence
+    assert "no such file or directory" in sentence
+    assert hint.strip() == "Choose another place."

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import resource
 import signal
 import subprocess
 import time
@@ -20,7 +21,15 @@ Labs = Callable[..., Lab]
 
 VM = "web-server"
 STEPS = ("probe-vm", "probe-checkpoint", "probe-read", "probe-still", "probe-release", "probe-power")
-RECORDS = ("probe", "hold-prepared", "hold-made", "hold-held", "hold-releasing", "hold-released")
+RECORDS = (
+    "probe",
+    "hold-prepared",
+    "hold-asked",
+    "hold-made",
+    "hold-held",
+    "hold-releasing",
+    "hold-released",
+)
 _PATIENCE_S = 60.0
 # The sixth look at the settings of the checkpoint asks whether it is still there, before it is let go.
 _WHILE_HELD = {"action": "Get", "resource": "Msvm_VirtualSystemSettingData", "after": 5, "times": 1}
@@ -168,6 +177,24 @@ def test_somebody_at_a_terminal_is_asked(hosts: Hosts, here: Lab, answer: bytes,
     assert "checkpoint" in err.decode()
     checks = {check["name"]: check for check in json.loads(out)["checks"]}
     assert {checks[name]["state"] for name in STEPS} == {state}
+
+
+def test_a_trace_whose_disk_is_full_stops_neither_the_probe_nor_its_clean_up(
+    hosts: Hosts, here: Lab, tmp_path: Path
+) -> None:
+    trace, room = tmp_path / "trace.jsonl", 40_000
+    result = hosts.program(
+        *("hosts", "check", "lab", "--probe", VM, "--yes", "--record", trace),
+        env={"VMKEEP_CONFIG": str(hosts.file)},
+        before_exec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    assert result.code == 0, result
+    (told,) = [line for line in result.err.splitlines() if "incomplete" in line]
+    assert told.endswith("the trace is incomplete from here on, and it says so at its end: file too large.")
+    *_, before_last, last = map(json.loads, trace.read_text("utf-8").splitlines())
+    assert before_last["status"] == 200
+    assert last == {"incomplete": "file too large"}
+    assert journals(hosts) == []
 
 
 def test_a_machine_without_a_place_for_the_journal_probes_nothing(hosts: Hosts, here: Lab) -> None:

@@ -57,10 +57,10 @@ def swept_by(commands: HostCommands, *options: str) -> tuple[int, dict[str, Any]
 
 # Where the machine dies, and what is on the host then.
 PLACES = {
-    "the checkpoint has no name yet": ("put_if_absent", "runs/", 4, "checkpoint"),
+    "the checkpoint has no name yet": ("put_if_absent", "runs/", 5, "checkpoint"),
     "while it is read": ("create", "packs/", 1, "checkpoint"),
     "right before the seal": ("put_if_absent", "seals/", 1, "checkpoint"),
-    "when it was converted": ("put_if_absent", "runs/", 10, "reference point"),
+    "when it was converted": ("put_if_absent", "runs/", 12, "reference point"),
 }
 
 
@@ -102,7 +102,7 @@ def test_the_next_run_on_another_machine_cleans_up_and_says_so(
     elsewhere.before = lost.before
     result = elsewhere.backup("web", "--json")
     assert result.code == 0, result
-    assert "a run that died had left, and this one removed: checkpoint" in result.err
+    assert "an unfinished run had left, and this one removed: checkpoint" in result.err
     assert json.loads(result.text.splitlines()[-1])["increment"] == "rct"
     elsewhere.all_hold(2)
     elsewhere.is_clean("web")

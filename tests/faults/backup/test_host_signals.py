@@ -1,5 +1,6 @@
 """SIGTERM in the middle of a run, two runs of one VM: the command says what it did, the host is as it was."""
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,12 +29,14 @@ def commands(lab: Lab, tmp_path: Path) -> Iterator[HostCommands]:
 
 # Where it comes: at a request to the store, and how many points and reference points there are then.
 PLACES = {
-    "the checkpoint has no name yet": ("put_if_absent", "runs/", 4, 0, 0),
+    "the host makes the checkpoint": ("put_if_absent", "runs/", 4, 0, 0),
+    "the checkpoint has no name yet": ("put_if_absent", "runs/", 5, 0, 0),
     "while it is read": ("create", "packs/", 1, 0, 0),
     "right before the seal": ("put_if_absent", "seals/", 1, 0, 0),
-    "before the VM is released": ("put_if_absent", "runs/", 9, 1, 0),
-    "when it is converted": ("put_if_absent", "runs/", 10, 1, 0),
-    "when the tracking is stored": ("put_if_absent", "runs/", 11, 1, 1),
+    "before the VM is released": ("put_if_absent", "runs/", 10, 1, 0),
+    "the host converts the checkpoint": ("put_if_absent", "runs/", 11, 1, 0),
+    "when it is converted": ("put_if_absent", "runs/", 12, 1, 0),
+    "when the tracking is stored": ("put_if_absent", "runs/", 13, 1, 1),
 }
 
 
@@ -57,6 +60,44 @@ def test_sigterm_lets_go_of_the_vm_and_the_next_run_goes_on(commands: HostComman
     assert commands.all_closed("web")
 
 
+@pytest.mark.parametrize(
+    ("order", "protected"),
+    [
+        ({"verb": "put_if_absent", "prefix": "seals/", "nth": 2}, ["chained"]),
+        ({"verb": "put_if_absent", "prefix": "runs/", "nth": 9}, ["chained"]),  # sealed, and not yet released
+        ({"verb": "create", "prefix": "packs/", "nth": 1}, []),
+    ],
+)
+def test_a_run_of_all_that_is_stopped_says_what_is_protected(
+    commands: HostCommands, order: dict[str, object], protected: list[str]
+) -> None:
+    order = {**order, "action": "signal", "what": int(signal.SIGTERM)}
+    result = commands.met(order, "backup", "hyperv://lab", "--all", "--json")
+    assert result.code == 143, result
+    *_, summary = map(json.loads, result.text.splitlines())
+    assert [vm["vm"] for vm in summary["vms"]] == ["chained", "large", "off", "web"]
+    assert (summary["message_type"], summary["exit_code"]) == ("summary", 143)
+    assert (summary["protected"], summary["failed"]) == (len(protected), 4 - len(protected))
+    assert [vm["vm"] for vm in summary["vms"] if "point" in vm] == protected
+    tried = [vm["vm"] for vm in summary["vms"] if vm.get("tried")]
+    assert set(tried) <= {"chained", "large"}
+    assert '"code": 143' in result.err
+    commands.all_hold(len(protected))
+    listed = json.loads(commands("points", "--json").text)
+    assert [point["vm"] for point in listed] == protected
+
+
+def test_people_hear_of_what_is_not_protected_when_they_stop_a_run(commands: HostCommands) -> None:
+    order = {"verb": "put_if_absent", "prefix": "seals/", "nth": 2}
+    result = commands.met(
+        {**order, "action": "signal", "what": int(signal.SIGINT)}, "backup", "hyperv://lab", "--all"
+    )
+    assert result.code == 130, result
+    assert "Interrupted: 1 of 4 VMs are protected.\n  not protected: " in result.text
+    assert result.text.count("  not protected: ") == 3
+    assert "nothing stays open or held" in result.err
+
+
 def test_what_cannot_be_removed_is_told_with_the_next_step(lab: Lab, commands: HostCommands) -> None:
     lab.control.ask("free", bytes=1000)
     lab.control.ask("fail", at="destroy-call", vm="web", code=32773)
@@ -65,9 +106,9 @@ def test_what_cannot_be_removed_is_told_with_the_next_step(lab: Lab, commands: H
     finally:
         lab.control.ask("free", bytes=None)
     assert result.code == 3, result
-    assert "are free" in result.err
+    assert "not even 1 MiB is free" in result.err
     assert "32773" in result.err
-    assert "vmkeep sweep hyperv://HOST" in result.err
+    assert "`vmkeep sweep hyperv://lab` removes what is left" in result.err.splitlines()[-1]
     (left,) = [c["name"] for c in commands.state("web")["checkpoints"] if c["name"].startswith("vmkeep ")]
     assert left in result.err
     summary = commands.succeeds("web")

@@ -1,16 +1,22 @@
 """What goes wrong while a VM is held: it is let go, the first error is told, and nothing is left."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.lab_captures import OWNER, Doors, sha256_of
-from tests.lab_process import Lab
+from tests.host_runs import SCENARIO, RunClock, host_of
+from tests.lab_captures import OWNER, Doors, NotedJournal, sha256_of
+from tests.lab_process import ForeignClient, Lab, embedded, reference, running_lab, text
+from vmkeep.backup.host_sweep import sweep_host
 from vmkeep.capture.checkpoint import CheckpointHold
 from vmkeep.capture.errors import HoldLimitReached, LeftBehind
 from vmkeep.capture.limits import HoldLimits
+from vmkeep.capture.outcome import left_behind_by
 from vmkeep.capture.sweep import sweep
+from vmkeep.errors import VmkeepError
 from vmkeep.host.hyperv import (
     CheckpointMissing,
     OperationFailed,
@@ -19,8 +25,10 @@ from vmkeep.host.hyperv import (
     Waiting,
     destroy_checkpoint,
     destroy_reference_point,
+    list_recovery_checkpoints,
     wait_for_merge,
 )
+from vmkeep.host.wsman import OutcomeUnknown
 
 VM = "web-server"
 
@@ -66,6 +74,90 @@ def test_a_refused_creation_claims_no_checkpoint(lab: Lab, host: Doors) -> None:
         host.hold(VM)
     assert host.journal.steps == ["hold-prepared", "hold-released"]
     assert host.journal.records[-1][1]["checkpoint"] is None
+
+
+class Rivals(NotedJournal):
+    """Lets another product make its checkpoint between our record and our call; then something happens."""
+
+    def __init__(self, lab: Lab, vm_id: str, then: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._lab, self._vm_id, self._then = lab, vm_id, then
+        self.theirs = ""
+
+    def step(self, name: str, detail: Mapping[str, Any]) -> None:
+        super().step(name, detail)
+        if name == "hold-prepared":
+            client = ForeignClient(self._lab)
+            keys = {"CreationClassName": "Msvm_ComputerSystem", "Name": self._vm_id}
+            level = embedded(
+                "SnapshotSettings", "Msvm_VirtualSystemSnapshotSettingData", ConsistencyLevel=("uint8", 2)
+            )
+            system = reference("AffectedSystem", "Msvm_ComputerSystem", **keys)
+            service = "Msvm_VirtualSystemSnapshotService"
+            client.finish(client.call(service, "CreateSnapshot", system, level, text("SnapshotType", 32768)))
+            client.close()
+            vms = self._lab.control.ask("state")["state"]["vms"]
+            (self.theirs,) = [vm["checkpoints"][-1]["id"] for vm in vms if vm["id"] == self._vm_id]
+            self._lab.control.ask(**self._then)
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        {"do": "fail", "at": "create-job", "vm": VM},
+        {"do": "fail", "at": "create-late", "vm": VM},
+        {"do": "disturb", "effect": "close before", "action": "CreateSnapshot"},
+    ],
+    ids=["our job fails", "our job fails late", "our call never arrives"],
+)
+def test_what_another_product_made_just_before_a_call_that_failed_stays(
+    lab: Lab, host: Doors, then: dict[str, Any]
+) -> None:
+    vm_id = host.vm(VM).vm.id
+    before = {each.id for each in list_recovery_checkpoints(host.host, vm_id)}
+    host.journal = journal = Rivals(lab, vm_id, then)
+    with pytest.raises((OperationFailed, OutcomeUnknown)):
+        host.hold(VM)
+    lab.control.ask("calm")
+    (theirs,) = [each for each in list_recovery_checkpoints(host.host, vm_id) if each.id not in before]
+    assert theirs.id == f"Microsoft:{journal.theirs}"
+    assert journal.steps[-1] == "hold-released"
+    assert destroy_checkpoint(host.host, theirs)
+
+
+def test_a_call_that_the_host_has_no_time_for_is_announced_anew(lab: Lab, host: Doors) -> None:
+    for action in ("CreateSnapshot", "ConvertToReferencePoint"):
+        # As often as the client itself repeats it, and once more.
+        lab.control.ask("disturb", effect="status", action=action, code=503, times=6)
+    with host.hold(VM) as held:
+        released = held.release(track=True)
+    lab.control.ask("calm")
+    assert host.journal.steps == [
+        "hold-prepared", "hold-asking", "hold-asked", "hold-made", "hold-held",
+        "hold-releasing", "hold-releasing", "hold-asked", "hold-released",
+    ]  # fmt: skip
+    assert released.tracking is not None
+    destroy_reference_point(host.host, host.vm(VM).vm.id, released.tracking.reference_point)
+
+
+def test_a_creation_that_lasts_longer_than_anybody_waits_is_told_and_not_forgotten(
+    tmp_path: Path,
+) -> None:
+    text_of = SCENARIO.replace("checkpoint_s = 0.05", "checkpoint_s = 2000")
+    with running_lab(text_of, tmp_path / "state") as lab:
+        with host_of(lab, RunClock(speed=1500.0)) as host, pytest.raises(VmkeepError) as told:
+            host.take("large")
+        assert any("still making a checkpoint" in each for each in left_behind_by(told.value))
+        lab.control.ask("push", seconds=2400)
+        with host_of(lab) as after:
+            (ours,) = after.state("large")["checkpoints"]
+            lab.control.ask("push", seconds=3600)  # the host has forgotten its job by then
+            after.repository, after.clock = host.repository, host.clock
+            host.clock.later(hours=2)
+            swept = sweep_host(after.doors, after.opened(), None, dry_run=False, ended=lambda _: None)
+            (cleared,) = [each for vm in swept for each in vm.cleared]
+            assert [(each.id, each.is_asked) for each in cleared.swept] == [(f"Microsoft:{ours['id']}", True)]
+            assert not cleared.buried
 
 
 def test_a_run_that_is_stopped_while_the_host_makes_the_checkpoint_waits_for_it(host: Doors) -> None:

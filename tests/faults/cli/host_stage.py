@@ -36,7 +36,7 @@ name = "HV"
 seed = 11
 
 [behaviour]
-checkpoint_s = 0.03
+checkpoint_s = {checkpoint_s}
 convert_s = 0.03
 destroy_s = 0.03
 reference_s = 0.02
@@ -332,12 +332,10 @@ class HostStage:
 
 
 @contextmanager
-def host_stage(folder: Path, merge_retry_s: float = 0.1) -> Iterator[HostStage]:
+def host_stage(folder: Path, merge_retry_s: float = 0.1, checkpoint_s: float = 0.03) -> Iterator[HostStage]:
     """Start a lab, a gate before it, and what commands are forked from."""
-    with (
-        running_lab(SCENARIO.format(merge_retry_s=merge_retry_s), folder / "lab") as lab,
-        Gate(lab.facts["port"]) as gate,
-    ):
+    scenario = SCENARIO.format(merge_retry_s=merge_retry_s, checkpoint_s=checkpoint_s)
+    with running_lab(scenario, folder / "lab") as lab, Gate(lab.facts["port"]) as gate:
         config = folder / "config.toml"
         config.write_text(re.sub(r"(?m)^port = \d+$", f"port = {gate.host_port}", lab.facts["config"]))
         forks = Forks(folder, config)

@@ -17,10 +17,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +32,7 @@ import spnego
 from tests.clocks import FakeClock
 from tests.fakes.certificates import Authority
 from tests.fakes.wsman_host import USER, Reply, WsmanHost, binding_of, fault
+from vmkeep.clock import SystemClock
 from vmkeep.errors import VmkeepError
 from vmkeep.host.wsman import (
     Client,
@@ -549,6 +552,95 @@ def test_what_stops_a_question_leaves_no_answer_behind_for_the_next(host: WsmanH
             assert asking.get(REF).integer("Id") == 1
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+# --- a host that drips ----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def dripping(*beginnings: bytes, drop: bytes = b"a") -> Iterator[int]:
+    """A host that answers the nth request with the nth beginning, the last one dripping on for ever."""
+    over = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            talk, _ = listener.accept()
+            with talk:
+                for beginning in beginnings:
+                    talk.recv(1 << 20)
+                    talk.sendall(beginning)
+                while not over.wait(0.05):
+                    talk.sendall(drop)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            over.set()
+            listener.close()
+            thread.join(30)
+
+
+_WHO: Final = b"HTTP/1.1 401 No\r\nWWW-Authenticate: Negotiate\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "beginnings",
+    [
+        pytest.param((b"HTTP/1.1 401 No\r\nX-Slow: ",), id="a header"),
+        pytest.param((b"HTTP/1.1 401 No\r\nContent-Length: 400000\r\n\r\n",), id="a body"),
+        pytest.param((_WHO, b"HTTP/1.1 401 No\r\nWWW-Authenticate: Negotiate "), id="a leg of the login"),
+        pytest.param((b"HTTP/1.1 100 On\r\n\r\n",), id="words that mean nothing"),
+    ],
+)
+def test_a_host_that_drips_is_not_waited_for_beyond_the_limit(beginnings: tuple[bytes, ...]) -> None:
+    drop = b"HTTP/1.1 100 On\r\n\r\n" if b"100" in beginnings[0] else b"a"
+    with dripping(*beginnings, drop=drop) as port:
+        asked = Endpoint(
+            address="127.0.0.1", port=port, user=USER, password=Secret(PASSWORD), transport="http"
+        )
+        connection = Connection(asked, SystemClock())
+        started = time.monotonic()
+        with pytest.raises(HostUnreachable, match="did not answer"):
+            connection.send(b"<x/>", 1.0)
+        assert time.monotonic() - started < 10.0  # a second each for the login and for each of its legs
+
+
+def test_a_handshake_that_drips_is_not_waited_for_beyond_the_limit(authority: Authority) -> None:
+    # The head of a TLS record of 16 KiB, which comes a byte at a time (RFC 8446, section 5.1).
+    with dripping(b"\x16\x03\x03\x40\x00", drop=b"\x02") as port:
+        asked = Endpoint(
+            address="127.0.0.1", port=port, user=USER, password=Secret(PASSWORD), ca_file=authority.file,
+            connect_timeout_s=1.0,
+        )  # fmt: skip
+        started = time.monotonic()
+        with pytest.raises(HostUnreachable):
+            Connection(asked, SystemClock()).send(b"<x/>", 1.0)
+        assert time.monotonic() - started < 10.0
+
+
+class SeenEnough(Exception):
+    """What whoever watches a wait ends it with."""
+
+
+def test_whoever_waits_for_an_answer_looks_and_may_stop(host: WsmanHost) -> None:
+    go_on = threading.Event()
+    host.script.extend([Reply(INSTANCE.body, wait_for=go_on), INSTANCE])
+    looks: list[float] = []
+
+    def look() -> None:
+        looks.append(time.monotonic())
+        if host.asked and len(looks) > 20:
+            raise SeenEnough
+
+    with client(host) as asking:
+        with asking.looking(look), pytest.raises(SeenEnough):
+            asking.get(REF)
+        assert all(later - before < 2.0 for before, later in pairwise(looks))
+        go_on.set()
+        assert asking.get(REF).integer("Id") == 1  # on a new connection, and nobody looks any more
 
 
 # --- threads, secrets, imports --------------------------------------------------------------

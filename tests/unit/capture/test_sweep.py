@@ -6,7 +6,7 @@ import pytest
 
 from tests.clocks import FakeClock
 from tests.lab_captures import OWNER
-from vmkeep.capture.sweep import sweep
+from vmkeep.capture.sweep import short_id, sweep
 from vmkeep.host.hyperv import HyperV
 from vmkeep.host.wsman import Client
 
@@ -27,3 +27,17 @@ def test_a_run_that_held_nothing_left_nothing(nobody: HyperV) -> None:
 def test_a_journal_that_lost_its_beginning_is_not_called_clean(nobody: HyperV) -> None:
     (left,) = sweep(nobody, [("hold-made", {"checkpoint": "Microsoft:1"})], OWNER)
     assert not left.is_clean
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        "Microsoft:0A1B2C3D-0000-4000-8000-00000000000E",
+        "microsoft:AAAAAAAA-0000-4000-8000-00000000000A\\0a1b2c3d-0000-4000-8000-00000000000e",
+        "Microsoft:AAAAAAAA-0000-4000-8000-00000000000A\\\\0A1B2C3D-0000-4000-8000-00000000000E",
+        "'Microsoft:0A1B2C3D-0000-4000-8000-00000000000E'",
+        " 0a1b2c3d-0000-4000-8000-00000000000E\n",
+    ],
+)
+def test_an_id_is_taken_as_it_is_pasted(pasted: str) -> None:
+    assert short_id(pasted) == "0a1b2c3d-0000-4000-8000-00000000000e"

@@ -146,7 +146,7 @@ def test_a_broken_line_does_not_tell_the_password(tmp_path: Path) -> None:
 
 
 def test_a_host_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(HostNotConfigured, match=r"'hv02' in '.*config\.toml'; there are hv01, short\."):
+    with pytest.raises(HostNotConfigured, match=r"'hv02' in '.*config\.toml'; there is 'hv01', 'short'\."):
         loaded(tmp_path, FULL).find("hv02")
     with pytest.raises(HostNotConfigured, match="there is none"):
         loaded(tmp_path, "").find("hv02")

@@ -1,7 +1,11 @@
 """What is said of a point's evidence claims no more than the evidence holds."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from vmkeep.cli import evidence as room
 from vmkeep.cli.evidence import audit_lines, inherited_lines, reread_of
 
 pytestmark = pytest.mark.quick
@@ -45,3 +49,27 @@ def test_shares_are_rounded_up() -> None:
 def test_that_the_source_was_read_is_told_where_it_was() -> None:
     [line] = inherited_lines(_evidence(chunks=300, of=99_999, at_most=0.01, compared_with_source=True))
     assert "equal to the source" in line and "not read" not in line
+
+
+def test_every_reason_for_reading_all_has_words() -> None:
+    """The codes as the rooms below spell them."""
+    rooms = Path(room.__file__).parents[1]
+    texts = [(rooms / name).read_text("utf-8") for name in ("planner/tracking.py", "capture/tracked.py")]
+    codes = {code for text in texts for code in re.findall(r'"(rct-[a-z-]+)"', text)}
+    assert codes == set(room.READ_ALL)
+
+
+@pytest.mark.parametrize(
+    ("read_back", "later", "why"),
+    [
+        ({"state": "impossible", "why": "the VM did not run"}, [], "the VM did not run"),
+        ({"state": "pending"}, [], "ended before the host could confirm"),
+        ({"state": "pending"}, [{"released": False}], "could not be released"),
+        ({"state": "pending"}, [{"released": True}], "does not confirm it"),
+        ({"state": "pending"}, [{"untracked": {"fact": "No point."}}], "No point"),
+    ],
+)
+def test_why_a_level_is_not_proven(
+    read_back: dict[str, str], later: list[dict[str, object]], why: str
+) -> None:
+    assert why in room.why_unproven({"read_back": read_back}, later)

@@ -10,6 +10,8 @@ import logging
 import socket
 import threading
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
@@ -18,6 +20,8 @@ from smbprotocol.exceptions import SMBException
 from smbprotocol.header import Commands, NtStatus, Smb2Flags
 from smbprotocol.transport import Tcp
 
+from vmkeep.host.dialing import dial
+
 # At INFO smbprotocol formats every message it sends; what matters is in our errors.
 _log: Final = logging.getLogger("smbprotocol")
 _log.setLevel(logging.WARNING)
@@ -25,6 +29,7 @@ _log.addHandler(logging.NullHandler())
 
 _CREDIT_BYTES: Final = 64 << 10  # [MS-SMB2] 3.2.4.1.5: one credit pays for 64 KiB either way
 _LARGEST_ANSWER: Final = 4 << 20  # we never ask for more than 1 MiB at once
+_SLICE_S: Final = 0.25  # so often whoever waits for an answer looks whether it is still wanted
 _NOT_A_REPLY: Final = 0xFFFF_FFFF_FFFF_FFFF  # the message id of an oplock break ([MS-SMB2] 3.2.5.1.2)
 
 
@@ -35,7 +40,9 @@ class Untrusted(Exception):
 class HardenedConnection(Connection):  # type: ignore[misc]
     """A connection that trusts protected answers only, and never waits without end."""
 
-    def __init__(self, address: str, port: int, timeout_s: float) -> None:
+    def __init__(self, address: str, port: int, timeout_s: float, look: Callable[[], None]) -> None:
+        """``look`` is called a few times a second, by each thread that waits, and may raise."""
+        self._look = look
         self._credits = threading.Condition()
         self._timeout_s = timeout_s
         self.previous_session_id = 0
@@ -49,7 +56,7 @@ class HardenedConnection(Connection):  # type: ignore[misc]
     @transport.setter
     def transport(self, made: Tcp | None) -> None:
         # connect() makes its own and offers no other place to put a better one.
-        self._transport = None if made is None else _Transport(made.server, made.port, self._timeout_s)
+        self._transport = None if made is None else _Transport(made, self._timeout_s, self._look)
 
     @property
     def is_alive(self) -> bool:
@@ -62,7 +69,9 @@ class HardenedConnection(Connection):  # type: ignore[misc]
             message["previous_session_id"] = self.previous_session_id
         charge = max(1, self._calculate_credit_charge(message))
         with self._credits:
-            if not self._credits.wait_for(lambda: self._may_send(charge), self._timeout_s):
+            if not _in_slices(
+                partial(self._credits.wait_for, lambda: self._may_send(charge)), self._timeout_s, self._look
+            ):
                 raise SMBException(f"the server gave no {charge} credits in {self._timeout_s} s")
             return super().send(message, *positional, **options)
 
@@ -80,6 +89,7 @@ class HardenedConnection(Connection):  # type: ignore[misc]
     def receive(self, request: Any, wait: bool = True, timeout: Any = None, **_: Any) -> Any:
         """Wait for one answer, never for ever; a link on the way is an error, not followed."""
         try:
+            request.response_event = _LookedEvent(request.response_event, self._look)
             return super().receive(request, wait, timeout or self._timeout_s, resolve_symlinks=False)
         finally:
             with self._credits:
@@ -118,6 +128,29 @@ class HardenedConnection(Connection):  # type: ignore[misc]
             return int(self.sequence_window["high"] - self.sequence_window["low"])
 
 
+class _LookedEvent:
+    """An event that is looked away from a few times a second by whoever waits for it."""
+
+    def __init__(self, event: threading.Event, look: Callable[[], None]) -> None:
+        self._event = event
+        self._look = look
+        self.set, self.clear, self.is_set = event.set, event.clear, event.is_set
+
+    def wait(self, timeout: float) -> bool:
+        return _in_slices(self._event.wait, timeout, self._look)
+
+
+def _in_slices(wait: Callable[[float], bool], limit_s: float, look: Callable[[], None]) -> bool:
+    """Wait, and look before each slice of it; tell whether what was waited for came."""
+    while True:
+        look()
+        if wait(min(limit_s, _SLICE_S)):
+            return True
+        limit_s -= _SLICE_S
+        if limit_s <= 0:
+            return False
+
+
 class _Outstanding(dict[int, Any]):
     """The requests without an answer; the receiver walks over them while others add to them."""
 
@@ -128,9 +161,14 @@ class _Outstanding(dict[int, Any]):
 class _Transport(Tcp):  # type: ignore[misc]
     """A TCP connection that waits by its own timeout, without ``select``, in both directions."""
 
+    def __init__(self, plain: Tcp, timeout_s: float, look: Callable[[], None]) -> None:
+        super().__init__(plain.server, plain.port, timeout_s)
+        self._look = look
+
     def connect(self) -> None:
-        super().connect()
-        self._sock.settimeout(self.timeout)
+        with self._sock_lock:
+            self._sock = dial(self.server, self.port, self.timeout, self._look)
+            self.connected = True
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _recv(self, length: int, timeout: float) -> tuple[bytes | None, float]:

@@ -3,10 +3,11 @@
 import contextlib
 import threading
 import weakref
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, Self
 
-from vmkeep.clock import Clock, SystemClock
+from vmkeep.clock import Clock, SystemClock, unwatched
 from vmkeep.host.files import local, remote
 from vmkeep.host.files.credentials import Credentials
 from vmkeep.host.files.errors import BadPathMap, FileMissing, FileTooLarge, LoginRefused
@@ -39,6 +40,7 @@ class HostFiles:
         self._require_encryption = require_encryption
         self._clock = clock or SystemClock()
         self._timeout_s = timeout_s
+        self._look: Callable[[], None] = unwatched
         self._lock = threading.Lock()
         self._links: dict[tuple[str, int], Link] = {}
         self._local_files: weakref.WeakSet[local.LocalFile] = weakref.WeakSet()
@@ -50,6 +52,25 @@ class HostFiles:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def looking(self, look: Callable[[], None]) -> Iterator[None]:
+        """Have ``look`` called at least once a second by each thread that waits for the host.
+
+        What it raises ends the wait. A mapped folder is the operating system's, which waits alone.
+        """
+        before = self._look
+        self._have_look(look)
+        try:
+            yield
+        finally:
+            self._have_look(before)
+
+    def _have_look(self, look: Callable[[], None]) -> None:
+        with self._lock:
+            self._look = look
+            for link in self._links.values():
+                link.look = look
 
     def open(self, path: str, *, proof: Proof | None = None) -> HostFile:
         """Open a file for reading, in nobody's way; the caller closes it, or :meth:`close` does.
@@ -157,5 +178,6 @@ class HostFiles:
                     require_encryption=self._require_encryption,
                     clock=self._clock,
                     timeout_s=self._timeout_s,
+                    look=self._look,
                 )
             return self._links[key]

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from vmkeep.clock import Clock
+from vmkeep.clock import Clock, sleep_looking
 from vmkeep.host.files import login
 from vmkeep.host.files.credentials import Credentials
 from vmkeep.host.files.errors import AnswerUntrusted, HostFileError, HostUnreachable, LoginRefused
@@ -31,7 +31,10 @@ class Link:
         require_encryption: bool,
         clock: Clock,
         timeout_s: float,
+        look: Callable[[], None],
     ) -> None:
+        """``look`` is called at least once a second by whoever waits, and may raise."""
+        self.look = look
         self._address = address
         self._port = port
         self._credentials = credentials
@@ -67,7 +70,7 @@ class Link:
                 # Who was never there is not waited for: the address is wrong, or the host is off.
                 if pause is None or self._closed or not self._was_connected:
                     raise self._final(error) from error
-                self._clock.sleep(pause)
+                sleep_looking(self._clock, pause, self.look)
         raise AssertionError("the last attempt returns or raises")
 
     def let_go(self, handle: Handle) -> None:
@@ -78,8 +81,14 @@ class Link:
             self._bury(handle.wire)
 
     def end_lost_login(self) -> bool:
-        """Sign in again where a lost login may hold files open, which ends it; False if that fails now."""
+        """Sign in again where a lost login may hold files open, which ends it; False if that fails now.
+
+        Also where nobody waited for the end of an open: only the end of the login closes such a file.
+        To be called when nobody else reads.
+        """
         with self._lock:
+            if self._wire is not None and self._wire.has_unheard_opens:
+                self._bury(self._wire)
             try:
                 if self._wire is None and self._buried_handles and not self._closed:
                     self._sign_in()
@@ -122,6 +131,7 @@ class Link:
                 self._credentials,
                 require_encryption=self._require_encryption,
                 timeout_s=self._timeout_s,
+                look=lambda: self.look(),
                 previous_login=self._buried_login,
             )
         except LoginRefused as error:
@@ -145,4 +155,7 @@ class Link:
         where = f"{self._address}:{self._port}"
         if error.untrusted:
             return AnswerUntrusted(f"an answer of {where} cannot be trusted: {error}.", address=self._address)
-        return HostUnreachable(f"{where} cannot be reached: {error}.", address=self._address, port=self._port)
+        reason = str(error).rpartition(f"{where}': ")[2]  # the library begins by saying where, too
+        return HostUnreachable(
+            f"{where} cannot be reached: {reason}.", address=self._address, port=self._port
+        )

@@ -1,5 +1,6 @@
 """Connect to one SMB server and sign in, protected or not at all."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from smbprotocol.exceptions import SMBAuthenticationError, SMBException, SMBResponseException
@@ -23,13 +24,14 @@ def connect(
     *,
     require_encryption: bool,
     timeout_s: float,
+    look: Callable[[], None],
     previous_login: int = 0,
 ) -> Wire:
     """Connect and sign in; ``previous_login`` is a lost one, whose files the server shall close.
 
     Raises :class:`Lost` where nobody answers, LoginRefused, ProtectionImpossible, DialectUnsupported.
     """
-    connection = HardenedConnection(address, port, timeout_s)
+    connection = HardenedConnection(address, port, timeout_s, look)
     connection.previous_session_id = previous_login
     try:
         _negotiate(connection, address, require_encryption, timeout_s)

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
-from vmkeep.clock import Clock
+from vmkeep.clock import Clock, sleep_looking
 from vmkeep.host.files import statuses
 from vmkeep.host.files.errors import AnotherFile, FileTooLarge
 from vmkeep.host.files.extents import join_near
@@ -117,7 +117,7 @@ class RemoteFile:
             except Refused as error:
                 if error.status not in statuses.IN_USE:
                     raise
-            self._clock.sleep(pause)
+            sleep_looking(self._clock, pause, self._link.look)
         return wire.open(self._place.share, self._place.path)
 
     def _prove(self, handle: Handle) -> object:

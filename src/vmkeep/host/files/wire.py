@@ -82,6 +82,8 @@ class Wire:
         self._lock = threading.Lock()
         self._open: set[bytes] = set()
         self._opening = 0
+        self.has_unheard_opens = False
+        """Whether somebody stopped waiting for a file to be opened, which the server may have done since."""
 
     @property
     def login_id(self) -> int:
@@ -129,6 +131,9 @@ class Wire:
             if isinstance(error, Refused) or error.only_handle:
                 with self._lock:  # after any other failure it stays counted until the login is buried
                     self._opening -= 1
+            raise
+        except BaseException:  # whoever watches, or a signal, ended the wait
+            self.has_unheard_opens = True
             raise
         with self._lock:
             self._opening -= 1

@@ -12,11 +12,12 @@ from vmkeep.host.hyperv.checkpoints import (
     create_checkpoint,
     destroy_checkpoint,
     is_there,
-    left_unmarked,
     list_recovery_checkpoints,
+    list_unmarked,
     mark_checkpoint,
     read_checkpoint,
 )
+from vmkeep.host.hyperv.created import SeenJob, list_jobs
 from vmkeep.host.hyperv.disks import DiskFile, detailed, read_disk_file, with_details
 from vmkeep.host.hyperv.errors import (
     ChainAtRisk,
@@ -86,6 +87,7 @@ __all__ = [
     "PowerState",
     "ReferencePoint",
     "RequestRefused",
+    "SeenJob",
     "ServiceLogonMissing",
     "SettingIgnored",
     "Tracking",
@@ -103,9 +105,10 @@ __all__ = [
     "is_foreign",
     "is_there",
     "layers_of",
-    "left_unmarked",
+    "list_jobs",
     "list_recovery_checkpoints",
     "list_reference_points",
+    "list_unmarked",
     "mark_checkpoint",
     "read_checkpoint",
     "read_disk_file",

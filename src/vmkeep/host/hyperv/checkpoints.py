@@ -1,8 +1,8 @@
 """Make, mark, list and remove recovery checkpoints, of which only ours are ever touched.
 
 What may be repeated after a crash: everything but :func:`create_checkpoint`,
-which always makes another one; after a crash around it, :func:`left_unmarked`
-finds what it left. Marking a marked checkpoint and removing a removed one do nothing.
+which always makes another one; after a crash around it, :func:`list_unmarked`
+lists what it may have left. Marking a marked checkpoint and removing a removed one do nothing.
 """
 
 from collections.abc import Collection
@@ -30,7 +30,7 @@ from vmkeep.host.hyperv.errors import (
     SettingIgnored,
     VmBusy,
 )
-from vmkeep.host.hyperv.jobs import HyperV, Kind, Outcome, outlast, pauses, perform
+from vmkeep.host.hyperv.jobs import Accepted, HyperV, Kind, Outcome, outlast, pauses, perform, unheard
 from vmkeep.host.hyperv.owners import Owner
 from vmkeep.host.hyperv.placing import read_placed
 from vmkeep.host.hyperv.settings import (
@@ -95,12 +95,21 @@ def is_there(host: HyperV, checkpoint_id: str) -> bool:
 
 
 def create_checkpoint(
-    host: HyperV, vm_id: str, wish: CheckpointWish, *, known_before: Collection[str]
+    host: HyperV,
+    vm_id: str,
+    wish: CheckpointWish,
+    *,
+    known_before: Collection[str],
+    name: str | None = None,
+    since: datetime | None = None,
+    accepted: Accepted = unheard,
 ) -> CheckpointFacts:
     """Make a recovery checkpoint and return it with its disks, not yet marked as ours.
 
-    ``known_before`` holds the ids of the VM's recovery checkpoints before the
-    call: write them down first. Never repeat it without looking. Raises the
+    ``name`` is what people call the VM. ``known_before`` holds the ids of the VM's
+    recovery checkpoints before the call, ``since`` the host's time: write both down
+    first. ``accepted`` hears of the job at once. Never repeat it without looking, but
+    after HostBusy and HostUnreachable that know of no job: then nothing was asked. Raises the
     error the host's codes stand for, CheckpointsDisabled,
     CheckpointUnidentified, JobOverdue; OutcomeUnknown only if nothing appeared.
     """
@@ -117,48 +126,36 @@ def create_checkpoint(
         "SnapshotSettings": settings,
         "SnapshotType": RECOVERY,
     }
+    called = f"VM {vm_id}" if name is None else f"the VM {name!r} ({vm_id.lower()})"
     try:
-        done = perform(host, CREATE_CHECKPOINT, arguments, Kind.CREATE, f"VM {vm_id}")
+        done = perform(host, CREATE_CHECKPOINT, arguments, Kind.CREATE, called, accepted)
     except (OutcomeUnknown, ActionHappened) as error:
-        return _appeared(host, vm_id, known_before, error)
+        return _appeared(host, vm_id, known_before, since, error)
     except HyperVError as error:
         raise _refined(host, vm_id, error) from error
     if done.outcome is Outcome.VANISHED:
-        gone = OperationFailed(f"the job that should make a checkpoint of VM {vm_id} is gone, and made none.")
-        return _appeared(host, vm_id, known_before, gone)
+        gone = OperationFailed(f"the job that should make a checkpoint of {called} is gone, and made none.")
+        return _appeared(host, vm_id, known_before, since, gone)
     for found in named_by_host(host, done, SETTINGS.name, "ResultingSnapshot"):
         checkpoint = _read(host, found, with_disks=True)
         if _is_new(checkpoint, vm_id, known_before):
             return checkpoint
-    new = _new(host, vm_id, known_before)
+    new = _new(host, vm_id, known_before, since)
     if new is None:
-        raise CheckpointUnidentified(f"the host made a checkpoint of VM {vm_id} and does not list it.")
+        raise CheckpointUnidentified(f"the host made a checkpoint of {called} and does not list it.")
     return new
 
 
-def left_unmarked(
-    host: HyperV,
-    vm_id: str,
-    *,
-    known_before: Collection[str],
-    since: datetime,
-    until: datetime | None = None,
-) -> tuple[CheckpointFacts, ...]:
-    """Return the recovery checkpoints that a run may have made and not marked, because it died in between.
+def list_unmarked(host: HyperV, vm_id: str, *, known_before: Collection[str]) -> tuple[CheckpointFacts, ...]:
+    """List the recovery checkpoints that were not there before, and bear nobody's mark and no notes.
 
-    They were not there before, are not older than ``since`` (by the host's clock,
-    :attr:`HostFacts.now` before the call) nor younger than ``until``, where the
-    call is long over, and bear nobody's mark and no notes. Only a
-    run that had written down that it was about to make one may claim one, and only
-    if it is the only one: another program may have made its own at this moment.
+    A call of ours may have made one of them and another program the others: none of them
+    is anybody's by that alone. Safe to repeat.
     """
     return tuple(
         checkpoint
         for checkpoint in list_recovery_checkpoints(host, vm_id)
         if not is_among(checkpoint.id, known_before)
-        and checkpoint.created is not None
-        and checkpoint.created >= since
-        and (until is None or checkpoint.created <= until)
         and Owner.of(checkpoint.name) is None
         and not checkpoint.notes
     )
@@ -256,23 +253,31 @@ def _is_new(checkpoint: CheckpointFacts, vm_id: str, known_before: Collection[st
     return is_its and not is_among(checkpoint.id, known_before)
 
 
-def _new(host: HyperV, vm_id: str, known_before: Collection[str]) -> CheckpointFacts | None:
-    """Return the recovery checkpoint that was not there before, with its disks; strangers' marks excluded."""
+def _new(
+    host: HyperV, vm_id: str, known_before: Collection[str], since: datetime | None
+) -> CheckpointFacts | None:
+    """Return the recovery checkpoint that was not there before, with its disks.
+
+    Strangers' marks are excluded, and what is older than the call.
+    """
     found = [
         checkpoint
         for checkpoint in list_recovery_checkpoints(host, vm_id)
         if Owner.of(checkpoint.name) is None
+        and (since is None or checkpoint.created is None or checkpoint.created >= since)
     ]
     new = the_only_new(found, lambda checkpoint: checkpoint.id, known_before, "recovery checkpoints")
     return None if new is None else _read(host, new.id, with_disks=True)
 
 
-def _appeared(host: HyperV, vm_id: str, known_before: Collection[str], error: Exception) -> CheckpointFacts:
+def _appeared(
+    host: HyperV, vm_id: str, known_before: Collection[str], since: datetime | None, error: Exception
+) -> CheckpointFacts:
     """Wait for the checkpoint of a call whose end nobody heard of. Raises ``error`` if there is none."""
     return after_lost_answer(
         host,
         lambda: read_power_state(host, vm_id).phase == CREATING_CHECKPOINT,
-        lambda: _new(host, vm_id, known_before),
+        lambda: _new(host, vm_id, known_before, since),
         Kind.CREATE.limit_s,
         error,
     )
@@ -287,9 +292,9 @@ def _refined(host: HyperV, vm_id: str, error: HyperVError) -> HyperVError:
     except HostError:  # the refusal itself says more than these questions
         return error
     if any(checkpoint_setting_of(row) == "disabled" for row in settings):
-        disabled = CheckpointsDisabled(f"checkpoints are disabled for VM {vm_id}: {error.message}")
+        disabled = CheckpointsDisabled(f"{error.message.rstrip('.')}; checkpoints are disabled.")
         return disabled.with_facts_of(error)
     # A conflict comes as a plain failure, too (hyperv-backup-api.md 2.6).
     if type(error) is OperationFailed and (obstacle := obstacle_of(system)):
-        return VmBusy(f"{obstacle} is under way: {error.message}").with_facts_of(error)
+        return VmBusy(f"{error.message.rstrip('.')}; {obstacle} is under way.").with_facts_of(error)
     return error

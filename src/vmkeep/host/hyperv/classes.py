@@ -40,12 +40,14 @@ class Call:
     """A method of a service class, with what it gives back beside its number.
 
     ``reads``: it changes nothing, so that it may be called again where its answer was lost.
+    ``is_timed``: its caller writes down when it is called, and so calls again himself.
     """
 
     service: str
     method: Method
     outputs: Mapping[str, str] = field(default_factory=dict)
     reads: bool = False
+    is_timed: bool = False
 
     @property
     def target(self) -> Ref:
@@ -187,6 +189,18 @@ _JOB: Final = {
 JOB: Final = WmiClass("Msvm_ConcreteJob", V2, _JOB, keys=("InstanceID",))
 # The image service's jobs are of another class (hyperv-backup-api.md 2.1, seen by go-wsman).
 STORAGE_JOB: Final = WmiClass("Msvm_StorageJob", V2, _JOB, keys=("InstanceID",))
+# When a job worked, to tell what it can have made; asked for rarely.
+JOB_TIMES: Final = WmiClass(
+    "Msvm_ConcreteJob",
+    V2,
+    {
+        "InstanceID": "string",
+        "JobState": "uint16",
+        "StartTime": "datetime",
+        "TimeOfLastStateChange": "datetime",
+    },
+    keys=("InstanceID",),
+)
 GET_ERROR: Final = Method("GetErrorEx", ())
 GET_ERROR_OUTPUTS: Final = {"Errors": "string[]"}
 JOB_ERROR: Final = EmbeddedClass(
@@ -241,6 +255,7 @@ CREATE_CHECKPOINT: Final = Call(
         (("AffectedSystem", "reference"), ("SnapshotSettings", "string"), ("SnapshotType", "uint16")),
     ),
     {**_STARTED, "ResultingSnapshot": "reference"},
+    is_timed=True,
 )
 DESTROY_CHECKPOINT: Final = Call(
     _CHECKPOINTS, Method("DestroySnapshot", (("AffectedSnapshot", "reference"),)), _STARTED
@@ -249,6 +264,7 @@ CONVERT_CHECKPOINT: Final = Call(
     _CHECKPOINTS,
     Method("ConvertToReferencePoint", (("AffectedSnapshot", "reference"),)),
     {**_STARTED, "ResultingReferencePoint": "reference"},
+    is_timed=True,
 )
 DESTROY_REFERENCE_POINT: Final = Call(
     _REFERENCE_POINTS, Method("DestroyReferencePoint", (("AffectedReferencePoint", "reference"),)), _STARTED
@@ -297,6 +313,7 @@ CLASSES: Final = (
     CLUSTER_NAME,
     JOB,
     STORAGE_JOB,
+    JOB_TIMES,
     AFFECTED_ELEMENT,
     REFERENCE_POINT,
 )
@@ -327,6 +344,8 @@ TYPES_BY_SOURCE: Final[Mapping[tuple[str, str], str]] = {
     ("Msvm_HeartbeatComponent", "OperationalStatus"): _DOCS,
     ("Msvm_ConcreteJob", "JobState"): _DOCS,
     ("Msvm_StorageJob", "JobState"): _DOCS,
+    ("Msvm_ConcreteJob", "StartTime"): _DOCS,
+    ("Msvm_ConcreteJob", "TimeOfLastStateChange"): _DOCS,
     ("Msvm_AffectedJobElement", "ElementEffects"): _DOCS,
     ("Msvm_VirtualSystemSnapshotSettingData", "ConsistencyLevel"): "believed, docs/believed.md",
     ("Msvm_VirtualSystemSnapshotSettingData", "GuestBackupType"): "believed, docs/believed.md",

@@ -42,12 +42,12 @@ class Judgement(NamedTuple):
 
 RETURN_CODES: Final[Mapping[int, Judgement]] = {
     1: Judgement("not supported", NotSupported),
-    2: Judgement("failed", OperationFailed),
+    2: Judgement("a failure without a reason", OperationFailed),
     3: Judgement("timed out inside the host", OperationFailed),
     4: Judgement("invalid parameter", RequestRefused),
     5: Judgement("invalid state", VmBusy),
     6: Judgement("invalid type", RequestRefused),
-    32768: Judgement("failed", OperationFailed),
+    32768: Judgement("a failure without a reason", OperationFailed),
     32769: Judgement("access denied", HostDenied),
     32770: Judgement("not supported", NotSupported),
     32771: Judgement("status unknown", OperationFailed),

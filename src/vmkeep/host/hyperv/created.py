@@ -6,18 +6,72 @@ takes what was there before the call, and believes nothing that was.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, TypeVar
 
-from vmkeep.host.hyperv.classes import AFFECTED_ELEMENT, CREATED
+from vmkeep.host.hyperv.classes import AFFECTED_ELEMENT, COMPUTER_SYSTEM, CREATED, JOB_TIMES
 from vmkeep.host.hyperv.errors import CheckpointUnidentified
-from vmkeep.host.hyperv.jobs import Done, HyperV, Outcome, outlast, pauses
+from vmkeep.host.hyperv.jobs import UNDER_WAY, Done, HyperV, Outcome, outlast, pauses
 from vmkeep.host.hyperv.settings import instance_id
 from vmkeep.host.wsman import Ref, ValueRefused
 
 T = TypeVar("T")
 
 # How long a call whose answer was lost may sleep in the host before it begins.
-_LOST_CALL_S: Final = 60.0
+LOST_CALL_S: Final = 60.0
+
+
+@dataclass(frozen=True)
+class SeenJob:
+    """A job that the host still lists: when it worked, by the host's clock, on which VMs, and what it made.
+
+    ``ended`` is None while it is at work, and where the host does not tell. Ids in lower case;
+    ``vms`` is empty where the host does not tell.
+    """
+
+    id: str
+    is_over: bool
+    began: datetime | None
+    ended: datetime | None
+    vms: frozenset[str]
+    made: frozenset[str]
+
+
+def list_jobs(host: HyperV) -> tuple[SeenJob, ...]:
+    """List the jobs of the last five minutes, everybody's, and what each has made. Safe to repeat.
+
+    The associations are read last: a job that ends meanwhile is seen at work, and with
+    what it made, never as one that made nothing.
+    """
+    jobs = outlast(host, lambda: list(JOB_TIMES.all(host.client)))
+    vms: dict[str, set[str]] = {}
+    made: dict[str, set[str]] = {}
+    for row in outlast(host, lambda: list(AFFECTED_ELEMENT.all(host.client))):
+        try:
+            job, element = instance_id(row.ref("AffectingElement")).lower(), row.ref("AffectedElement")
+            if CREATED in row.integers("ElementEffects"):
+                made.setdefault(job, set()).add(instance_id(element).lower())
+            elif element.class_name.lower() == COMPUTER_SYSTEM.name.lower():
+                vms.setdefault(job, set()).update(
+                    str(value).lower() for name, value in element.keys.items() if name.lower() == "name"
+                )
+        except ValueRefused:  # an element of another kind
+            continue
+    found = []
+    for row in jobs:
+        job, is_over = row.text("InstanceID").lower(), row.integer("JobState") not in UNDER_WAY
+        began, ended = row.moment_or_none("StartTime"), row.moment_or_none("TimeOfLastStateChange")
+        seen = SeenJob(
+            job,
+            is_over,
+            began,
+            ended if is_over else None,
+            frozenset(vms.get(job, ())),
+            frozenset(made.get(job, ())),
+        )
+        found.append(seen)
+    return tuple(found)
 
 
 def is_among(setting: str, known: Iterable[str]) -> bool:
@@ -94,6 +148,6 @@ def after_lost_answer(
         if found is not None:
             return found
         quiet_since = waited if quiet_since is None else quiet_since
-        if waited - quiet_since >= _LOST_CALL_S:
+        if waited - quiet_since >= LOST_CALL_S:
             break
     raise error

@@ -28,7 +28,10 @@ class VmNotFound(HyperVError):
     """The host has no VM of this name or id."""
 
     code = "HV001"
-    default_hint = "It may have been renamed, removed or moved to another host; ids stay when names change."
+    default_hint = (
+        "Capitals count in a name. The VM may have been renamed, removed or moved to another host; ids stay "
+        "when names change."
+    )
 
 
 class VmAmbiguous(HyperVError):

@@ -23,6 +23,7 @@ from vmkeep.host.hyperv.settings import guid_of, is_checkpoint, is_planned
 from vmkeep.host.hyperv.volumes import free_bytes
 from vmkeep.host.wsman import HostError, HostFault, Instance, RightMissing, UnknownToHost, quoted
 from vmkeep.model.facts import Edition, HostFacts, VmFacts
+from vmkeep.model.names import did_you_mean
 
 _log: Final = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ class Inventory:
         return (names or "none") + (" and more" if len(self.vms) > _NAMES_TOLD else "")
 
     def _missing(self, text: str) -> VmNotFound:
-        return VmNotFound(f"the host has no VM called {text!r}; it has {self.some_names()}.", name=text)
+        meant = did_you_mean(text, (vm.vm.name for vm in self.vms)) or f"; it has {self.some_names()}."
+        return VmNotFound(f"the host has no VM called {text!r}{meant}", name=text)
 
 
 def take_inventory(host: HyperV, *, repository: str | None = None) -> Inventory:

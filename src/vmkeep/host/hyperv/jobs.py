@@ -10,9 +10,10 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from vmkeep.clock import Clock
+from vmkeep.errors import VmkeepError
 from vmkeep.host.hyperv.classes import GET_ERROR, Call
 from vmkeep.host.hyperv.codes import DONE, HRESULTS, JOB_STARTED, hresults_in, judge, refusal, spelled
 from vmkeep.host.hyperv.errors import HyperVError, JobOverdue
@@ -38,7 +39,7 @@ T = TypeVar("T")
 _log: Final = logging.getLogger(__name__)
 
 # JobState (hyperv-backup-api.md 2.2): new, starting, running, suspended, shutting down, query pending.
-_UNDER_WAY: Final = frozenset({2, 3, 4, 5, 6, 12})
+UNDER_WAY: Final = frozenset({2, 3, 4, 5, 6, 12})
 _COMPLETED: Final = 7
 _COMPLETED_WITH_WARNINGS: Final = 32768
 
@@ -90,6 +91,14 @@ def _nobody(_: Waiting) -> None:
     return
 
 
+Accepted: TypeAlias = Callable[[str], None]
+"""Hears the id of the job, as soon as the host has named it: the place to write it down."""
+
+
+def unheard(_: str) -> None:
+    """Let a job's id be nobody's concern."""
+
+
 @dataclass(frozen=True)
 class HyperV:
     """One host as this room speaks to it: a client, a clock, and who hears of waits.
@@ -115,7 +124,14 @@ class Done:
     job: Ref | None
 
 
-def perform(host: HyperV, call: Call, arguments: Mapping[str, Argument], kind: Kind, subject: str) -> Done:
+def perform(
+    host: HyperV,
+    call: Call,
+    arguments: Mapping[str, Argument],
+    kind: Kind,
+    subject: str,
+    accepted: Accepted = unheard,
+) -> Done:
     """Call a service's method and wait until it has ended.
 
     Raises the error its code or HRESULT stands for (:mod:`codes`), JobOverdue,
@@ -123,7 +139,9 @@ def perform(host: HyperV, call: Call, arguments: Mapping[str, Argument], kind: K
     its answer is lost: then look at the object, and do not call again.
     """
     what = f"{kind.words} of {subject}"
-    silence = (*SILENCE, OutcomeUnknown) if call.reads else NOT_RUN
+    silence = (*SILENCE, OutcomeUnknown) if call.reads else () if call.is_timed else NOT_RUN
+    if not call.reads:
+        host.watch(Waiting(kind.words, 0.0))
     try:
         result = outlast(host, lambda: host.client.invoke(call.target, call.method, arguments), silence)
     except HostFault as fault:
@@ -136,11 +154,17 @@ def perform(host: HyperV, call: Call, arguments: Mapping[str, Argument], kind: K
     if job is None:  # a job that cannot be asked: only the object itself can tell
         return Done(Outcome.VANISHED, result, None)
     try:
+        accepted(job_id(job))
         return Done(wait_for_job(host, job, kind, subject), result, job)
-    except (HyperVError, HostError) as error:
+    except VmkeepError as error:
         # Whatever kept us from hearing of the job: the call itself was accepted.
         error.context.setdefault("job", str(job))
         raise
+
+
+def job_id(job: Ref) -> str:
+    """Return a job's InstanceID; the whole reference where it has none."""
+    return next((str(value) for name, value in job.keys.items() if name.lower() == "instanceid"), str(job))
 
 
 def wait_for_job(host: HyperV, job: Ref, kind: Kind, subject: str) -> Outcome:
@@ -151,9 +175,9 @@ def wait_for_job(host: HyperV, job: Ref, kind: Kind, subject: str) -> Outcome:
     what = f"{kind.words} of {subject}"
     _log.info("waiting for job %s to %s", job, what)
     started = host.clock.monotonic()
-    for state in _looks(host, job, what, kind.limit_s):
+    for state in _looks(host, job, kind, what):
         number = state.integer("JobState")
-        if number in _UNDER_WAY:
+        if number in UNDER_WAY:
             continue
         waited = host.clock.monotonic() - started
         _log.info("job %s ended after %.1f s in state %d", job, waited, number)
@@ -168,18 +192,18 @@ def wait_for_job(host: HyperV, job: Ref, kind: Kind, subject: str) -> Outcome:
     return Outcome.VANISHED
 
 
-def _looks(host: HyperV, job: Ref, what: str, limit_s: float) -> Iterator[Instance]:
+def _looks(host: HyperV, job: Ref, kind: Kind, what: str) -> Iterator[Instance]:
     """Yield the job's state again and again; end when the host does not know the job."""
-    for waited in pauses(host.clock, limit_s):
+    for waited in pauses(host.clock, kind.limit_s):
         try:
             state = outlast(host, lambda: host.client.get(job))
         except InstanceMissing:
             return
         percent = state.integer_or_none("PercentComplete") if "PercentComplete" in state else None
-        host.watch(Waiting(what, waited, percent))
+        host.watch(Waiting(kind.words, waited, percent))
         yield state
     raise JobOverdue(
-        f"cannot wait any longer for the host to {what}: {limit_s / 60:.0f} minutes have passed.",
+        f"cannot wait any longer for the host to {what}: {kind.limit_s / 60:.0f} minutes have passed.",
         job=str(job),
     )
 

@@ -86,7 +86,7 @@ def wait_for_merge(
             _log.info("the disks of VM %s are merged after %.0f s", vm_id, waited)
             return
         percent = 100 * (len(layers) - len(state.unmerged)) // max(1, len(layers))
-        host.watch(Waiting(f"merge the disks of VM {vm_id}", waited, percent))
+        host.watch(Waiting("merge the disks", waited, percent))
         if state.phase is not None or len(state.unmerged) < fewest:
             rest_since = None
         elif rest_since is None:

@@ -18,7 +18,7 @@ from vmkeep.host.hyperv.classes import (
 from vmkeep.host.hyperv.created import after_lost_answer, is_among, named_by_host, the_only_new
 from vmkeep.host.hyperv.disks import slot_of
 from vmkeep.host.hyperv.errors import CheckpointMissing, CheckpointUnidentified, HyperVError, OperationFailed
-from vmkeep.host.hyperv.jobs import Done, HyperV, Kind, Outcome, outlast, perform
+from vmkeep.host.hyperv.jobs import Accepted, Done, HyperV, Kind, Outcome, outlast, perform, unheard
 from vmkeep.host.hyperv.states import read_power_state
 from vmkeep.host.wsman import ActionHappened, Instance, InstanceMissing, OutcomeUnknown, Ref, quoted
 from vmkeep.model.facts import CheckpointFacts, DiskFacts
@@ -56,13 +56,18 @@ def list_reference_points(host: HyperV, vm_id: str) -> tuple[ReferencePoint, ...
 
 
 def convert_checkpoint(
-    host: HyperV, checkpoint: CheckpointFacts, *, known_before: Collection[str]
+    host: HyperV,
+    checkpoint: CheckpointFacts,
+    *,
+    known_before: Collection[str],
+    accepted: Accepted = unheard,
 ) -> ReferencePoint:
     """Turn a checkpoint into a reference point; the checkpoint goes, and its merge begins (:mod:`merging`).
 
     Whether it has gone the wait for that merge tells: the point's id must not be lost over it.
     ``known_before`` holds the ids of the VM's reference points before the first
-    try: write them down first, then it is safe to repeat. Raises CheckpointMissing
+    try: write them down first, then it is safe to repeat. ``accepted`` hears of the
+    job at once. Raises CheckpointMissing
     if the checkpoint is gone and nothing came of it, CheckpointUnidentified, and
     the error the host's codes stand for.
     """
@@ -71,7 +76,7 @@ def convert_checkpoint(
         return _converted_before(host, checkpoint, known_before)
     arguments = {"AffectedSnapshot": SETTINGS.ref(checkpoint.id)}
     try:
-        done = perform(host, CONVERT_CHECKPOINT, arguments, Kind.CONVERT, checkpoint.name)
+        done = perform(host, CONVERT_CHECKPOINT, arguments, Kind.CONVERT, checkpoint.name, accepted)
     except (OutcomeUnknown, ActionHappened) as error:
         return _appeared(host, checkpoint, known_before, error)
     except HyperVError:

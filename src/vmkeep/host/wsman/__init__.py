@@ -39,7 +39,7 @@ from vmkeep.host.wsman.errors import (
 from vmkeep.host.wsman.instance import Instance, Result
 from vmkeep.host.wsman.properties import EmbeddedClass, EmbeddedInstance, Properties
 from vmkeep.host.wsman.query import quoted
-from vmkeep.host.wsman.recorder import Recorder
+from vmkeep.host.wsman.recorder import Recorder, TraceFile
 from vmkeep.host.wsman.refs import Ref
 from vmkeep.host.wsman.shell import CommandOutput
 
@@ -78,6 +78,7 @@ __all__ = [
     "Ref",
     "Result",
     "RightMissing",
+    "TraceFile",
     "UnknownToHost",
     "ValueRefused",
     "quoted",

@@ -1,7 +1,7 @@
 """Enumerate, get, invoke and run on one host."""
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -79,6 +79,13 @@ class Client:
     def close(self) -> None:
         """Let the connection go; another question would open a new one."""
         self._exchange.close()
+
+    def looking(self, look: Callable[[], None]) -> AbstractContextManager[None]:
+        """Have ``look`` called at least once a second while an answer is awaited; it may raise, and end that.
+
+        Whether a call that was left so has run nobody knows. ``look`` must not ask this client.
+        """
+        return self._exchange.looking(look)
 
     @property
     def requests(self) -> int:

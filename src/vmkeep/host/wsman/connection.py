@@ -9,10 +9,12 @@ never an answer in clear text on a sealed connection, nothing without a bound.
 import http.client
 import selectors
 import ssl
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple, Protocol
 
-from vmkeep.clock import Clock
+from vmkeep.clock import Clock, unwatched
+from vmkeep.host.dialing import dial
 from vmkeep.host.wsman.endpoint import Endpoint
 from vmkeep.host.wsman.envelope import MAX_ENVELOPE
 from vmkeep.host.wsman.errors import (
@@ -28,6 +30,7 @@ from vmkeep.host.wsman.errors import (
     LoginRefused,
 )
 from vmkeep.host.wsman.login import Login, offers
+from vmkeep.host.wsman.patience import PatientSocket
 from vmkeep.host.wsman.sealing import content_type, is_sealed, seal, unseal
 
 _SOAP: Final = "application/soap+xml;charset=UTF-8"
@@ -61,11 +64,14 @@ class Transport(Protocol):
     """What carries an envelope to a host and its answer back."""
 
     def send(self, content: bytes, wait_s: float) -> HttpReply:
-        """Send an envelope and return the answer.
+        """Send an envelope and return the answer, which may take ``wait_s``, and a login as long again.
 
         Raises ConnectionLost or HostTimedOut if the host may have acted on it, and
         other errors if it cannot have.
         """
+
+    def be_watched(self, look: Callable[[], None]) -> None:
+        """Call ``look`` a few times a second while an answer is awaited; what it raises ends the wait."""
 
     def close(self) -> None:
         """Let the connection go; a later ``send`` opens a new one."""
@@ -88,7 +94,9 @@ class Connection:
         self._endpoint = endpoint
         self._clock = clock
         self._http: http.client.HTTPConnection | None = None
+        self._socket: PatientSocket | None = None
         self._login: Login | None = None
+        self._look: Callable[[], None] = unwatched
 
     def send(self, content: bytes, wait_s: float) -> HttpReply:
         """Send an envelope and return the answer; see :class:`Transport`.
@@ -108,11 +116,15 @@ class Connection:
             raise
         return reply
 
+    def be_watched(self, look: Callable[[], None]) -> None:
+        """Call ``look`` a few times a second; see :class:`Transport`."""
+        self._look = look
+
     def close(self) -> None:
         """Let the connection and the keys of its login go."""
         if self._http is not None:
             self._http.close()
-        self._http = self._login = None
+        self._http = self._socket = self._login = None
 
     def _is_alive(self) -> bool:
         if self._http is None or self._http.sock is None:
@@ -159,6 +171,8 @@ class Connection:
         Over TLS the message travels with the login, because a host may ask for one
         with each message; to be sealed it has to wait for the keys.
         """
+        # However many legs it has. Over TLS the last of them carries the question, too.
+        latest = self._clock.monotonic() + (2 if content else 1) * wait_s
         raw = first or self._exchange(b"", None, wait_s)
         if raw.status != 401:
             if raw.status == 200:
@@ -173,7 +187,8 @@ class Connection:
         for _ in range(_MOST_LEGS):
             if token is None or self._http is None or self._http.sock is None:
                 break
-            raw = self._exchange(content, _SOAP if content else None, wait_s, token)
+            left_s = max(0.0, min(wait_s, latest - self._clock.monotonic()))
+            raw = self._exchange(content, _SOAP if content else None, left_s, token)
             given = raw.offers.get(token.partition(" ")[0].lower(), b"")
             if raw.status == 401 and (not given or login.is_complete):
                 raise self._refused(raw.date)
@@ -222,16 +237,16 @@ class Connection:
 
     def _open(self) -> None:
         endpoint = self._endpoint
-        timeout_s = endpoint.connect_timeout_s
+        connection: http.client.HTTPConnection
         if endpoint.transport == "https":
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                endpoint.address, endpoint.tcp_port, timeout=timeout_s, context=self._trust()
-            )
+            trust = self._trust()
+            connection = http.client.HTTPSConnection(endpoint.address, endpoint.tcp_port, context=trust)
         else:
-            connection = http.client.HTTPConnection(endpoint.address, endpoint.tcp_port, timeout=timeout_s)
+            trust = None
+            connection = http.client.HTTPConnection(endpoint.address, endpoint.tcp_port)
         connection.auto_open = 0  # a connection that opened itself would not be logged in
         try:
-            connection.connect()
+            sock = self._dialled(connection.host, connection.port, trust)
         except ssl.SSLCertVerificationError as error:
             raise self._not_trusted(error) from error
         except ssl.SSLError as error:
@@ -243,7 +258,21 @@ class Connection:
             raise HostUnreachable(
                 f"{endpoint.url} cannot be reached: {reason}.", host=endpoint.url
             ) from error
-        self._http = connection
+        connection.sock = sock
+        self._http, self._socket = connection, sock
+
+    def _dialled(self, name: str, port: int, trust: ssl.SSLContext | None) -> PatientSocket:
+        """Return a new connection to the host, with TLS where there is ``trust``."""
+        limit_s = self._endpoint.connect_timeout_s
+        sock = PatientSocket(dial(name, port, limit_s, self._look), self._clock)
+        try:
+            if trust is not None:
+                sock.until(self._clock.monotonic() + limit_s, self._look)
+                sock.encrypt(trust, name)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _trust(self) -> ssl.SSLContext:
         """Return what certificates are checked by: TLS 1.2 or later, name and chain."""
@@ -264,8 +293,7 @@ class Connection:
         )
 
     def _certificate(self) -> bytes | None:
-        sock = None if self._http is None else self._http.sock
-        return sock.getpeercert(True) if isinstance(sock, ssl.SSLSocket) else None
+        return None if self._socket is None else self._socket.certificate
 
     def _exchange(self, content: bytes, kind: str | None, wait_s: float, token: str | None = None) -> _Raw:
         """Send one HTTP request and read its reply.
@@ -293,8 +321,8 @@ class Connection:
         wait_s: float,
         token: str | None,
     ) -> _Raw:
-        deadline = self._clock.monotonic() + wait_s
-        connection.sock.settimeout(wait_s)
+        assert self._socket is not None, "the connection is open"
+        self._socket.until(self._clock.monotonic() + wait_s, self._look)
         connection.putrequest("POST", "/wsman", skip_accept_encoding=True)
         for name, value in (
             ("User-Agent", "vmkeep"),
@@ -305,7 +333,6 @@ class Connection:
         ):
             if value is not None:
                 connection.putheader(name, value)
-        sock = connection.sock
         connection.endheaders(content)
         with connection.getresponse() as response:
             announced = response.headers.get_all("WWW-Authenticate", [])
@@ -316,10 +343,6 @@ class Connection:
                 )
             body = bytearray()
             while expected is None or len(body) < expected:
-                remaining_s = deadline - self._clock.monotonic()
-                if remaining_s <= 0:
-                    raise TimeoutError
-                sock.settimeout(remaining_s)
                 wanted = _READ_AT_ONCE if expected is None else min(_READ_AT_ONCE, expected - len(body))
                 part = response.read1(wanted)
                 if not part:

@@ -81,8 +81,8 @@ class RightMissing(HostError):
     code = "HW007"
     retry = Retry.AFTER_CURE
     default_hint = (
-        "Give the user the right named here; local administrators other than the built-in one are also "
-        "limited by LocalAccountTokenFilterPolicy."
+        "Give the account the right named here, as docs/rights.md shows: a member of Hyper-V Administrators "
+        "and Remote Management Users need be no administrator; a new membership counts from the next login."
     )
 
 

@@ -14,10 +14,11 @@ What is repeated, and when (wsman-wire.md section 5), by the request's effect:
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
-from vmkeep.clock import Clock
+from vmkeep.clock import Clock, sleep_looking, unwatched
 from vmkeep.host.wsman.connection import HttpReply, Transport
 from vmkeep.host.wsman.envelope import (
     Answer,
@@ -71,6 +72,7 @@ class Exchange:
         self.requests = 0
         self._transport = transport
         self._recorder = recorder
+        self._look: Callable[[], None] = unwatched
         self._busy = threading.Lock()
 
     def ask(self, request: Request, *, timeout_s: float | None = None) -> Answer:
@@ -101,6 +103,20 @@ class Exchange:
 
         return self._repeated(request, once)
 
+    @contextmanager
+    def looking(self, look: Callable[[], None]) -> Iterator[None]:
+        """Have ``look`` called while the host is waited for; see :class:`Transport`."""
+        before = self._look
+        self._watch_by(look)
+        try:
+            yield
+        finally:
+            self._watch_by(before)
+
+    def _watch_by(self, look: Callable[[], None]) -> None:
+        self._look = look
+        self._transport.be_watched(look)
+
     def close(self) -> None:
         """Let the connection go."""
         self._transport.close()
@@ -114,7 +130,7 @@ class Exchange:
                 pause_s = next(pauses, None)
                 if pause_s is None:
                     raise
-                self.clock.sleep(pause_s)
+                sleep_looking(self.clock, pause_s, self._look)
             except ConnectionLost as error:
                 if request.effect is Effect.ACTS:
                     raise self._unknown(request, error) from error

@@ -6,8 +6,13 @@ near it.
 """
 
 import json
+import logging
+import os
 import threading
-from typing import Final, TextIO
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
 
 from vmkeep.clock import Clock
 from vmkeep.host.wsman.endpoint import Endpoint
@@ -15,13 +20,60 @@ from vmkeep.host.wsman.errors import HostNonsense
 from vmkeep.host.wsman.scrubbing import Scrubber
 
 FORMAT: Final = 1
+_log: Final = logging.getLogger(__name__)
+
+
+class Lines(Protocol):
+    """Where the lines of a trace go; what cannot be written is an OSError."""
+
+    def write(self, line: str, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+
+class TraceFile:
+    """A new file that only its owner can read; it holds whole lines, whatever happens to its disk."""
+
+    def __init__(self, file: Path) -> None:
+        """Make the file. Raises FileExistsError and OSError."""
+        self._number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._number)
+
+    def write(self, line: str) -> None:
+        """Append a line; on OSError nothing of it stays."""
+        data = memoryview(line.encode("utf-8"))
+        try:
+            while data:
+                data = data[os.write(self._number, data) :]
+        except OSError:
+            os.ftruncate(self._number, self._size)
+            os.lseek(self._number, self._size, os.SEEK_SET)
+            raise
+        self._size = os.lseek(self._number, 0, os.SEEK_CUR)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
 
 
 class Recorder:
     """Writes to one stream, for one host or several; safe to share between threads."""
 
-    def __init__(self, stream: TextIO, clock: Clock) -> None:
+    def __init__(self, stream: Lines, clock: Clock, lost: Callable[[str], None] = _log.warning) -> None:
+        """Begin a trace. Raises OSError; from then on a trace that cannot be written is ``lost``, once.
+
+        What is recorded goes on without it: a trace is not worth a restore point, still less a clean-up.
+        """
         self._stream = stream
+        self._lost = lost
+        self._is_lost = False
         self._clock = clock
         self._began = clock.monotonic()
         self._scrubber = Scrubber()
@@ -50,18 +102,32 @@ class Recorder:
     def record(self, action: str, resource: str, request: bytes, status: int, reply: bytes) -> None:
         """Write one request and its reply."""
         with self._lock:
+            if self._is_lost:
+                return
             self._number += 1
-            self._write(
-                {
-                    "n": self._number,
-                    "at_ms": round((self._clock.monotonic() - self._began) * 1000),
-                    "action": action,
-                    "resource": resource,
-                    "request": self._scrubbed(request),
-                    "status": status,
-                    "reply": self._scrubbed(reply),
-                }
-            )
+            line = {
+                "n": self._number,
+                "at_ms": round((self._clock.monotonic() - self._began) * 1000),
+                "action": action,
+                "resource": resource,
+                "request": self._scrubbed(request),
+                "status": status,
+                "reply": self._scrubbed(reply),
+            }
+            try:
+                self._write(line)
+            except OSError as error:
+                self._is_lost = True
+                self._tell_loss((error.strerror or str(error)).lower())
+
+    def _tell_loss(self, reason: str) -> None:
+        """Say that the trace ends here: in it, if there is room for a word, and to whoever listens."""
+        try:
+            self._write({"incomplete": reason})
+            told = "it says so at its end"
+        except OSError:
+            told = "it does not say so itself"
+        self._lost(f"the trace is incomplete from here on, and {told}: {reason}.")
 
     def _scrubbed(self, content: bytes) -> str:
         if not content:

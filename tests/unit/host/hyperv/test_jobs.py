@@ -63,8 +63,8 @@ def test_whoever_listens_hears_of_each_look() -> None:
     host = TableHost()
     started(host, {"PercentComplete": 10}, {"PercentComplete": 60}, {"state": 7, "PercentComplete": 100})
     destroy(host)
-    assert [wait.percent for wait in host.waits] == [10, 60, 100]
-    assert host.waits[0].what == "remove the checkpoint of the checkpoint"
+    assert [wait.percent for wait in host.waits] == [None, 10, 60, 100]  # the first before the call
+    assert host.waits[0].what == "remove the checkpoint"
 
 
 def test_warnings_are_no_failure() -> None:

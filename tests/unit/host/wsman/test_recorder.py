@@ -1,8 +1,10 @@
 """A trace: nothing in it tells whose host it is, the same thing has the same name, and it can be replayed."""
 
 import contextlib
+import errno
 import io
 import json
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from tests.clocks import FakeClock
 from tests.fakes.wsman_host import NS, Reply, fault
 from tests.fakes.wsman_script import Scripted
-from vmkeep.host.wsman import Client, Endpoint, HostFault, Method, Recorder, Ref
+from vmkeep.host.wsman import Client, Endpoint, HostFault, Method, Recorder, Ref, TraceFile
 from vmkeep.host.wsman.scrubbing import Scrubber
 from vmkeep.secrets import Secret
 
@@ -295,3 +297,52 @@ def test_hostile_texts_take_no_time() -> None:
     scrubber = Scrubber()
     for text in (":" * 200_000, "a:" * 100_000, "\\\\" * 100_000, "1." * 100_000, "f" * 200_000):
         assert len(scrubber.text(text)) > 0
+
+
+# --- a disk that is full ------------------------------------------------------------------------
+
+
+class FullDisk(io.StringIO):
+    """Takes so many lines, and then none that is longer than a word."""
+
+    def __init__(self, lines: int, *, room_for_a_word: bool) -> None:
+        super().__init__()
+        self.left, self.room_for_a_word = lines, room_for_a_word
+
+    def write(self, line: str) -> int:
+        self.left -= 1
+        if self.left < 0 and not (self.room_for_a_word and len(line) < 100):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(line)
+
+
+@pytest.mark.parametrize("room_for_a_word", [True, False])
+def test_a_trace_that_cannot_be_written_any_more_ends_nothing_but_itself(room_for_a_word: bool) -> None:
+    stream, told = FullDisk(2, room_for_a_word=room_for_a_word), list[str]()
+    script = Scripted([VM] * 4)
+    recorder = Recorder(stream, script.clock, told.append)
+    asking = Client(Endpoint(address="hv07"), script.clock, recorder, transport=script)
+    ref = Ref(V2, "Msvm_ComputerSystem", {"Name": "web"})
+    assert [asking.get(ref).integer("EnabledState") for _ in range(4)] == [2] * 4
+    (sentence,) = told
+    assert "incomplete" in sentence and "no space left" in sentence
+    first, only, *last = map(json.loads, stream.getvalue().splitlines())
+    assert first == {"vmkeep_trace": 1}
+    assert only["n"] == 1
+    assert last == [{"incomplete": "no space left on device"}] * room_for_a_word
+
+
+def test_a_torn_line_is_taken_out_of_the_file(tmp_path: Path) -> None:
+    import resource
+
+    with TraceFile(tmp_path / "trace") as lines:
+        lines.write("whole\n")
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+        try:
+            with pytest.raises(OSError, match="large"):
+                lines.write("torn " * 10)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        lines.write("after\n")
+    assert (tmp_path / "trace").read_text() == "whole\nafter\n"

@@ -31,6 +31,11 @@ def test_exchanges_come_in_their_order(tmp_path: Path) -> None:
     assert read_trace(file) == [Exchange(1, "<q/>", 200, "<p/>"), Exchange(2, "<ü/>", 500, "<p/>")]
 
 
+def test_a_trace_that_ends_early_and_says_so_is_read_to_there(tmp_path: Path) -> None:
+    file = written(tmp_path, HEAD, line(), {"incomplete": "no space left on device"})
+    assert [each.number for each in read_trace(file)] == [1]
+
+
 @pytest.mark.parametrize("reply", ["", "(13 bytes that are not XML)"])
 def test_what_is_no_xml_is_no_body(tmp_path: Path, reply: str) -> None:
     assert read_trace(written(tmp_path, HEAD, line(reply=reply)))[0].reply == ""

@@ -1,0 +1,271 @@
+"""Tell what a call of ours has made on a host from what others have: by proof, by conclusion, or not at all.
+
+A checkpoint has no owner until it is marked, a reference point never has one. What was not
+there before a call may be another program's. Decision 0017 says what counts as what.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Final, Generic, TypeVar
+
+from vmkeep.host.hyperv import (
+    HyperV,
+    ReferencePoint,
+    SeenJob,
+    list_jobs,
+    list_reference_points,
+    list_unmarked,
+    read_host_time,
+    read_power_state,
+)
+from vmkeep.host.hyperv.created import LOST_CALL_S, is_among
+from vmkeep.host.hyperv.jobs import Kind, pauses
+from vmkeep.host.hyperv.states import CREATING_CHECKPOINT
+from vmkeep.model.facts import CheckpointFacts
+
+T = TypeVar("T", CheckpointFacts, ReferencePoint)
+
+RECORD_S: Final = 15.0
+"""A call follows the host's time it is announced with so soon; after a slower record it is announced anew."""
+# The client repeats a call that a host is too busy for, half a minute long (host/wsman/exchange).
+_REPEATED_S: Final = 45.0
+# So long after that time a call has begun, if ever: it is sent, and a lost one begins within a minute.
+_BEGUN: Final = timedelta(seconds=RECORD_S + _REPEATED_S + LOST_CALL_S)
+# A guest stands still for a minute at most (hyperv-backup-api.md annex B): most checkpoints are made by then.
+_SOON: Final = _BEGUN + timedelta(seconds=60)
+_MAKING: Final = timedelta(seconds=Kind.CREATE.limit_s)
+_DAY: Final = timedelta(days=1)
+_GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_APPLICATION: Final = 1
+
+
+class Verdict(Enum):
+    """Whose something is that was not there before."""
+
+    PROVEN = "ours, by what the host says"
+    CONCLUDED = "ours, if it is the only one"
+    DOUBTFUL = "ours or a stranger's"
+    UNLIKE = "a stranger's, unless there is no other and somebody says that it is ours"
+    STRANGER = "not ours"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A call as it was written down: ``known`` was there before, ``since`` is the host's time before it.
+
+    ``job`` is the one the host answered with, in lower case; None if nobody heard an answer.
+    """
+
+    vm_id: str
+    known: tuple[str, ...]
+    since: datetime | None
+    job: str | None = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A conversion as it was written down: of which checkpoint, with how many disks (None: not told).
+
+    ``is_crash_asked``: the checkpoint was made without the guest's taking part, while it ran.
+    """
+
+    asked: Asked
+    checkpoint: str
+    disks: int | None = None
+    is_crash_asked: bool = False
+
+
+@dataclass(frozen=True)
+class Claimed(Generic[T]):
+    """What a call has made, if that is certain enough; else ``doubtful`` names what nobody can tell."""
+
+    ours: T | None = None
+    doubtful: tuple[T, ...] = ()
+
+
+# --- checkpoints ----------------------------------------------------------------------------
+
+
+def may_still_begin(asked: Asked, now: datetime | None) -> bool:
+    """Tell whether a call whose answer nobody heard may still be on its way."""
+    return asked.job is None and (now is None or asked.since is None or now - asked.since < _BEGUN)
+
+
+def has_settled(host: HyperV, asked: Asked, *, patient: bool) -> bool:
+    """Tell whether the host makes no checkpoint of the VM any more; a lost call is given a minute to begin.
+
+    ``patient`` waits for the end of what is under way, as long as one may take.
+    """
+    is_lost = may_still_begin(asked, read_host_time(host)) if asked.job is None else False
+    quiet_since: float | None = None
+    for waited in pauses(host.clock, Kind.CREATE.limit_s):
+        if is_being_made(host, asked):
+            quiet_since = None
+            if not (patient or is_lost):
+                return False
+            continue
+        quiet_since = waited if quiet_since is None else quiet_since
+        if not is_lost or waited - quiet_since >= LOST_CALL_S:
+            return True
+    return False
+
+
+def is_being_made(host: HyperV, asked: Asked) -> bool:
+    """Tell whether the host is making a checkpoint of the VM now, or still works for our call."""
+    if read_power_state(host, asked.vm_id).phase == CREATING_CHECKPOINT:
+        return True
+    own = _job(list_jobs(host), asked.job) if asked.job is not None else None
+    return own is not None and not own.is_over
+
+
+def claim_checkpoint(host: HyperV, asked: Asked, disowned: Collection[str] = ()) -> Claimed[CheckpointFacts]:
+    """Find the unmarked checkpoint that a call of ours has made; ``disowned`` are known not to be it."""
+    found = [
+        each
+        for each in list_unmarked(host, asked.vm_id, known_before=asked.known)
+        if not is_among(each.id, disowned)
+    ]
+    if not found:
+        return Claimed()
+    jobs = list_jobs(host)
+    judged = [(each, judge_checkpoint(each, asked, jobs)) for each in found]
+    return _chosen(_earliest(judged) if asked.job is not None else judged)
+
+
+def judge_checkpoint(made: CheckpointFacts, asked: Asked, jobs: Sequence[SeenJob]) -> Verdict:
+    """Say whose an unmarked checkpoint is, by the jobs that the host still lists, and by the times."""
+    maker, own = _maker(jobs, made.id), _job(jobs, asked.job)
+    if asked.job is not None and maker is not None:
+        return Verdict.PROVEN if maker.id == asked.job else Verdict.STRANGER
+    if own is not None:
+        return _by_interval(made.created, own)
+    if asked.since is None or made.created is None:
+        return Verdict.DOUBTFUL
+    if made.created < asked.since or (maker and maker.began and maker.began < asked.since):
+        return Verdict.STRANGER
+    passed = made.created - asked.since
+    if asked.job is not None:  # accepted, and its end is not known: of others, none can have come before
+        return _by_age(passed, _BEGUN + _MAKING, _DAY)
+    if maker is not None and maker.began is not None:
+        return _by_age(maker.began - asked.since, _BEGUN, _BEGUN + _MAKING)
+    return _by_age(passed, _SOON, _BEGUN + _MAKING)
+
+
+def _by_interval(created: datetime | None, own: SeenJob) -> Verdict:
+    """Judge by our job's own time, in which the host does nothing else to the VM (32775 while busy)."""
+    if created is None or own.began is None or own.ended is None:
+        return Verdict.DOUBTFUL
+    return Verdict.PROVEN if own.began <= created <= own.ended else Verdict.STRANGER
+
+
+def _by_age(passed: timedelta, concluded: timedelta, doubtful: timedelta) -> Verdict:
+    if passed <= concluded:
+        return Verdict.CONCLUDED
+    return Verdict.DOUBTFUL if passed <= doubtful else Verdict.STRANGER
+
+
+def _earliest(
+    judged: Sequence[tuple[CheckpointFacts, Verdict]],
+) -> Sequence[tuple[CheckpointFacts, Verdict]]:
+    """Leave the first that may be ours: the host began nothing else before it had ended what it accepted."""
+    may_be = [each for each in judged if each[1] is not Verdict.STRANGER]
+    times = [each.created for each, _ in may_be if each.created is not None]
+    if len(times) < len(may_be) or any(verdict is Verdict.PROVEN for _, verdict in may_be):
+        return may_be
+    return [each for each in may_be if each[0].created == min(times)]
+
+
+# --- reference points -----------------------------------------------------------------------
+
+
+def claim_point(
+    host: HyperV, conversion: Conversion, disowned: Collection[str] = ()
+) -> Claimed[ReferencePoint]:
+    """Find the reference point of a conversion whose end nobody heard, and whose checkpoint has gone."""
+    asked = conversion.asked
+    found = [
+        each
+        for each in list_reference_points(host, asked.vm_id)
+        if not is_among(each.id, (*asked.known, *disowned))
+    ]
+    if not found:
+        return Claimed()
+    jobs, now = list_jobs(host), read_host_time(host)
+    return _chosen([(each, judge_point(each, conversion, jobs, now)) for each in found])
+
+
+def judge_point(
+    made: ReferencePoint, conversion: Conversion, jobs: Sequence[SeenJob], now: datetime | None
+) -> Verdict:
+    """Say whose a new reference point is: by its job, by what it names, by how long ago we asked."""
+    asked, maker = conversion.asked, _maker(jobs, made.id)
+    if asked.job is not None and maker is not None:
+        return Verdict.PROVEN if maker.id == asked.job else Verdict.STRANGER
+    named = {guid for setting in made.settings for guid in _GUID.findall(setting.lower())[:1]}
+    ours = _GUID.findall(conversion.checkpoint.lower())[-1:]
+    if named & set(ours):
+        return Verdict.PROVEN
+    if named - {asked.vm_id.lower()}:
+        return Verdict.STRANGER
+    if asked.since is None or now is None or now - asked.since > _DAY:
+        return Verdict.DOUBTFUL
+    if _is_unlike(made, conversion):
+        return Verdict.UNLIKE
+    if asked.job is not None:
+        own = _job(jobs, asked.job)
+        return Verdict.DOUBTFUL if own is not None and own.is_over else Verdict.CONCLUDED
+    if maker is None or maker.began is None:
+        return Verdict.DOUBTFUL
+    if maker.began < asked.since:
+        return Verdict.STRANGER
+    is_soon = maker.began - asked.since <= _BEGUN
+    return Verdict.CONCLUDED if is_soon and not _between(jobs, asked, maker) else Verdict.DOUBTFUL
+
+
+def _is_unlike(made: ReferencePoint, conversion: Conversion) -> bool:
+    """Tell whether a point lists other disks than we held, or a rest of the guest that nobody asked for.
+
+    Neither is proof: disks come and go, and a host may say another level than it was asked for.
+    """
+    is_higher = conversion.is_crash_asked and made.consistency == _APPLICATION
+    return is_higher or (bool(made.settings) and conversion.disks not in (None, len(made.settings)))
+
+
+def _between(jobs: Iterable[SeenJob], asked: Asked, maker: SeenJob) -> bool:
+    """Tell whether another job may have come first, and may be what took our checkpoint away."""
+    for job in jobs:
+        if job.id == maker.id or (job.vms and asked.vm_id.lower() not in job.vms):
+            continue
+        if job.began is None or maker.began is None or asked.since is None:
+            return True
+        if asked.since <= job.began < maker.began:
+            return True
+    return False
+
+
+# --- both -----------------------------------------------------------------------------------
+
+
+def _job(jobs: Iterable[SeenJob], job_id: str | None) -> SeenJob | None:
+    return next((job for job in jobs if job.id == job_id), None)
+
+
+def _maker(jobs: Iterable[SeenJob], made: str) -> SeenJob | None:
+    return next((job for job in jobs if made.lower() in job.made), None)
+
+
+def _chosen(judged: Sequence[tuple[T, Verdict]]) -> Claimed[T]:
+    """Claim what is proven, or the only one that may be ours if that is concluded; one call makes one."""
+
+    def those(*verdicts: Verdict) -> tuple[T, ...]:
+        return tuple(each for each, verdict in judged if verdict in verdicts)
+
+    proven, likely = those(Verdict.PROVEN), those(Verdict.CONCLUDED, Verdict.DOUBTFUL)
+    if len(proven) == 1:
+        return Claimed(proven[0])
+    if not proven and len(likely) == 1 and those(Verdict.CONCLUDED):
+        return Claimed(likely[0])
+    return Claimed(None, proven + likely + those(Verdict.UNLIKE))
