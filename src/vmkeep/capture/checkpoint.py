@@ -44,7 +44,6 @@ from vmkeep.host.hyperv import (
     CheckpointUnidentified,
     CheckpointWish,
     HyperV,
-    JobOverdue,
     Owner,
     PowerState,
     ReferencePoint,
@@ -57,12 +56,13 @@ from vmkeep.host.hyperv import (
     list_recovery_checkpoints,
     list_reference_points,
     mark_checkpoint,
+    read_checkpoint,
     read_host_time,
     read_power_state,
 )
 from vmkeep.host.hyperv.checkpoints import CRASH
 from vmkeep.host.hyperv.jobs import LONGEST_SILENCE_S, NOT_RUN, pauses
-from vmkeep.host.wsman import HostError, OutcomeUnknown
+from vmkeep.host.wsman import ActionHappened, OutcomeUnknown
 from vmkeep.model.consistency import Reason
 from vmkeep.model.facts import CheckpointFacts, VmFacts
 from vmkeep.planner.tracking import TrackedVm, TrackingRecord, read_all
@@ -221,13 +221,12 @@ class CheckpointHold:
                 wish,
                 known_before=known,
                 name=self._vm.vm.name,
-                since=self._asked.since,
                 accepted=self._note_job,
             )
 
         try:
             with self._timed("create"):
-                made = self._until_heard(ask)
+                made = self._named_or_claimed(ask)
         except BaseException as error:
             self._clean_failed_creation(error)
             raise
@@ -239,6 +238,18 @@ class CheckpointHold:
         except BaseException as error:
             self._abandon(error)
             raise
+
+    def _named_or_claimed(self, ask: Callable[[], CheckpointFacts]) -> CheckpointFacts:
+        """Return what the host says the call has made, or what can be claimed where it does not say."""
+        try:
+            return self._until_heard(ask)
+        except (OutcomeUnknown, ActionHappened, CheckpointUnidentified):
+            if not has_settled(self._host, self._asked, patient=True):
+                raise
+            found = claim_checkpoint(self._host, self._asked)
+            if found.ours is None:
+                raise
+            return read_checkpoint(self._host, found.ours.id)
 
     def _announce(self) -> None:
         """Write down that the checkpoint is asked for now, by the host's time of just before.
@@ -402,6 +413,9 @@ class CheckpointHold:
         self._enter_released()
         with self._timed("merge"):
             merge = await_merge(self._host, self._vm.vm.id, self._layers, self._limits.merge_s)
+        if self._point is not None and why is not None:
+            destroy_reference_point(self._host, self._vm.vm.id, self._point.id)
+            self._point = None
         released = self._released(merge, why)
         self._is_told = True
         return released
@@ -431,14 +445,13 @@ class CheckpointHold:
         try:
             point = self._until_heard(ask)
         except HostTrouble as error:
-            late = self._converted_late(error, checkpoint)
+            found = self._converted_unheard(error, checkpoint)
             self._converting = None
-            if late is not None:
-                return late, None
-            return None, read_all(
-                "rct-not-converted",
-                f"The host made no reference point of the checkpoint ({error.code}): {error.message}",
-            )
+            if found.is_proven:
+                return found.ours, None
+            what = "did not say which reference point it made" if found.ours else "made no reference point"
+            fact = f"The host {what} of the checkpoint ({error.code}): {error.message}"
+            return found.ours, read_all("rct-not-converted", fact)
         self._converting = None
         return point, None
 
@@ -464,17 +477,22 @@ class CheckpointHold:
                 break
         return known
 
-    def _converted_late(self, error: Exception, checkpoint: CheckpointFacts) -> ReferencePoint | None:
-        """Return what came of a conversion that the host went on with although nobody heard of its end."""
-        if self._converting is None or not isinstance(error, JobOverdue | HostError):
-            return None
-        if not went_by_conversion(self._host, checkpoint):
-            return None
+    def _converted_unheard(self, error: Exception, checkpoint: CheckpointFacts) -> Claimed[ReferencePoint]:
+        """Find what came of a conversion that failed, or whose end nobody heard: nothing, as a rule.
+
+        Raises CheckpointUnidentified where nobody can tell; then the journal stays as it is.
+        """
+        if has_begun(error):
+            is_gone = went_by_conversion(self._host, checkpoint)
+        else:
+            is_gone = not is_there(self._host, checkpoint.id)
+        if self._converting is None or not is_gone:
+            return Claimed()
         return self._claimed_point(self._host, self._converting)
 
     @staticmethod
-    def _claimed_point(host: HyperV, conversion: Conversion) -> ReferencePoint | None:
-        """Return the point of a conversion whose checkpoint has gone. Raises CheckpointUnidentified."""
+    def _claimed_point(host: HyperV, conversion: Conversion) -> Claimed[ReferencePoint]:
+        """Claim the point of a conversion whose checkpoint has gone. Raises CheckpointUnidentified."""
         found = claim_point(host, conversion)
         if found.doubtful:
             ids = tuple(point.id for point in found.doubtful)
@@ -482,7 +500,7 @@ class CheckpointHold:
                 f"whether one of these reference points is ours nobody knows: {', '.join(ids)}.",
                 candidates=ids,
             )
-        return found.ours
+        return found
 
     def _enter_released(self) -> None:
         self._log.enter(
@@ -567,6 +585,8 @@ class CheckpointHold:
                 checkpoint = None
         if checkpoint is not None:
             return  # still there: the journal must not say otherwise
+        if self._converting is not None:
+            return  # nor that nothing came of a conversion of which nobody knows
         with problems.kept("the journal"):
             self._enter_released()
         merge = await_merge(host, self._vm.vm.id, self._layers, self._limits.abandon_merge_s)
@@ -578,7 +598,7 @@ class CheckpointHold:
         if self._converting is None:
             return
         if went_by_conversion(host, checkpoint):
-            self._point = self._claimed_point(host, self._converting)
+            self._point = self._claimed_point(host, self._converting).ours
         self._converting = None
 
     @contextmanager

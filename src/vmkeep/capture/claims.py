@@ -38,6 +38,8 @@ _BEGUN: Final = timedelta(seconds=RECORD_S + _REPEATED_S + LOST_CALL_S)
 _SOON: Final = _BEGUN + timedelta(seconds=60)
 _MAKING: Final = timedelta(seconds=Kind.CREATE.limit_s)
 _DAY: Final = timedelta(days=1)
+# A host lists a job for five minutes after its end (hyperv-backup-api.md 2.2).
+_LISTED: Final = timedelta(minutes=5)
 _GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _APPLICATION: Final = 1
 
@@ -80,10 +82,14 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Claimed(Generic[T]):
-    """What a call has made, if that is certain enough; else ``doubtful`` names what nobody can tell."""
+    """What a call has made, if that is certain enough; else ``doubtful`` names what nobody can tell.
+
+    ``ours`` may be taken away. Only what ``is_proven`` may be built on.
+    """
 
     ours: T | None = None
     doubtful: tuple[T, ...] = ()
+    is_proven: bool = False
 
 
 # --- checkpoints ----------------------------------------------------------------------------
@@ -221,8 +227,11 @@ def judge_point(
         return Verdict.DOUBTFUL
     if maker.began < asked.since:
         return Verdict.STRANGER
-    is_soon = maker.began - asked.since <= _BEGUN
-    return Verdict.CONCLUDED if is_soon and not _between(jobs, asked, maker) else Verdict.DOUBTFUL
+    others = _others_since(jobs, asked, maker)
+    if maker.began - asked.since > _BEGUN or any(_is_before(other, maker) for other in others):
+        return Verdict.DOUBTFUL
+    # As long as every job since our call is listed, only the one that made it can have taken our checkpoint.
+    return Verdict.PROVEN if not others and now - asked.since <= _LISTED else Verdict.CONCLUDED
 
 
 def _is_unlike(made: ReferencePoint, conversion: Conversion) -> bool:
@@ -234,16 +243,19 @@ def _is_unlike(made: ReferencePoint, conversion: Conversion) -> bool:
     return is_higher or (bool(made.settings) and conversion.disks not in (None, len(made.settings)))
 
 
-def _between(jobs: Iterable[SeenJob], asked: Asked, maker: SeenJob) -> bool:
-    """Tell whether another job may have come first, and may be what took our checkpoint away."""
-    for job in jobs:
-        if job.id == maker.id or (job.vms and asked.vm_id.lower() not in job.vms):
-            continue
-        if job.began is None or maker.began is None or asked.since is None:
-            return True
-        if asked.since <= job.began < maker.began:
-            return True
-    return False
+def _others_since(jobs: Iterable[SeenJob], asked: Asked, maker: SeenJob) -> list[SeenJob]:
+    """Return the other jobs since our call that may have worked on the VM, and taken our checkpoint."""
+    return [
+        job
+        for job in jobs
+        if job.id != maker.id
+        and (not job.vms or asked.vm_id.lower() in job.vms)
+        and (job.began is None or asked.since is None or job.began >= asked.since)
+    ]
+
+
+def _is_before(job: SeenJob, other: SeenJob) -> bool:
+    return job.began is None or other.began is None or job.began < other.began
 
 
 # --- both -----------------------------------------------------------------------------------
@@ -265,7 +277,7 @@ def _chosen(judged: Sequence[tuple[T, Verdict]]) -> Claimed[T]:
 
     proven, likely = those(Verdict.PROVEN), those(Verdict.CONCLUDED, Verdict.DOUBTFUL)
     if len(proven) == 1:
-        return Claimed(proven[0])
+        return Claimed(proven[0], is_proven=True)
     if not proven and len(likely) == 1 and those(Verdict.CONCLUDED):
         return Claimed(likely[0])
     return Claimed(None, proven + likely + those(Verdict.UNLIKE))

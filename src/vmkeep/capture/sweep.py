@@ -359,7 +359,9 @@ class _Sweep:
 
     def _converted(self) -> tuple[list[str], list[Swept]]:
         """Find the reference point of a conversion that the run did not hear the end of."""
-        ours, doubtful = self._heard(claim_point(self._host, self._trace.conversion, self._trace.disowned))
+        # Later runs' own points are new, too.
+        disowned = (*self._trace.disowned, *self._durable)
+        ours, doubtful = self._heard(claim_point(self._host, self._trace.conversion, disowned))
         told = [Swept("reference point", each.id, "left", _DOUBTFUL, is_asked=True) for each in doubtful]
         return [point.id for point in ours], told
 

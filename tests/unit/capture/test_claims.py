@@ -145,7 +145,9 @@ def test_a_conversion_that_made_nothing_explains_no_point() -> None:
 
 def test_a_conversion_nobody_heard_of_needs_a_job_of_that_moment() -> None:
     assert of_point() is Verdict.DOUBTFUL
-    assert of_point(job(THEIRS, 1, 2, [MADE])) is Verdict.CONCLUDED
+    assert of_point(job(THEIRS, 1, 2, [MADE])) is Verdict.PROVEN, "nothing else took our checkpoint"
+    assert of_point(job(THEIRS, 1, 2, [MADE]), later=301) is Verdict.CONCLUDED, "some jobs are forgotten"
+    assert of_point(job(THEIRS, 1, 2, [MADE]), job("2d-later", 3, 4)) is Verdict.CONCLUDED
     assert of_point(job(THEIRS, -1, 2, [MADE])) is Verdict.STRANGER
     assert of_point(job(THEIRS, 300, 301, [MADE])) is Verdict.DOUBTFUL
 
@@ -153,4 +155,4 @@ def test_a_conversion_nobody_heard_of_needs_a_job_of_that_moment() -> None:
 @pytest.mark.parametrize(("vm", "verdict"), [(VM, Verdict.DOUBTFUL), (None, Verdict.DOUBTFUL), (OTHER, None)])
 def test_a_job_between_may_be_what_took_our_checkpoint_away(vm: str | None, verdict: Verdict | None) -> None:
     between = job("2d-removed", 1, 2, vm=vm)
-    assert of_point(between, job(THEIRS, 3, 4, [MADE])) is (verdict or Verdict.CONCLUDED)
+    assert of_point(between, job(THEIRS, 3, 4, [MADE])) is (verdict or Verdict.PROVEN)

@@ -7,7 +7,6 @@ lists what it may have left. Marking a marked checkpoint and removing a removed 
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Final, Literal
 
 from vmkeep.host.hyperv.classes import (
@@ -19,7 +18,7 @@ from vmkeep.host.hyperv.classes import (
     RECOVERY,
     SETTINGS,
 )
-from vmkeep.host.hyperv.created import after_lost_answer, is_among, named_by_host, the_only_new
+from vmkeep.host.hyperv.created import is_among, named_by_host
 from vmkeep.host.hyperv.errors import (
     CheckpointMissing,
     CheckpointsDisabled,
@@ -40,7 +39,7 @@ from vmkeep.host.hyperv.settings import (
     checkpoint_setting_of,
     guid_of,
 )
-from vmkeep.host.hyperv.states import CREATING_CHECKPOINT, obstacle_of, read_power_state, vm_ref
+from vmkeep.host.hyperv.states import obstacle_of, read_power_state, vm_ref
 from vmkeep.host.wsman import (
     ActionHappened,
     Argument,
@@ -101,17 +100,17 @@ def create_checkpoint(
     *,
     known_before: Collection[str],
     name: str | None = None,
-    since: datetime | None = None,
     accepted: Accepted = unheard,
 ) -> CheckpointFacts:
     """Make a recovery checkpoint and return it with its disks, not yet marked as ours.
 
-    ``name`` is what people call the VM. ``known_before`` holds the ids of the VM's
-    recovery checkpoints before the call, ``since`` the host's time: write both down
-    first. ``accepted`` hears of the job at once. Never repeat it without looking, but
-    after HostBusy and HostUnreachable that know of no job: then nothing was asked. Raises the
-    error the host's codes stand for, CheckpointsDisabled,
-    CheckpointUnidentified, JobOverdue; OutcomeUnknown only if nothing appeared.
+    Only what the host names as made by this call is returned. ``name`` is what people
+    call the VM. ``known_before`` holds the ids of the VM's recovery checkpoints before
+    the call: write them down first. ``accepted`` hears of the job at once. Never repeat
+    it without looking, but after HostBusy and HostUnreachable that know of no job: then
+    nothing was asked. Raises the error the host's codes stand for, CheckpointsDisabled,
+    JobOverdue; OutcomeUnknown, ActionHappened and CheckpointUnidentified where the host
+    does not say what it has made: :func:`list_unmarked` lists what that may be.
     """
     settings = EmbeddedInstance(
         CHECKPOINT_SETTINGS,
@@ -129,21 +128,17 @@ def create_checkpoint(
     called = f"VM {vm_id}" if name is None else f"the VM {name!r} ({vm_id.lower()})"
     try:
         done = perform(host, CREATE_CHECKPOINT, arguments, Kind.CREATE, called, accepted)
-    except (OutcomeUnknown, ActionHappened) as error:
-        return _appeared(host, vm_id, known_before, since, error)
     except HyperVError as error:
         raise _refined(host, vm_id, error) from error
     if done.outcome is Outcome.VANISHED:
-        gone = OperationFailed(f"the job that should make a checkpoint of {called} is gone, and made none.")
-        return _appeared(host, vm_id, known_before, since, gone)
+        raise OutcomeUnknown(
+            f"the job that should make a checkpoint of {called} is gone; nobody knows its end."
+        )
     for found in named_by_host(host, done, SETTINGS.name, "ResultingSnapshot"):
         checkpoint = _read(host, found, with_disks=True)
         if _is_new(checkpoint, vm_id, known_before):
             return checkpoint
-    new = _new(host, vm_id, known_before, since)
-    if new is None:
-        raise CheckpointUnidentified(f"the host made a checkpoint of {called} and does not list it.")
-    return new
+    raise CheckpointUnidentified(f"the host made a checkpoint of {called} and does not say which.")
 
 
 def list_unmarked(host: HyperV, vm_id: str, *, known_before: Collection[str]) -> tuple[CheckpointFacts, ...]:
@@ -251,36 +246,6 @@ def _with_disks_of(checkpoint: CheckpointFacts, other: CheckpointFacts) -> Check
 def _is_new(checkpoint: CheckpointFacts, vm_id: str, known_before: Collection[str]) -> bool:
     is_its = checkpoint.kind == "recovery" and checkpoint.vm_id == vm_id.upper()
     return is_its and not is_among(checkpoint.id, known_before)
-
-
-def _new(
-    host: HyperV, vm_id: str, known_before: Collection[str], since: datetime | None
-) -> CheckpointFacts | None:
-    """Return the recovery checkpoint that was not there before, with its disks.
-
-    Strangers' marks are excluded, and what is older than the call.
-    """
-    found = [
-        checkpoint
-        for checkpoint in list_recovery_checkpoints(host, vm_id)
-        if Owner.of(checkpoint.name) is None
-        and (since is None or checkpoint.created is None or checkpoint.created >= since)
-    ]
-    new = the_only_new(found, lambda checkpoint: checkpoint.id, known_before, "recovery checkpoints")
-    return None if new is None else _read(host, new.id, with_disks=True)
-
-
-def _appeared(
-    host: HyperV, vm_id: str, known_before: Collection[str], since: datetime | None, error: Exception
-) -> CheckpointFacts:
-    """Wait for the checkpoint of a call whose end nobody heard of. Raises ``error`` if there is none."""
-    return after_lost_answer(
-        host,
-        lambda: read_power_state(host, vm_id).phase == CREATING_CHECKPOINT,
-        lambda: _new(host, vm_id, known_before, since),
-        Kind.CREATE.limit_s,
-        error,
-    )
 
 
 def _refined(host: HyperV, vm_id: str, error: HyperVError) -> HyperVError:

@@ -5,13 +5,12 @@ ended, for five minutes (hyperv-backup-api.md section 0, fact 2). So each finder
 takes what was there before the call, and believes nothing that was.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
 
 from vmkeep.host.hyperv.classes import AFFECTED_ELEMENT, COMPUTER_SYSTEM, CREATED, JOB_TIMES
-from vmkeep.host.hyperv.errors import CheckpointUnidentified
 from vmkeep.host.hyperv.jobs import UNDER_WAY, Done, HyperV, Outcome, outlast, pauses
 from vmkeep.host.hyperv.settings import instance_id
 from vmkeep.host.wsman import Ref, ValueRefused
@@ -109,23 +108,6 @@ def _affected(host: HyperV, job: Ref) -> Iterator[Ref]:
             continue
         if affecting == wanted:
             yield row.ref("AffectedElement")
-
-
-def the_only_new(
-    found: Collection[T], of: Callable[[T], str], known_before: Collection[str], what: str
-) -> T | None:
-    """Return the one object that was not there before; None if there is none.
-
-    Raises CheckpointUnidentified for several, which are named in its context.
-    """
-    new = [item for item in found if not is_among(of(item), known_before)]
-    if len(new) > 1:
-        ids = tuple(of(item) for item in new)
-        raise CheckpointUnidentified(
-            f"{len(new)} {what} appeared while one was made, and which is ours cannot be told.",
-            candidates=ids,
-        )
-    return new[0] if new else None
 
 
 def after_lost_answer(

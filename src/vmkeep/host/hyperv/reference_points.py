@@ -15,7 +15,7 @@ from vmkeep.host.hyperv.classes import (
     REFERENCE_POINT,
     SETTINGS,
 )
-from vmkeep.host.hyperv.created import after_lost_answer, is_among, named_by_host, the_only_new
+from vmkeep.host.hyperv.created import after_lost_answer, is_among, named_by_host
 from vmkeep.host.hyperv.disks import slot_of
 from vmkeep.host.hyperv.errors import CheckpointMissing, CheckpointUnidentified, HyperVError, OperationFailed
 from vmkeep.host.hyperv.jobs import Accepted, Done, HyperV, Kind, Outcome, outlast, perform, unheard
@@ -64,35 +64,24 @@ def convert_checkpoint(
 ) -> ReferencePoint:
     """Turn a checkpoint into a reference point; the checkpoint goes, and its merge begins (:mod:`merging`).
 
-    Whether it has gone the wait for that merge tells: the point's id must not be lost over it.
-    ``known_before`` holds the ids of the VM's reference points before the first
-    try: write them down first, then it is safe to repeat. ``accepted`` hears of the
-    job at once. Raises CheckpointMissing
-    if the checkpoint is gone and nothing came of it, CheckpointUnidentified, and
-    the error the host's codes stand for.
+    Only what the host names as made by this call is returned. Whether the checkpoint has
+    gone the wait for that merge tells: the point's id must not be lost over it.
+    ``known_before`` holds the ids of the VM's reference points before the call: write them
+    down first. ``accepted`` hears of the job at once. Raises CheckpointMissing if the
+    checkpoint is gone already, and the error the host's codes stand for; OutcomeUnknown,
+    ActionHappened and CheckpointUnidentified where the host does not say what it has made.
     """
-    vm_id = checkpoint.vm_id
     if not is_there(host, checkpoint.id):
-        return _converted_before(host, checkpoint, known_before)
+        raise CheckpointMissing(f"the checkpoint {checkpoint.name!r} is gone.")
     arguments = {"AffectedSnapshot": SETTINGS.ref(checkpoint.id)}
-    try:
-        done = perform(host, CONVERT_CHECKPOINT, arguments, Kind.CONVERT, checkpoint.name, accepted)
-    except (OutcomeUnknown, ActionHappened) as error:
-        return _appeared(host, checkpoint, known_before, error)
-    except HyperVError:
-        if is_there(host, checkpoint.id):
-            raise
-        return _converted_before(host, checkpoint, known_before)
+    done = perform(host, CONVERT_CHECKPOINT, arguments, Kind.CONVERT, checkpoint.name, accepted)
     if done.outcome is Outcome.VANISHED:
-        gone = OperationFailed(
-            f"the job that should convert {checkpoint.name!r} is gone, and converted nothing."
+        raise OutcomeUnknown(
+            f"the job that should convert {checkpoint.name!r} is gone; nobody knows its end."
         )
-        return _appeared(host, checkpoint, known_before, gone)
-    point = _of_call(host, done, vm_id, known_before) or _new(host, vm_id, known_before)
+    point = _of_call(host, done, checkpoint.vm_id, known_before)
     if point is None:
-        raise CheckpointUnidentified(
-            f"the host converted {checkpoint.name!r} and lists no new reference point."
-        )
+        raise CheckpointUnidentified(f"the host does not say which point it made of {checkpoint.name!r}.")
     return point
 
 
@@ -202,36 +191,3 @@ def _of_call(host: HyperV, done: Done, vm_id: str, known_before: Collection[str]
         if row is not None and not is_among(found, known_before):
             return _point_of(row)
     return None
-
-
-def _new(host: HyperV, vm_id: str, known_before: Collection[str]) -> ReferencePoint | None:
-    points = list_reference_points(host, vm_id)
-    return the_only_new(points, lambda point: point.id, known_before, "reference points")
-
-
-def _converted_before(
-    host: HyperV, checkpoint: CheckpointFacts, known_before: Collection[str]
-) -> ReferencePoint:
-    point = _new(host, checkpoint.vm_id, known_before)
-    if point is None:
-        raise CheckpointMissing(
-            f"the checkpoint {checkpoint.name!r} is gone, and no reference point came of it."
-        )
-    return point
-
-
-def _appeared(
-    host: HyperV, checkpoint: CheckpointFacts, known_before: Collection[str], error: Exception
-) -> ReferencePoint:
-    """Wait for the reference point of a call whose end nobody heard of. Raises ``error`` if there is none.
-
-    As long as the checkpoint is there it was not converted: what is new is somebody else's.
-    """
-    vm_id = checkpoint.vm_id
-    return after_lost_answer(
-        host,
-        lambda: read_power_state(host, vm_id).phase is not None,
-        lambda: None if is_there(host, checkpoint.id) else _new(host, vm_id, known_before),
-        Kind.CONVERT.limit_s,
-        error,
-    )

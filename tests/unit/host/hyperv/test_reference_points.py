@@ -35,7 +35,7 @@ from vmkeep.host.hyperv import (
     tracking_of,
 )
 from vmkeep.host.hyperv.settings import checkpoint_of
-from vmkeep.host.wsman import Instance, OutcomeUnknown
+from vmkeep.host.wsman import ActionHappened, Instance, OutcomeUnknown
 from vmkeep.model.facts import CheckpointFacts, DiskFacts
 
 pytestmark = pytest.mark.quick
@@ -93,17 +93,10 @@ def convert(host: TableHost) -> str:
     ("answer", "named"),
     [
         (returns(4096, Job=job_ref("J1")), "New-1"),
-        (returns(4096, Job=job_ref("J1")), "Stranger-1"),
-        (returns(4096, Job=job_ref("J1")), None),
         (returns(0, ResultingReferencePoint=point_ref("New-1")), None),
-        (returns(0, ResultingReferencePoint=point_ref("Ours-1")), None),
-        (returns(4096, Job=job_ref("gone")), None),
-        (LOST, None),
-        (fault(2150858829), None),
-        (returns(32775), None),
     ],
 )
-def test_the_new_point_is_found(answer: Reply, named: str | None) -> None:
+def test_what_the_host_names_is_the_point(answer: Reply, named: str | None) -> None:
     host = a_host()
     host.on(CONVERT, converts(host, answer, named=named))
     assert convert(host) == "New-1"
@@ -111,11 +104,24 @@ def test_the_new_point_is_found(answer: Reply, named: str | None) -> None:
     assert called.inputs == {"AffectedSnapshot": {"InstanceID": f"Microsoft:{CHECKPOINT}"}}
 
 
-def test_converting_again_returns_what_a_dead_run_made() -> None:
+@pytest.mark.parametrize(
+    ("answer", "named", "error"),
+    [
+        (returns(4096, Job=job_ref("J1")), "Stranger-1", CheckpointUnidentified),
+        (returns(4096, Job=job_ref("J1")), None, CheckpointUnidentified),
+        (returns(0, ResultingReferencePoint=point_ref("Ours-1")), None, CheckpointUnidentified),
+        (returns(4096, Job=job_ref("gone")), None, OutcomeUnknown),
+        (LOST, None, OutcomeUnknown),
+        (fault(2150858829), None, ActionHappened),
+        (returns(32775), None, VmBusy),
+    ],
+)
+def test_what_is_new_is_not_ours_by_that(answer: Reply, named: str | None, error: type[Exception]) -> None:
     host = a_host()
-    host.on(CONVERT, converts(host, returns(4096, Job=job_ref("J1"))))
-    assert convert(host) == convert(host) == "New-1"
-    assert len(host.calls) == 1
+    host.on(CONVERT, converts(host, answer, named=named))
+    with pytest.raises(error):
+        convert(host)
+    assert len(host.calls) == 1, "never called twice"
 
 
 def test_a_checkpoint_that_is_gone_for_nothing() -> None:
@@ -124,31 +130,6 @@ def test_a_checkpoint_that_is_gone_for_nothing() -> None:
     with pytest.raises(CheckpointMissing):
         convert(host)
     assert host.calls == []
-
-
-def test_two_new_points_are_not_guessed_between() -> None:
-    host = a_host()
-
-    def step(called: Called) -> Reply:
-        host.rows[POINTS].append(reference_point("Stranger-2"))
-        return converts(host, returns(4096, Job=job_ref("gone")), named=None)(called)
-
-    host.on(CONVERT, step)
-    with pytest.raises(CheckpointUnidentified):
-        convert(host)
-
-
-def test_a_strangers_point_of_the_moment_is_not_what_came_of_a_call_that_never_ran() -> None:
-    """The checkpoint is still there: it was not converted, whatever has appeared meanwhile."""
-    host = a_host()
-
-    def step(called: Called) -> Reply:
-        host.rows[POINTS].append(reference_point("Stranger-2"))
-        return LOST
-
-    host.on(CONVERT, step)
-    with pytest.raises(OutcomeUnknown):
-        convert(host)
 
 
 def test_a_refused_conversion_leaves_the_checkpoint_and_says_why() -> None:
