@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from vmkeep.backup.leftovers import HOST, Cleared, clear_leftovers, look_at
+from vmkeep.backup.leftovers import HOST, Cleared, clear_leftovers, look_at, still_owed
 from vmkeep.backup.outcome import note_failure
 from vmkeep.backup.tracked import find_baseline
 from vmkeep.backup.vm_run import Doors
@@ -129,6 +129,7 @@ class _Sweep:
                         cleared = self._clear(journal, dead)
                     except BaseException as error:
                         note_failure(journal, error)
+                        error.add_note(still_owed(self.vm.name))
                         raise
                     journal.finish({"outcome": "swept"})
             else:

@@ -62,6 +62,11 @@ def owner_of(repository: Repository, run: str) -> Owner:
     return Owner(repository.parameters.repository.hex(), run)
 
 
+def still_owed(vm_name: str) -> str:
+    """Say that a clean-up was stopped, for the notes of what stopped it."""
+    return f"left behind on the host: what an unfinished run of {vm_name} made is not all removed yet"
+
+
 def clear_leftovers(
     host: HyperV,
     host_name: str | None,

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from vmkeep.backup.audit import Audit
 from vmkeep.backup.errors import ChangesUnusable, RunRefused, VmOccupied
-from vmkeep.backup.leftovers import HOST, clear_leftovers, owner_of, questions
+from vmkeep.backup.leftovers import HOST, clear_leftovers, owner_of, questions, still_owed
 from vmkeep.backup.outcome import Outcome, met_damage, note_failure
 from vmkeep.backup.proof import end_of_guest, is_lower, proven_by, what_was_asked
 from vmkeep.backup.taking import DiskWork, Taking, promised_by
@@ -200,12 +200,14 @@ class _VmRun:
         self._journal = repository.journal(self._vm, os.urandom(16).hex())
         self._source = f"hyperv://{doors.name}/{vm.name}"
         self._sealed: _Sealed | None = None
+        self._owed = False  # whether something of dead runs may still be on the host
         self._warnings: list[str] = []
         self._notes: list[str] = []
 
     def run(self) -> Outcome:
         started = self._clock.monotonic()
         dead = self._journal.begin({"source": self._source, HOST: self._doors.computer})
+        self._owed = bool(dead)
         with self._journal.kept():
             try:
                 listing = self._repository.points.listing(self._vm.id)
@@ -216,6 +218,8 @@ class _VmRun:
                 is_clean = self._journal.last_step not in HOLDING and not _left_behind(error)
                 if is_clean and self._sealed is None:
                     note_failure(self._journal, error)
+                if self._owed:
+                    error.add_note(still_owed(self._vm.name))
                 raise
             finally:
                 self._progress.end()
@@ -260,6 +264,7 @@ class _VmRun:
                 self._warnings.append(
                     f"an unfinished run of {each.vm} is not cleaned up: {each.why.rstrip('.')}."
                 )
+        self._owed = not all(each.buried for each in cleared)
         asked = questions(cleared, f"hyperv://{self._doors.name}", self._repository)
         self._warnings += [f"only you can decide: {question}." for question in asked]
 

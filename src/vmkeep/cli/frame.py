@@ -260,7 +260,9 @@ def _interrupted(code: ExitCode, error: BaseException | None = None) -> int:
         "`vmkeep points` tells."
     )
     left = getattr(error, "__notes__", ())
-    text = f"interrupted; {'' if left else 'nothing stays open or held, and '}nothing half-written counts."
+    text = (
+        f"interrupted; {'' if left else 'nothing of it stays open or held, and '}nothing half-written counts."
+    )
     _report(code, "VK130", text, hint)
     if error is not None:
         _tell_what_was_left(error)

@@ -1,7 +1,8 @@
 """`vmkeep backup hyperv://NAME`: protect VMs of a host, and tell of each."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,7 @@ def backup_host(
 
             for result in unknown:
                 ended(result)
-            with summed_up(story.tell_stop):
+            with summed_up(story.tell_stop), _sweep_named(host.name):
                 run_host(
                     doors,
                     chosen,
@@ -172,6 +173,17 @@ class _Story:
             return {**fields, "point": sealed.point.id, "id": sealed.point.id}
         why = "the command was interrupted; no restore point was taken."
         return {**fields, "error": "VK130", "message": why}
+
+
+@contextmanager
+def _sweep_named(host: str) -> Iterator[None]:
+    """Say how what is left behind goes away, when whatever stops the command has left something."""
+    try:
+        yield
+    except BaseException as error:
+        if any("left behind" in note for note in getattr(error, "__notes__", ())):
+            error.add_note(_how_to_sweep(host))
+        raise
 
 
 def _how_to_sweep(host: str) -> str:

@@ -197,7 +197,7 @@ def test_a_signal_lets_the_vm_go(hosts: Hosts, office: Lab, name: str, code: int
 
     interrupt = lambda process: process.send_signal(getattr(signal, name))  # noqa: E731
     result = while_held(hosts, office, interrupt, "backup", "hyperv://lab/web")
-    clear(result, code, "interrupted; nothing stays open or held")
+    clear(result, code, "interrupted; nothing of it stays open or held")
     assert things(office) == before
     assert points(hosts) == []
     assert hosts("backup", "hyperv://lab/web").code == 0

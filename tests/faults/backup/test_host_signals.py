@@ -47,7 +47,7 @@ def test_sigterm_lets_go_of_the_vm_and_the_next_run_goes_on(commands: HostComman
     result = commands.met(order, "backup", "hyperv://lab/web")
     assert result.code == 143, result
     sentence, hint = result.err.splitlines()
-    assert sentence.startswith("vmkeep: interrupted; nothing stays open or held")
+    assert sentence.startswith("vmkeep: interrupted; nothing of it stays open or held")
     assert "again" in hint and "vmkeep points" in hint
     commands.is_clean(*["web"] * tracked)
     commands.all_hold(points)
@@ -57,6 +57,21 @@ def test_sigterm_lets_go_of_the_vm_and_the_next_run_goes_on(commands: HostComman
     assert summary["consistency"] == "application"
     commands.is_clean("web")
     commands.all_hold(points + 1)
+    assert commands.all_closed("web")
+
+
+@pytest.mark.parametrize("command", ["backup", "sweep"])
+def test_a_clean_up_that_is_stopped_is_not_called_done(commands: HostCommands, command: str) -> None:
+    died = {"verb": "create", "prefix": "packs/", "nth": 1, "action": "signal", "what": int(signal.SIGKILL)}
+    assert commands.met(died, "backup", "hyperv://lab/web").code == -signal.SIGKILL
+    # Its own record, the claim of the dead run, and then what it is about to remove.
+    stopped = {"verb": "put_if_absent", "prefix": "runs/", "nth": 3, "action": "signal"}
+    result = commands.met({**stopped, "what": int(signal.SIGTERM)}, command, "hyperv://lab/web")
+    assert result.code == 143, result
+    assert "nothing of it stays" not in result.err
+    assert "left behind on the host: what an unfinished run of web made is not all removed yet" in result.err
+    assert commands("sweep", "hyperv://lab").code == 0
+    commands.is_clean()
     assert commands.all_closed("web")
 
 
@@ -95,7 +110,7 @@ def test_people_hear_of_what_is_not_protected_when_they_stop_a_run(commands: Hos
     assert result.code == 130, result
     assert "Interrupted: 1 of 4 VMs are protected.\n  not protected: " in result.text
     assert result.text.count("  not protected: ") == 3
-    assert "nothing stays open or held" in result.err
+    assert "nothing of it stays open or held" in result.err
 
 
 def test_what_cannot_be_removed_is_told_with_the_next_step(lab: Lab, commands: HostCommands) -> None:
