@@ -33,7 +33,7 @@ class VmSwept:
     @property
     def is_clean(self) -> bool:
         """Whether nothing of dead runs is left, as far as anybody can tell."""
-        return self.error is None and not self.unwritten and all(each.buried for each in self.cleared)
+        return self.error is None and not self.unwritten and not any(each.why for each in self.cleared)
 
 
 def sweep_host(
