@@ -63,8 +63,8 @@ def test_every_reference_leads_to_an_instance(lab: LabHost) -> None:
                 known.add(Ref.to(class_name, namespace, **named).folded())
             ends += [(class_name, value) for value in each.values.values() if isinstance(value, Ref)]
     assert ends
-    # Another product's finished job for each of the two VMs with checkpoints; what they made has gone since. A
-    # host lists a job for five minutes after its end, whatever became of what it made (hyperv-backup-api.md 2.2).
+    # Another product's finished job for each of the two VMs with checkpoints; what they made has gone since.
+    # A host lists a job for five minutes after its end, whatever became of that (hyperv-backup-api.md 2.2).
     gone = [("Msvm_AffectedJobElement", ref) for ref in made_by_finished_jobs(lab)]
     assert len(gone) == 2
     assert [(where, ref) for where, ref in ends if ref.folded() not in known] == gone
