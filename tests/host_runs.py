@@ -35,6 +35,8 @@ from vmkeep.repository.listing import SealedPoint
 from vmkeep.repository.repository import Repository
 from vmkeep.secrets import Secret
 
+_LONGEST_STOP_S: Final = 120
+
 # web: Windows, no more chunks than the smallest sample of the audit. chained: its administrator's
 # checkpoints. off: at rest. large: long enough to be met while it is read.
 SCENARIO: Final = r"""
@@ -106,12 +108,24 @@ class RunClock(QuickClock):
         super().__init__(speed)
         self._later = timedelta()
         self._due: tuple[float, Callable[[], None]] | None = None
+        self._goes = threading.Event()
+        self._goes.set()
 
     def sleep(self, seconds: float) -> None:
+        assert self._goes.wait(_LONGEST_STOP_S)
         super().sleep(seconds)
         if self._due is not None and self.monotonic() >= self._due[0]:
             (_, action), self._due = self._due, None
             action()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Let whoever waits wait until the block has ended: its minutes are too quick for real work."""
+        self._goes.clear()
+        try:
+            yield
+        finally:
+            self._goes.set()
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something when somebody has waited until then."""

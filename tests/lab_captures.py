@@ -18,6 +18,7 @@ from vmkeep.host.files.paths import PathMap
 from vmkeep.host.hyperv import (
     HyperV,
     Owner,
+    Waiting,
     is_foreign,
     list_recovery_checkpoints,
     list_reference_points,
@@ -144,6 +145,11 @@ class Doors:
         lines = map(json.loads, Path(self.facts["truth"]).read_text().splitlines())
         wanted = checkpoint_id.removeprefix("Microsoft:")
         return {each["disk_id"]: each["sha256"] for each in lines if each["checkpoint"] == wanted}
+
+
+def is_under_way(waiting: Waiting, what: str) -> bool:
+    """Tell whether the host is at work: each call is also announced before it is made, with no percentage."""
+    return waiting.what.startswith(what) and waiting.percent is not None
 
 
 @contextmanager

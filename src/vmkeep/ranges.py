@@ -62,7 +62,7 @@ def align_out(ranges: Iterable[ByteRange], unit: int, limit: int) -> list[ByteRa
     The input is a range list. Needed wherever a change inside a unit means
     that the whole unit is read again.
     """
-    return list(_aligned(ranges, unit, limit))
+    return clip(_aligned(ranges, unit), 0, limit)
 
 
 def coarsen(ranges: Iterable[ByteRange], unit: int, limit: int, most: int) -> list[ByteRange]:
@@ -71,21 +71,19 @@ def coarsen(ranges: Iterable[ByteRange], unit: int, limit: int, most: int) -> li
     The input is a range list, and may be a stream of any length: no more than
     ``most`` of it are in memory at once.
     """
-    rest = _aligned(ranges, unit, limit)
+    rest = _aligned(ranges, unit)
     while True:
         found = list(islice(rest, most + 1))
-        if len(found) <= most:
-            return found
+        # Only now: what lies beyond the limit may touch a larger unit that begins before it.
+        within = clip(found, 0, limit)
+        if len(within) <= most:
+            return within
         unit *= 4
-        rest = _aligned(chain(found, rest), unit, limit)
+        rest = _aligned(chain(found, rest), unit)
 
 
-def _aligned(ranges: Iterable[ByteRange], unit: int, limit: int) -> Iterator[ByteRange]:
-    grown = (
-        ByteRange(low, min(limit, -(-r.end // unit) * unit) - low)
-        for r in ranges
-        if (low := r.offset // unit * unit) < limit
-    )
+def _aligned(ranges: Iterable[ByteRange], unit: int) -> Iterator[ByteRange]:
+    grown = (ByteRange(low := r.offset // unit * unit, -(-r.end // unit) * unit - low) for r in ranges)
     return join_sorted(grown)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from tests.forked import VMKEEP, Forked, Program
 # No output, no stored byte and no file may ever show it.
 CANARY: Final = "canary-7Hq2-parole"
 _TIMEOUT_S: Final = 120
+# What -v tells of each step: how long it took, and what it was.
+_STEP: Final = re.compile(r" *[0-9]+\.[0-9] s  \S.*")
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,14 @@ class Vmkeep:
         """Run a command that must succeed and say nothing on standard error."""
         result = self(*arguments, env=env, stdin=stdin)
         assert (result.code, result.err) == (0, ""), (arguments, result)
+        return result
+
+    def tells(self, *arguments: object) -> Result:
+        """Run a command that must succeed and tell its steps on standard error, each a line, nothing else."""
+        result = self(*arguments)
+        *lines, end = result.err.split("\n")
+        assert (result.code, end) == (0, "") and lines, (arguments, result)
+        assert all(map(_STEP.fullmatch, lines)), (arguments, result)
         return result
 
     def fails(

@@ -36,7 +36,7 @@ def test_disks_with_any_names_come_back_inside_the_folder(vmkeep: Vmkeep, tmp_pa
     source.mkdir()
     for number, name in enumerate(NAMES):
         (source / f"{name}.raw").write_bytes(bytes([number]) * 512)
-    unsteered(vmkeep.ok("backup", f"folder:{source}", "-v"))
+    unsteered(vmkeep.tells("backup", f"folder:{source}", "-v"))
     listed = vmkeep.ok("show", "latest")
     unsteered(listed)
     target = tmp_path / "deep" / "er" / "back"
@@ -85,7 +85,7 @@ def test_a_vm_with_a_hostile_name_is_only_text(tmp_path: Path) -> None:
     unsteered(vmkeep.fails(2, "backup", "disk:d.raw", "--as", HOSTILE))
     # A name that only turns the direction of reading is nobody's mistake, and text all the same.
     (tmp_path / "d.raw").write_bytes(DATA)
-    unsteered(vmkeep.ok("backup", "disk:d.raw", "--as", "gnp.\u202e\u2066[red]", "-v"))
+    unsteered(vmkeep.tells("backup", "disk:d.raw", "--as", "gnp.\u202e\u2066[red]", "-v"))
 
 
 def test_a_name_with_an_at_sign_and_one_like_a_form_of_point(vmkeep: Vmkeep, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ class _Story:
         lines = [f"Interrupted: {len(protected)} of {len(self.names)} VMs are protected."]
         lines += [f"  not protected: {name}" for vm, name in self.names.items() if vm not in protected]
         # What ends the command is told by its code; that this cannot be printed changes nothing.
-        try_answer(document, [] if settings.quiet else lines)
+        try_answer(document, lines)
 
     def _cut_short(self, vm: "VmRef", code: ExitCode) -> dict[str, Any]:
         fields = {"vm": vm.name, "vm_id": vm.id.lower(), "exit_code": int(code), "tried": vm in self._begun}

@@ -107,9 +107,10 @@ def test_over_smb_the_files_are_opened_again_and_proven_to_be_the_same(tmp_path:
     ):
 
         def reboot() -> None:
-            samba.kill()
-            machine.reboot()
-            samba.start()
+            with host.clock.stopped():  # another thread reads on: in a minute of this clock no host starts
+                samba.kill()
+                machine.reboot()
+                samba.start()
             assert len(ours(host, "large")) == 1
 
         meeting = Meeting("reading large", 2, reboot)

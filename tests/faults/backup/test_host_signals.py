@@ -27,23 +27,25 @@ def commands(lab: Lab, tmp_path: Path) -> Iterator[HostCommands]:
     commands.tidy()
 
 
+# A record of the journal after the seal; how many come before it is not what is meant.
+SEALED = {"verb": "put_if_absent", "prefix": "runs/", "after": "seals/"}
 # Where it comes: at a request to the store, and how many points and reference points there are then.
-PLACES = {
-    "the host makes the checkpoint": ("put_if_absent", "runs/", 4, 0, 0),
-    "the checkpoint has no name yet": ("put_if_absent", "runs/", 5, 0, 0),
-    "while it is read": ("create", "packs/", 1, 0, 0),
-    "right before the seal": ("put_if_absent", "seals/", 1, 0, 0),
-    "before the VM is released": ("put_if_absent", "runs/", 10, 1, 0),
-    "the host converts the checkpoint": ("put_if_absent", "runs/", 11, 1, 0),
-    "when it is converted": ("put_if_absent", "runs/", 12, 1, 0),
-    "when the tracking is stored": ("put_if_absent", "runs/", 13, 1, 1),
+PLACES: dict[str, tuple[dict[str, object], int, int]] = {
+    "the host makes the checkpoint": ({"verb": "put_if_absent", "prefix": "runs/", "nth": 4}, 0, 0),
+    "the checkpoint has no name yet": ({"verb": "put_if_absent", "prefix": "runs/", "nth": 5}, 0, 0),
+    "while it is read": ({"verb": "create", "prefix": "packs/", "nth": 1}, 0, 0),
+    "right before the seal": ({"verb": "put_if_absent", "prefix": "seals/", "nth": 1}, 0, 0),
+    "before the VM is released": ({**SEALED, "nth": 1}, 1, 0),
+    "the host converts the checkpoint": ({**SEALED, "nth": 2}, 1, 0),
+    "when it is converted": ({**SEALED, "nth": 3}, 1, 0),
+    "when the tracking is stored": ({**SEALED, "nth": 4}, 1, 1),
 }
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_sigterm_lets_go_of_the_vm_and_the_next_run_goes_on(commands: HostCommands, place: str) -> None:
-    verb, prefix, nth, points, tracked = PLACES[place]
-    order = {"verb": verb, "prefix": prefix, "nth": nth, "action": "signal", "what": int(signal.SIGTERM)}
+    order, points, tracked = PLACES[place]
+    order = {**order, "action": "signal", "what": int(signal.SIGTERM)}
     result = commands.met(order, "backup", "hyperv://lab/web")
     assert result.code == 143, result
     sentence, hint = result.err.splitlines()
@@ -79,7 +81,7 @@ def test_a_clean_up_that_is_stopped_is_not_called_done(commands: HostCommands, c
     ("order", "protected"),
     [
         ({"verb": "put_if_absent", "prefix": "seals/", "nth": 2}, ["chained"]),
-        ({"verb": "put_if_absent", "prefix": "runs/", "nth": 9}, ["chained"]),  # sealed, and not yet released
+        ({**SEALED, "nth": 1}, ["chained"]),  # and not yet released
         ({"verb": "create", "prefix": "packs/", "nth": 1}, []),
     ],
 )
@@ -102,11 +104,13 @@ def test_a_run_of_all_that_is_stopped_says_what_is_protected(
     assert [point["vm"] for point in listed] == protected
 
 
-def test_people_hear_of_what_is_not_protected_when_they_stop_a_run(commands: HostCommands) -> None:
+@pytest.mark.parametrize("quiet", [(), ("-q",)], ids=["as it is", "with -q"])
+def test_people_hear_of_what_is_not_protected_when_they_stop_a_run(
+    commands: HostCommands, quiet: tuple[str, ...]
+) -> None:
     order = {"verb": "put_if_absent", "prefix": "seals/", "nth": 2}
-    result = commands.met(
-        {**order, "action": "signal", "what": int(signal.SIGINT)}, "backup", "hyperv://lab", "--all"
-    )
+    order |= {"action": "signal", "what": int(signal.SIGINT)}
+    result = commands.met(order, "backup", "hyperv://lab", "--all", *quiet)
     assert result.code == 130, result
     assert "Interrupted: 1 of 4 VMs are protected.\n  not protected: " in result.text
     assert result.text.count("  not protected: ") == 3

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.lab_captures import Doors, doors
+from tests.lab_captures import Doors, doors, is_under_way
 from tests.lab_process import Lab, running_lab
+from vmkeep.capture.outcome import left_behind_by
 from vmkeep.capture.probe import ProbeNotes
 from vmkeep.cli.host_probe import ProbeWish, earlier_probes, probe
 from vmkeep.cli.host_verdicts import Check, confirmed, exit_code_of, refuted
@@ -198,7 +199,7 @@ def test_an_interruption_ends_it_and_nothing_is_left(lab: Lab, host: Doors, note
     before = hosts_own(lab)
 
     def stop(waiting: Waiting) -> None:
-        if waiting.what.startswith("remove"):
+        if is_under_way(waiting, "remove"):
             raise Interrupted
 
     host.host = replace(host.host, watch=stop)
@@ -211,13 +212,15 @@ def test_an_interruption_ends_it_and_nothing_is_left(lab: Lab, host: Doors, note
 
 def test_an_interruption_says_what_could_not_be_removed(lab: Lab, host: Doors, notes: ProbeNotes) -> None:
     def stop(waiting: Waiting) -> None:
-        raise Interrupted
+        if is_under_way(waiting, "create"):
+            raise Interrupted
 
     lab.control.ask("fail", at="destroy-call", vm=VM, times=1, code=32775)
     host.host = replace(host.host, watch=stop)
     with pytest.raises(Interrupted) as told:
         probed(host, notes)
     assert any("--probe" in note for note in told.value.__notes__)
+    assert any("the checkpoint " in what for what in left_behind_by(told.value))
     assert len(journals(notes)) == 1
     host.host = replace(host.host, watch=lambda _: None)
     assert states(probed(host, notes))["probe-earlier"] == "confirmed"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.host_runs import SCENARIO, RunClock, host_of
-from tests.lab_captures import OWNER, Doors, NotedJournal, sha256_of
+from tests.lab_captures import OWNER, Doors, NotedJournal, is_under_way, sha256_of
 from tests.lab_process import ForeignClient, Lab, embedded, reference, running_lab, text
 from vmkeep.backup.host_sweep import sweep_host
 from vmkeep.capture.checkpoint import CheckpointHold
@@ -162,7 +162,7 @@ def test_a_creation_that_lasts_longer_than_anybody_waits_is_told_and_not_forgott
 
 def test_a_run_that_is_stopped_while_the_host_makes_the_checkpoint_waits_for_it(host: Doors) -> None:
     def stop(waiting: Waiting) -> None:
-        if waiting.what.startswith("create"):
+        if is_under_way(waiting, "create"):
             raise Interrupted
 
     host.host = replace(host.host, watch=stop)
@@ -173,7 +173,7 @@ def test_a_run_that_is_stopped_while_the_host_makes_the_checkpoint_waits_for_it(
 
 def test_a_run_that_is_stopped_while_the_host_removes_the_checkpoint_waits_for_it(host: Doors) -> None:
     def stop(waiting: Waiting) -> None:
-        if waiting.what.startswith("remove"):
+        if is_under_way(waiting, "remove"):
             raise Interrupted
 
     host.host = replace(host.host, watch=stop)
@@ -187,7 +187,7 @@ def test_a_run_that_is_stopped_during_the_conversion_leaves_no_reference_point(h
     """The host goes on converting; what comes of it is nobody's baseline, and goes."""
 
     def stop(waiting: Waiting) -> None:
-        if waiting.what.startswith("convert"):
+        if is_under_way(waiting, "convert"):
             raise Interrupted
 
     before = host.strangers()

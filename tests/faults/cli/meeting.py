@@ -2,7 +2,8 @@
 
 The first argument is an order, JSON with these keys: at the ``nth`` request ``verb`` of the store whose name
 begins with ``prefix``, ``action`` is done with ``what``. Waiting for a run from outside would meet it too
-early or too late on a busy machine. ``elsewhere``: the machine is another one, which will not come back: what
+early or too late on a busy machine. ``after``: requests count only when one of the same verb has gone to a
+name that begins so. ``elsewhere``: the machine is another one, which will not come back: what
 tells its processes from those of any other machine is of its own, and its day is an hour ago, so that
 whoever looks now finds that its claims have ended.
 """
@@ -50,13 +51,17 @@ def act(action: str, what: str | int) -> None:
 class MeetingStore(WrappedStore):
     """Does something once, on the way to the request it waits for."""
 
-    def __init__(self, inner: Store, verb: str, prefix: str, nth: int, action: str, what: str | int) -> None:
+    def __init__(
+        self, inner: Store, verb: str, prefix: str, nth: int, action: str, what: str | int, after: str = ""
+    ) -> None:
         super().__init__(inner)
-        self._verb, self._prefix, self._left = verb, prefix, nth
+        self._verb, self._prefix, self._left, self._after = verb, prefix, nth, after
         self._action, self._what = action, what
 
     def around(self, request: Request, call: Callable[[], _T]) -> _T:
-        if request.verb == self._verb and request.name.startswith(self._prefix):
+        if request.verb == self._verb and self._after:
+            self._after = "" if request.name.startswith(self._after) else self._after
+        elif request.verb == self._verb and request.name.startswith(self._prefix):
             self._left -= 1
             if self._left == 0:
                 act(self._action, self._what)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vmkeep.ranges import (
@@ -86,6 +86,8 @@ def test_align_out_covers_every_unit_that_is_touched(one: list[ByteRange], unit:
 
 
 @given(any_ranges, st.integers(1, 9), st.integers(1, SIZE), st.integers(1, 6))
+# The last range lies beyond the limit, and so in no unit of 1, but in the unit of 4 that the limit cuts.
+@example([ByteRange(0, 1), ByteRange(2, 1), ByteRange(5, 1)], 1, 5, 1)
 def test_coarsen_takes_the_smallest_unit_that_leaves_few_ranges(
     one: list[ByteRange], unit: int, limit: int, most: int
 ) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.lab_hosts import SMALL, LabHost, as_list, id_of
 from vmkeep_lab.cim import Instance, Ref
+from vmkeep_lab.host.codes import EFFECT_CREATED
 from vmkeep_lab.host.instances import BUILDERS
 from vmkeep_lab.schema import CimType
 
@@ -62,7 +63,21 @@ def test_every_reference_leads_to_an_instance(lab: LabHost) -> None:
                 known.add(Ref.to(class_name, namespace, **named).folded())
             ends += [(class_name, value) for value in each.values.values() if isinstance(value, Ref)]
     assert ends
-    assert [(where, ref) for where, ref in ends if ref.folded() not in known] == []
+    # Another product's finished job for each of the two VMs with checkpoints; what they made has gone since.
+    # A host lists a job for five minutes after its end, whatever became of that (hyperv-backup-api.md 2.2).
+    gone = [("Msvm_AffectedJobElement", ref) for ref in made_by_finished_jobs(lab)]
+    assert len(gone) == 2
+    assert [(where, ref) for where, ref in ends if ref.folded() not in known] == gone
+
+
+def made_by_finished_jobs(lab: LabHost) -> list[Ref]:
+    finished = {
+        Ref.to("Msvm_ConcreteJob", InstanceID=str(each.values["InstanceID"]))
+        for each in lab.all("Msvm_ConcreteJob", JobState=7)
+    }
+    rows = lab.all("Msvm_AffectedJobElement", ElementEffects=[EFFECT_CREATED])
+    made = [row.values["AffectedElement"] for row in rows if row.values["AffectingElement"] in finished]
+    return [ref for ref in made if isinstance(ref, Ref) and ref.class_name == "Msvm_VirtualSystemSettingData"]
 
 
 def test_host_and_vms_are_told_apart_as_on_a_real_host(lab: LabHost) -> None:
