@@ -55,9 +55,9 @@ def sweep(
     What may be the dead run's or another program's is left, and told with the two commands that decide
     it: --ours ID and --not-ours ID, each as often as needed.
 
-    Exit codes: 0 nothing is left (with --dry-run: nothing is to be removed); 1 failed; 2 an ID that nobody has to
-    decide about; 3 something is left, and why is said; 10 no repository; 12 wrong password; 13 the host
-    is out of reach or refuses.
+    Exit codes: 0 nothing is left (with --dry-run: nothing is to be removed); 1 failed; 2 an ID that
+    nobody has to decide about; 3 something is left, and why is said; 10 no repository; 12 wrong password;
+    13 the host is out of reach or refuses.
     """
     from vmkeep.capture.source import HostAddress, parse_source
 
