@@ -18,13 +18,14 @@ class HoldLimits:
     """How long a VM may be held, and what has to stay free where its layers grow.
 
     ``merge_s`` is how long a regular release waits for the merge, ``abandon_merge_s``
-    the same after an error. Seconds and bytes.
+    the same after an error or a signal: who stops a service waits a minute and a half, and
+    the next run or sweep goes on with a merge that is owed. Seconds and bytes.
     """
 
     max_hold_s: float = 12 * 3600.0
     free_floor: int = 1 << 30
     merge_s: float = 12 * 3600.0
-    abandon_merge_s: float = 600.0
+    abandon_merge_s: float = 60.0
 
 
 class LimitWatch:
