@@ -94,8 +94,12 @@ def test_points_for_people_bears_its_times_with_their_zone(story: Story, listed:
     assert [line.split()[1] for line in lines] == [p["time"][:19] + "Z" for p in listed]
     for line, point in zip(lines, listed, strict=True):
         assert moment(line.split()[1]) == moment(point["time"]).replace(microsecond=0)
-        shown = story.vmkeep.ok("show", f"{point['vm_id']}@{line.split()[1]}", "--json")
-        assert shown.json["id"] == point["id"]
+        same = [p for p in listed if (p["vm_id"], p["time"][:19]) == (point["vm_id"], point["time"][:19])]
+        shown = story.vmkeep("show", f"{point['vm_id']}@{line.split()[1]}", "--json")
+        if len(same) == 1:
+            assert (shown.code, shown.json["id"]) == (0, point["id"])
+        else:  # quick machines take two points in one second
+            assert shown.code == 1 and f"means {len(same)} restore points" in shown.err
 
 
 def test_a_point_whose_time_lies_in_the_future_is_listed_with_a_note(tmp_path: Path) -> None:

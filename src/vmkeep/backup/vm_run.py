@@ -218,7 +218,7 @@ class _VmRun:
                 is_clean = self._journal.last_step not in HOLDING and not _left_behind(error)
                 if is_clean and self._sealed is None:
                     note_failure(self._journal, error)
-                if self._owed:
+                if self._owed and not is_busy(error):
                     error.add_note(still_owed(self._vm.name))
                 raise
             finally:

@@ -154,6 +154,7 @@ class CheckpointHold:
         self._asked = Asked(vm.vm.id, (), None)
         self._asked_level: int = 0
         self._converting: Conversion | None = None
+        self._is_unheard = False
         self._is_told = False
         self._limit_watch: LimitWatch | None = None
         # Entered as long as a limit that is reached ends whatever is waited for.
@@ -244,6 +245,7 @@ class CheckpointHold:
         try:
             return self._until_heard(ask)
         except (OutcomeUnknown, ActionHappened, CheckpointUnidentified):
+            self._is_unheard = True  # whatever fails while it is looked for
             if not has_settled(self._host, self._asked, patient=True):
                 raise
             found = claim_checkpoint(self._host, self._asked)
@@ -330,7 +332,7 @@ class CheckpointHold:
         """
         problems, host = Problems(), unheard(self._host)
         found: Claimed[CheckpointFacts] = Claimed()
-        if has_begun(error):
+        if self._asked.job is not None or self._is_unheard or has_begun(error):
             with problems.kept("whether the host made a checkpoint nobody knows"):
                 if not has_settled(host, self._asked, patient=True):
                     raise OutcomeUnknown("the host is still making a checkpoint.")
@@ -482,11 +484,11 @@ class CheckpointHold:
 
         Raises CheckpointUnidentified where nobody can tell; then the journal stays as it is.
         """
-        if has_begun(error):
-            is_gone = went_by_conversion(self._host, checkpoint)
-        else:
-            is_gone = not is_there(self._host, checkpoint.id)
-        if self._converting is None or not is_gone:
+        if self._converting is None:
+            return Claimed()
+        # A call that the host refused, or never got, has made nothing, whatever became of the checkpoint.
+        has_run = self._converting.asked.job is not None or has_begun(error)
+        if not has_run or not went_by_conversion(self._host, checkpoint):
             return Claimed()
         return self._claimed_point(self._host, self._converting)
 
@@ -578,7 +580,7 @@ class CheckpointHold:
                 self._end_conversion(host, checkpoint)
             # Without a journal it has to go all the same: ours it is in any case.
             with problems.kept("the journal"):
-                if self._converting is None:
+                if self._converting is None and self._point is None:
                     self._log.note(RELEASING, checkpoint=checkpoint.id, how="destroy")
             with problems.kept(f"the checkpoint {checkpoint.name!r} ({checkpoint.id})"):
                 destroy_ours(host, checkpoint, self._owner)

@@ -244,13 +244,13 @@ def _is_unlike(made: ReferencePoint, conversion: Conversion) -> bool:
 
 
 def _others_since(jobs: Iterable[SeenJob], asked: Asked, maker: SeenJob) -> list[SeenJob]:
-    """Return the other jobs since our call that may have worked on the VM, and taken our checkpoint."""
+    """Return the VM's other jobs that were not over before our call: one may have taken our checkpoint."""
     return [
         job
         for job in jobs
         if job.id != maker.id
         and (not job.vms or asked.vm_id.lower() in job.vms)
-        and (job.began is None or asked.since is None or job.began >= asked.since)
+        and (job.ended is None or asked.since is None or job.ended >= asked.since)
     ]
 
 

@@ -214,7 +214,7 @@ def test_a_signal_while_the_vm_is_held_lets_it_go(
         here.control.ask("calm")
         out, err = process.communicate(timeout=_PATIENCE_S)
     assert process.returncode == code, err
-    assert json.loads(err.splitlines()[-1])["message"].startswith("interrupted; nothing stays"), err
+    assert json.loads(err.splitlines()[-1])["message"].startswith("interrupted; nothing of it stays"), err
     assert out == b""
     assert own(here) == before
     assert journals(hosts) == []
@@ -230,7 +230,7 @@ def test_a_signal_tells_of_what_the_host_would_not_remove(hosts: Hosts, here: La
     told = " ".join(json.loads(line)["message"] for line in err.splitlines())
     assert "left behind on the host: the checkpoint 'vmkeep " in told
     assert "--probe" in told
-    assert "nothing stays" not in told
+    assert "nothing of it stays" not in told
     code, checks, result = hosts.check("--probe", VM, "--yes")
     assert (code, checks["probe-earlier"]["state"]) == (0, "confirmed"), result
     assert "removed: checkpoint" in checks["probe-earlier"]["fact"]
