@@ -16,7 +16,7 @@ from tests.architecture.checkout import ROOT, files_in, text_of
 
 pytestmark = pytest.mark.quick
 
-GROUND: Final = frozenset({"errors", "ranges", "progress", "clock", "secrets"})
+GROUND: Final = frozenset({"errors", "ranges", "progress", "clock", "secrets", "stopping"})
 TIMELESS_GROUND: Final = frozenset({"errors", "ranges", "progress"})
 MODEL: Final = GROUND | {"model"}
 HOST: Final = frozenset({"host.wsman", "host.files", "host.hyperv", "host.vss"})
@@ -27,6 +27,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "ranges": frozenset({"errors"}),
     "clock": frozenset({"errors"}),
     "progress": frozenset({"errors"}),
+    "stopping": frozenset(),
     "pace": frozenset({"errors", "clock"}),
     "secrets": frozenset({"errors"}),
     "model": TIMELESS_GROUND,
