@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-SIGNALS: Final[tuple[signal.Signals, ...]] = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    *((signal.SIGBREAK,) if sys.platform == "win32" else ()),  # a closed console, the end of the session
-)
+if sys.platform == "win32":  # Ctrl+Break, a closed console window, the end of the session
+    SIGNALS: Final[tuple[signal.Signals, ...]] = (signal.SIGINT, signal.SIGTERM, signal.SIGBREAK)
+else:
+    SIGNALS: Final[tuple[signal.Signals, ...]] = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
