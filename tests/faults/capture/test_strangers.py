@@ -105,16 +105,22 @@ class Stranger:
         self._finish(service, "CreateReferencePoint", self._system, kind)
         return self.points[-1]
 
+    def convert(self, checkpoint: str) -> None:
+        self._finish("Msvm_VirtualSystemSnapshotService", "ConvertToReferencePoint", _affected(checkpoint))
+
     def remove(self, *, checkpoint: str = "", point: str = "") -> None:
         if checkpoint:
-            ref = reference(
-                "AffectedSnapshot", "Msvm_VirtualSystemSettingData", InstanceID=f"Microsoft:{checkpoint}"
-            )
-            self._finish("Msvm_VirtualSystemSnapshotService", "DestroySnapshot", ref)
+            self._finish("Msvm_VirtualSystemSnapshotService", "DestroySnapshot", _affected(checkpoint))
         if point:
             client = ForeignClient(self._lab)
             client.destroy_reference_point(point)
             client.close()
+
+
+def _affected(checkpoint: str) -> str:
+    return reference(
+        "AffectedSnapshot", "Msvm_VirtualSystemSettingData", InstanceID=f"Microsoft:{checkpoint}"
+    )
 
 
 @pytest.fixture
@@ -146,14 +152,17 @@ def swept_by_another(host: Doors) -> tuple[Swept, ...]:
     return sweep(host.host, host.journal.records, OWNER)
 
 
-def test_a_point_whose_call_alone_explains_it_is_built_on(lab: Lab, host: Doors, stranger: Stranger) -> None:
+def test_a_point_that_the_host_never_named_goes_and_is_not_built_on(
+    lab: Lab, host: Doors, stranger: Stranger
+) -> None:
+    before = stranger.points
     host.journal = Announced({"convert": lambda: lose(lab, "ConvertToReferencePoint", "close after")})
     with host.hold(VM) as held:
         released = held.release(track=True)
-    assert released.tracking is not None
-    (ours,) = [f"Microsoft:{each}" for each in stranger.points if each in released.tracking.reference_point]
-    assert host.journal.records[-1][1]["reference_point"] == ours
-    stranger.remove(point=ours)
+    assert released.tracking is None
+    assert released.why_untracked is not None and released.why_untracked.code == "rct-not-converted"
+    assert stranger.points == before
+    assert host.journal.records[-1][1]["reference_point"], "its removal was announced"
 
 
 @pytest.mark.parametrize("first", ["theirs", "ours"])
