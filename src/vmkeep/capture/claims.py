@@ -41,6 +41,8 @@ _BEGUN: Final = timedelta(seconds=RECORD_S + _REPEATED_S + LOST_CALL_S)
 _SOON: Final = _BEGUN + timedelta(seconds=60)
 _MAKING: Final = timedelta(seconds=Kind.CREATE.limit_s)
 _DAY: Final = timedelta(days=1)
+# A host lists a job for five minutes after its end (hyperv-backup-api.md 2.2).
+_LISTED: Final = timedelta(minutes=5)
 # A call that reached the host shows in the VM's state by then.
 _UNDER_WAY_S: Final = 5.0
 _GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -260,8 +262,11 @@ def judge_point(
         return Verdict.DOUBTFUL
     if _is_before(maker.began, asked.since):
         return Verdict.STRANGER
-    is_late = maker.began - asked.since > _BEGUN
-    return Verdict.DOUBTFUL if is_late or _is_second(maker, jobs, asked) else Verdict.CONCLUDED
+    if maker.began - asked.since > _BEGUN or _others(maker, jobs, asked, until=maker.began):
+        return Verdict.DOUBTFUL
+    # Only the one job since our call can have taken our checkpoint, if every job since then is listed.
+    is_only = not _others(maker, jobs, asked) and _has_all_since(jobs, asked.since, now)
+    return Verdict.PROVEN if is_only else Verdict.CONCLUDED
 
 
 def _is_unlike(made: ReferencePoint, conversion: Conversion) -> bool:
@@ -273,18 +278,23 @@ def _is_unlike(made: ReferencePoint, conversion: Conversion) -> bool:
     return is_higher or (bool(made.settings) and conversion.disks not in (None, len(made.settings)))
 
 
-def _is_second(maker: SeenJob, jobs: Iterable[SeenJob], asked: Asked) -> bool:
-    """Tell whether another job of the VM may have begun before it, and not have been over before our call.
-
-    That one may have taken our checkpoint.
-    """
-    return any(
-        job.id != maker.id
+def _others(
+    maker: SeenJob, jobs: Iterable[SeenJob], asked: Asked, until: datetime | None = None
+) -> list[SeenJob]:
+    """Return the VM's other jobs that were not over before our call, and may have begun by ``until``."""
+    return [
+        job
+        for job in jobs
+        if job.id != maker.id
         and (not job.vms or asked.vm_id.lower() in job.vms)
         and not _is_before(job.ended, asked.since)
-        and not _is_before(maker.began, job.began)
-        for job in jobs
-    )
+        and not _is_before(until, job.began)
+    ]
+
+
+def _has_all_since(jobs: Iterable[SeenJob], since: datetime, now: datetime) -> bool:
+    """Tell whether the list of jobs holds all since then: a restart of the host's service empties it."""
+    return now - since <= _LISTED and any(_is_before(job.began, since) for job in jobs)
 
 
 # --- both -----------------------------------------------------------------------------------

@@ -1,14 +1,17 @@
 """What other programs make at the moment of a living run's call is not taken for what the call has made."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
 import pytest
 
+import vmkeep_lab
 from tests.lab_captures import OWNER, Doors, NotedJournal, QuickClock, doors
-from tests.lab_process import ForeignClient, Lab, embedded, reference, text
+from tests.lab_process import ForeignClient, Lab, embedded, reference, running_lab, text
 from vmkeep.capture.outcome import left_behind_by
 from vmkeep.capture.sweep import Swept, sweep
 from vmkeep.host.hyperv import CheckpointUnidentified
@@ -123,6 +126,16 @@ def _affected(checkpoint: str) -> str:
     )
 
 
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A host that converts slowly enough for somebody to come meanwhile."""
+    scenario = (Path(vmkeep_lab.__file__).parent / "scenario" / "demo.toml").read_text("utf-8")
+    slow = re.sub(r"convert_s = [0-9.]+", "convert_s = 1.0", scenario)
+    assert slow != scenario
+    with running_lab(slow, tmp_path_factory.mktemp("slow") / "state") as lab:
+        yield lab
+
+
 @pytest.fixture
 def clock() -> Meanwhile:
     return Meanwhile()
@@ -152,12 +165,25 @@ def swept_by_another(host: Doors) -> tuple[Swept, ...]:
     return sweep(host.host, host.journal.records, OWNER)
 
 
-def test_a_point_that_the_host_never_named_goes_and_is_not_built_on(
-    lab: Lab, host: Doors, stranger: Stranger
-) -> None:
-    before = stranger.points
+def test_a_point_whose_call_alone_explains_it_is_built_on(lab: Lab, host: Doors, stranger: Stranger) -> None:
     host.journal = Announced({"convert": lambda: lose(lab, "ConvertToReferencePoint", "close after")})
     with host.hold(VM) as held:
+        released = held.release(track=True)
+    assert released.tracking is not None
+    (ours,) = [f"Microsoft:{each}" for each in stranger.points if each in released.tracking.reference_point]
+    assert host.journal.records[-1][1]["reference_point"] == ours
+    stranger.remove(point=ours)
+
+
+def test_a_point_that_the_host_never_named_goes_and_is_not_built_on(
+    lab: Lab, host: Doors, clock: Meanwhile, stranger: Stranger
+) -> None:
+    before = stranger.points
+    with host.hold(VM) as held:
+        lab.control.ask("push", seconds=400.0)  # the host forgets all jobs of before
+        lose(lab, "ConvertToReferencePoint", "close after")
+        # Those of the other product, too, which the lab lets end a moment ago.
+        clock.action = lambda: lab.control.ask("push", seconds=10.0)
         released = held.release(track=True)
     assert released.tracking is None
     assert released.why_untracked is not None and released.why_untracked.code == "rct-not-converted"

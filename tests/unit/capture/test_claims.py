@@ -169,12 +169,20 @@ def test_a_conversion_that_made_nothing_explains_no_point() -> None:
     assert of_point(job(OURS, 0, 1), our_job=OURS) is Verdict.DOUBTFUL
 
 
-def test_a_conversion_nobody_heard_of_needs_a_job_of_that_moment_and_is_no_proof() -> None:
+def test_a_conversion_nobody_heard_of_needs_a_job_of_that_moment() -> None:
     assert of_point() is Verdict.DOUBTFUL
     assert of_point(job(THEIRS, 1, 2, [MADE])) is Verdict.CONCLUDED
     assert of_point(job(THEIRS, 1, 2, [MADE]), job("2d-later", 3, 4)) is Verdict.CONCLUDED
     assert of_point(job(THEIRS, -1, 2, [MADE])) is Verdict.STRANGER
     assert of_point(job(THEIRS, 300, 301, [MADE])) is Verdict.DOUBTFUL
+
+
+def test_the_only_job_since_our_call_is_ours_as_long_as_all_are_listed() -> None:
+    older = job("2d-creation", -100, -90)
+    assert of_point(older, job(THEIRS, 1, 2, [MADE])) is Verdict.PROVEN
+    assert of_point(older, job(THEIRS, 1, 2, [MADE]), later=301) is Verdict.CONCLUDED, "some are forgotten"
+    assert of_point(job(THEIRS, 1, 2, [MADE])) is Verdict.CONCLUDED, "a restart may have emptied the list"
+    assert of_point(older, job("2d-later", 4, 5), job(THEIRS, 1, 2, [MADE])) is Verdict.CONCLUDED
 
 
 @pytest.mark.parametrize(
@@ -195,4 +203,4 @@ def test_a_job_between_may_be_what_took_our_checkpoint_away(
 
 
 def test_a_job_that_was_over_before_our_call_took_nothing_of_ours() -> None:
-    assert of_point(job("2d-removed", -3, -1), job(THEIRS, 3, 4, [MADE])) is Verdict.CONCLUDED
+    assert of_point(job("2d-removed", -3, -1), job(THEIRS, 3, 4, [MADE])) is Verdict.PROVEN
