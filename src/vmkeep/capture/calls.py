@@ -137,18 +137,21 @@ class Creation:
 
 
 class Converting:
-    """The call that turns the checkpoint of a hold into a reference point."""
+    """The call that turns the checkpoint of a hold, which ``creation`` made, into a reference point."""
 
-    def __init__(
-        self, host: HyperV, log: HoldLog, checkpoint: CheckpointFacts, *, is_crash_asked: bool
-    ) -> None:
+    def __init__(self, host: HyperV, log: HoldLog, checkpoint: CheckpointFacts, creation: Creation) -> None:
         self._host = host
         self._log = log
         self._checkpoint = checkpoint
         self._fate = Fate(lambda job: log.note(ASKED, job=job))
         disks = sum(disk.kind != "passthrough" for disk in checkpoint.disks)
-        asked = Asked(checkpoint.vm_id, (), None)
-        self._announced = Conversion(asked, checkpoint.id, disks, is_crash_asked)
+        self._announced = Conversion(
+            Asked(checkpoint.vm_id, (), None),
+            checkpoint.id,
+            disks,
+            creation.is_crash_asked,
+            creation.asked.job,
+        )
 
     @property
     def conversion(self) -> Conversion:

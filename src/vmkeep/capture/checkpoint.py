@@ -341,8 +341,8 @@ class CheckpointHold:
 
         Raises where nobody can tell what came of it; then the journal stays as it is.
         """
-        is_crash_asked = self._creation is not None and self._creation.is_crash_asked
-        self._converting = Converting(self._host, self._log, checkpoint, is_crash_asked=is_crash_asked)
+        assert self._creation is not None, "a VM that is held has a checkpoint"
+        self._converting = Converting(self._host, self._log, checkpoint, self._creation)
         try:
             self._point = self._converting.make()
         except HostTrouble as error:

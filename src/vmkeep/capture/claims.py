@@ -41,8 +41,6 @@ _BEGUN: Final = timedelta(seconds=RECORD_S + _REPEATED_S + LOST_CALL_S)
 _SOON: Final = _BEGUN + timedelta(seconds=60)
 _MAKING: Final = timedelta(seconds=Kind.CREATE.limit_s)
 _DAY: Final = timedelta(days=1)
-# A host lists a job for five minutes after its end (hyperv-backup-api.md 2.2).
-_LISTED: Final = timedelta(minutes=5)
 # A call that reached the host shows in the VM's state by then.
 _UNDER_WAY_S: Final = 5.0
 _GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -77,12 +75,14 @@ class Conversion:
     """A conversion as it was written down: of which checkpoint, with how many disks (None: not told).
 
     ``is_crash_asked``: the checkpoint was made without the guest's taking part, while it ran.
+    ``witness`` is a job of before, in lower case: as long as it is listed, all since then are.
     """
 
     asked: Asked
     checkpoint: str
     disks: int | None = None
     is_crash_asked: bool = False
+    witness: str | None = None
 
 
 @dataclass(frozen=True)
@@ -264,8 +264,9 @@ def judge_point(
         return Verdict.STRANGER
     if maker.began - asked.since > _BEGUN or _others(maker, jobs, asked, until=maker.began):
         return Verdict.DOUBTFUL
-    # Only the one job since our call can have taken our checkpoint, if every job since then is listed.
-    is_only = not _others(maker, jobs, asked) and _has_all_since(jobs, asked.since, now)
+    # Only the one job since our call can have taken our checkpoint, if every job since then is listed:
+    # the list forgets after five minutes, and all at a restart of the host's service.
+    is_only = not _others(maker, jobs, asked) and _job(jobs, conversion.witness) is not None
     return Verdict.PROVEN if is_only else Verdict.CONCLUDED
 
 
@@ -290,11 +291,6 @@ def _others(
         and not _is_before(job.ended, asked.since)
         and not _is_before(until, job.began)
     ]
-
-
-def _has_all_since(jobs: Iterable[SeenJob], since: datetime, now: datetime) -> bool:
-    """Tell whether the list of jobs holds all since then: a restart of the host's service empties it."""
-    return now - since <= _LISTED and any(_is_before(job.began, since) for job in jobs)
 
 
 # --- both -----------------------------------------------------------------------------------

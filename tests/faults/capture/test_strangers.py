@@ -176,18 +176,12 @@ def test_a_point_whose_call_alone_explains_it_is_built_on(lab: Lab, host: Doors,
 
 
 def test_a_point_that_the_host_never_named_goes_and_is_not_built_on(
-    lab: Lab, host: Doors, clock: Meanwhile, stranger: Stranger
+    lab: Lab, host: Doors, stranger: Stranger
 ) -> None:
     before = stranger.points
-
-    def convert() -> None:
-        lose(lab, "ConvertToReferencePoint", "close after")
-        # The lab's other product has always ended a moment ago, and says nothing of what was before.
-        clock.action = lambda: lab.control.ask("push", seconds=10.0)
-
-    host.journal = Announced({"convert": convert})
     with host.hold(VM) as held:
-        lab.control.ask("push", seconds=400.0)  # the host forgets all jobs of before
+        lab.control.ask("push", seconds=400.0)  # the host forgets the jobs of before
+        lose(lab, "ConvertToReferencePoint", "close after")
         released = held.release(track=True)
     assert released.tracking is None
     assert released.why_untracked is not None and released.why_untracked.code == "rct-not-converted"

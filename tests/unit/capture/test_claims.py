@@ -14,7 +14,7 @@ pytestmark = pytest.mark.quick
 VM = "AAAAAAAA-0000-4000-8000-00000000000A"
 MADE = "Microsoft:BBBBBBBB-0000-4000-8000-00000000000B"
 OTHER = "Microsoft:CCCCCCCC-0000-4000-8000-00000000000C"
-OURS, THEIRS = "0f-ours", "1e-theirs"
+OURS, THEIRS, WITNESS = "0f-ours", "1e-theirs", "3c-creation"
 SINCE = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -138,7 +138,7 @@ def of_point(
     is_crash_asked: bool = True,
 ) -> Verdict:
     made = ReferencePoint(MADE, VM, "", level, settings, ("rct",) * len(settings))
-    conversion = Conversion(Asked(VM, (), SINCE, our_job), OTHER, 1, is_crash_asked)
+    conversion = Conversion(Asked(VM, (), SINCE, our_job), OTHER, 1, is_crash_asked, WITNESS)
     return judge_point(made, conversion, jobs, at(later))
 
 
@@ -177,12 +177,11 @@ def test_a_conversion_nobody_heard_of_needs_a_job_of_that_moment() -> None:
     assert of_point(job(THEIRS, 300, 301, [MADE])) is Verdict.DOUBTFUL
 
 
-def test_the_only_job_since_our_call_is_ours_as_long_as_all_are_listed() -> None:
-    older = job("2d-creation", -100, -90)
-    assert of_point(older, job(THEIRS, 1, 2, [MADE])) is Verdict.PROVEN
-    assert of_point(older, job(THEIRS, 1, 2, [MADE]), later=301) is Verdict.CONCLUDED, "some are forgotten"
-    assert of_point(job(THEIRS, 1, 2, [MADE])) is Verdict.CONCLUDED, "a restart may have emptied the list"
-    assert of_point(older, job("2d-later", 4, 5), job(THEIRS, 1, 2, [MADE])) is Verdict.CONCLUDED
+def test_the_only_job_since_our_call_is_ours_as_long_as_one_of_before_is_listed() -> None:
+    witness = job(WITNESS, -100, -90)
+    assert of_point(witness, job(THEIRS, 1, 2, [MADE])) is Verdict.PROVEN
+    assert of_point(job("3c-another", -100, -90), job(THEIRS, 1, 2, [MADE])) is Verdict.CONCLUDED
+    assert of_point(witness, job("2d-later", 4, 5), job(THEIRS, 1, 2, [MADE])) is Verdict.CONCLUDED
 
 
 @pytest.mark.parametrize(
@@ -203,4 +202,4 @@ def test_a_job_between_may_be_what_took_our_checkpoint_away(
 
 
 def test_a_job_that_was_over_before_our_call_took_nothing_of_ours() -> None:
-    assert of_point(job("2d-removed", -3, -1), job(THEIRS, 3, 4, [MADE])) is Verdict.PROVEN
+    assert of_point(job("2d-removed", -3, -1), job(THEIRS, 3, 4, [MADE])) is Verdict.CONCLUDED
