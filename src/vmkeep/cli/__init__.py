@@ -18,8 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import vmkeep.cli.plain_values  # noqa: F401 - for its effect on typer
         from vmkeep.cli.app import app
         from vmkeep.cli.frame import run_app
+        from vmkeep.cli.logs import heard
 
-        return run_app(app, sys.argv[1:] if arguments is None else list(arguments))
+        with heard():
+            return run_app(app, sys.argv[1:] if arguments is None else list(arguments))
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -64,12 +64,12 @@ _EVERYWHERE: Final = {
     "--debug": "debug",
 }
 EPILOG: Final = (
-    "Every command also takes -q (no progress, and of work that was done nothing but what went wrong), "
-    "-v (each step with its duration, more words), --no-color, --debug (the traceback of an error). The "
-    "repository's password comes from --password-file, --password-command or the variable VMKEEP_PASSWORD, "
-    "or is asked for at a terminal. The variable VMKEEP_STATE_DIR names the folder where this machine "
-    "remembers which restore points it has seen, and which repository lies where; VMKEEP_CACHE_DIR the one "
-    "for what only saves time, and may be deleted."
+    "Every command also takes -q (no progress, and of work that was done nothing but what went wrong), -v "
+    "(each step with its duration, more words), --no-color, --debug (the traceback of an error, and what "
+    "vmkeep notes while it works). The repository's password comes from --password-file, "
+    "--password-command or the variable VMKEEP_PASSWORD, or is asked for at a terminal. The variable "
+    "VMKEEP_STATE_DIR names the folder where this machine remembers which restore points it has seen, and "
+    "which repository lies where; VMKEEP_CACHE_DIR the one for what only saves time, and may be deleted."
 )
 
 

@@ -51,6 +51,27 @@ def test_quiet_tells_what_went_wrong_and_how_many_are_protected(hosts: Hosts, of
     assert "event log" in hint
 
 
+@pytest.mark.parametrize("options", [(), ("--json",), ("-q",)], ids=["plain", "json", "quiet"])
+def test_a_host_that_is_silent_for_a_while_is_told_of_once(
+    hosts: Hosts, office: Lab, options: tuple[str, ...]
+) -> None:
+    times = 1 if options else 2
+    office.control.ask("disturb", effect="close after", action="GetVirtualHardDiskSettingData", times=times)
+    result = hosts("backup", "hyperv://lab/web", *options)
+    assert result.code == 0, result
+    lines = said(result.err)
+    if options == ("-q",):
+        assert lines == []
+        return
+    (line,) = lines
+    if options == ("--json",):
+        document = json.loads(line)
+        assert document["message_type"] == "warning"
+        line = f"vmkeep: warning: {document['message']}"
+    assert line.startswith("vmkeep: warning: the host is silent, asking again: ")
+    assert "GetVirtualHardDiskSettingData" in line
+
+
 def test_verbose_tells_each_step_and_how_long_it_took(hosts: Hosts) -> None:
     result = hosts("backup", "hyperv://lab/web", "-v")
     assert result.code == 0, result

@@ -124,7 +124,8 @@ def is_vm(system: Instance) -> bool:
     if GUID.fullmatch(name):
         return True
     if system.moment_or_none("InstallDate") is not None:
-        _log.warning("the host lists %r, which was installed like a VM and has no GUID; it is left out", name)
+        # No passing trouble: should it be a VM, nobody protects it.
+        _log.error("the host lists %r, which was installed like a VM and has no GUID; it is left out.", name)
     return False
 
 
