@@ -23,6 +23,7 @@ from vmkeep.host.wsman import (
     Argument,
     EnvelopeTooLarge,
     HostFault,
+    HostNonsense,
     Result,
     ValueRefused,
 )
@@ -123,7 +124,7 @@ def _ask(host: HyperV, path: str, rct_id: str, window: ByteRange) -> Answer | No
         # Believed (docs/believed.md): of what we send, the identifier alone can be wrong.
         lost = TrackingLost(f"the host does not know the RCT identifier of {path}.")
         raise lost.with_facts_of(error) from error
-    except (OperationFailed, NotSupported, HostFault) as error:
+    except (OperationFailed, NotSupported, HostFault, HostNonsense) as error:
         unknown = ChangesUnknown(f"the host cannot tell the changes of {path}: {error.message}")
         raise unknown.with_facts_of(error) from error
     if done.job is not None or done.outcome is not Outcome.COMPLETED:

@@ -27,6 +27,7 @@ from vmkeep.host.wsman import (
     HostBusy,
     HostError,
     HostFault,
+    HostNonsense,
     HostNotTrusted,
     HostTimedOut,
     HostUnreachable,
@@ -168,14 +169,17 @@ def perform(
 
     Raises the error its code or HRESULT stands for (:mod:`codes`), JobOverdue,
     and OutcomeUnknown or ActionHappened if the call may have run or did run and
-    its answer is lost: then look at the object, and do not call again.
+    its answer is lost: then look at the object, and do not call again. One that
+    only reads is called again through a silence; HostNonsense if it was answered
+    with nonsense twice.
     """
     what = f"{kind.words} of {subject}"
     silence = (*SILENCE, OutcomeUnknown) if call.reads else () if call.is_timed else NOT_RUN
+    send = _ask if call.reads else _send
     if not call.reads:
         host.watch(Waiting(kind.words, 0.0))
     try:
-        result = outlast(host, lambda: _send(host, call, arguments, fate), silence)
+        result = outlast(host, lambda: send(host, call, arguments, fate), silence)
     except HostFault as fault:
         raise _from_fault(fault, what) from fault
     if result.return_value == DONE:
@@ -208,6 +212,28 @@ def _send(host: HyperV, call: Call, arguments: Mapping[str, Argument], fate: Fat
     except _NOT_BEGUN:
         fate.may_have_run = False
         raise
+
+
+def _ask(host: HyperV, call: Call, arguments: Mapping[str, Argument], fate: Fate | None) -> Result:
+    """Send a call that only reads: whether it ran is no matter, but why its answer cannot be had is.
+
+    Raises OutcomeUnknown for a silence. Nonsense is none: it is asked for once more, as a bit may
+    have flipped on the way, and is HostNonsense then.
+    """
+    try:
+        return _send(host, call, arguments, fate)
+    except (HostNonsense, OutcomeUnknown) as error:
+        if isinstance(error.__cause__, SILENCE):
+            raise
+        _log.info("nonsense, asking once more: %s", error)
+    try:
+        return _send(host, call, arguments, fate)
+    except (HostNonsense, OutcomeUnknown) as error:
+        cause = error.__cause__
+        if isinstance(cause, SILENCE):
+            raise
+        why = cause.message if isinstance(cause, HostError) else error.message
+        raise HostNonsense(f"the host answers {call.method.name} with nonsense, twice: {why}") from error
 
 
 def job_id(job: Ref) -> str:

@@ -192,7 +192,9 @@ class Exchange:
             )
         nonsense = HostNonsense(f"{message} and without an answer.", host=self.url, status=status)
         if status in {200, 500} and request.effect is Effect.ACTS:
-            return self._unknown(request, nonsense)
+            unknown = self._unknown(request, nonsense)
+            unknown.__cause__ = nonsense
+            return unknown
         return nonsense
 
     def _unknown(self, request: Request, cause: HostError) -> OutcomeUnknown:

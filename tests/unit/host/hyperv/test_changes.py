@@ -7,10 +7,10 @@ import pytest
 
 from tests.fakes.hyperv_host import ENVELOPE_TOO_LARGE, Called, TableHost, returns
 from tests.fakes.hyperv_rows import job, job_ref
-from tests.fakes.wsman_host import Reply, fault
+from tests.fakes.wsman_host import Question, Reply, fault
 from vmkeep.host.hyperv import ChangesUnknown, FileInUse, HostDenied, TrackingLost, VmBusy, changed_ranges
 from vmkeep.host.hyperv.changes import LARGEST_WINDOW, SMALLEST_WINDOW
-from vmkeep.host.wsman import UnknownToHost
+from vmkeep.host.wsman import ConnectionLost, HostError, HostTimedOut, UnknownToHost
 from vmkeep.ranges import ByteRange
 
 pytestmark = pytest.mark.quick
@@ -209,10 +209,51 @@ def test_an_answer_given_to_a_job_is_asked_for_again_in_half() -> None:
     assert windows(host) == [(0, SIZE), (0, half), (half, half)]
 
 
-def test_a_lost_answer_is_asked_for_again() -> None:
+# A number that is none, a document type (SOAP 1.2, part 1, section 5: none may be there), another
+# element than the method's, and no envelope at all.
+NONSENSE: Final = [
+    Reply(
+        '<p:GetVirtualDiskChanges_OUTPUT xmlns:p="http://schemas.microsoft.com/wbem/wsman/1/wmi/root/'
+        'virtualization/v2/Msvm_ImageManagementService"><p:ReturnValue>zwei</p:ReturnValue>'
+        "</p:GetVirtualDiskChanges_OUTPUT>"
+    ),
+    Reply(content=b'<!DOCTYPE s:Envelope [<!ENTITY x "y">]><s:Envelope/>'),
+    Reply("<s:lost/>"),
+    Reply(status=500, content=b""),
+]
+
+
+@pytest.mark.parametrize("answer", NONSENSE)
+def test_nonsense_is_asked_for_once_more_at_once(answer: Reply) -> None:
     host = TableHost()
-    host.on(CHANGES, Reply("<s:lost/>"), changes((5, 5), processed=SIZE))
+    host.on(CHANGES, answer, changes((5, 5), processed=SIZE))
     assert asked(host) == [(5, 5)]
+    assert host.clock.slept == []
+
+
+@pytest.mark.parametrize("answer", NONSENSE)
+def test_nonsense_is_no_silence_and_is_given_up(answer: Reply) -> None:
+    host = TableHost()
+    host.on(CHANGES, answer)
+    with pytest.raises(ChangesUnknown, match="answers GetVirtualDiskChanges with nonsense") as caught:
+        asked(host)
+    assert "nobody knows" not in caught.value.message
+    assert (len(host.called("Changes")), host.clock.slept) == (2, [])
+
+
+@pytest.mark.parametrize("broken", [ConnectionLost, HostTimedOut])
+def test_a_lost_answer_is_waited_for(broken: type[HostError]) -> None:
+    host = TableHost()
+    host.on(CHANGES, changes((5, 5), processed=SIZE))
+    silent = iter([True, True, False])
+
+    def before(question: Question) -> None:
+        if question.action.endswith("/GetVirtualDiskChanges") and next(silent):
+            raise broken("the wire is cut.")
+
+    host.before = before
+    assert asked(host) == [(5, 5)]
+    assert host.clock.slept == [5.0, 5.0]
 
 
 def test_whoever_listens_hears_how_far_it_is() -> None:

@@ -8,6 +8,7 @@ from tests.fakes.wsman_host import Reply
 from vmkeep.host.hyperv import OperationFailed, read_disk_file, with_details
 from vmkeep.host.hyperv.disks import owner_of, slot_of
 from vmkeep.host.hyperv.placing import read_placed
+from vmkeep.host.wsman import HostNonsense
 
 pytestmark = pytest.mark.quick
 
@@ -123,6 +124,14 @@ def test_a_lost_answer_is_asked_for_again() -> None:
     host.on(READ, Reply("<s:nonsense/>"), returns(0, SettingData=settings_xml()))
     assert read_disk_file(host.hyperv(), "D:\\a.vhdx").virtual_size == 1 << 37
     assert len(host.calls) == 2
+
+
+def test_nonsense_twice_is_no_silence() -> None:
+    host = TableHost()
+    host.on(READ, Reply("<s:nonsense/>"))
+    with pytest.raises(HostNonsense, match="answers GetVirtualHardDiskSettingData with nonsense"):
+        read_disk_file(host.hyperv(), "D:\\a.vhdx")
+    assert (len(host.calls), host.clock.slept) == (2, [])
 
 
 def test_details_are_asked_for_each_disk_with_a_file() -> None:
