@@ -35,8 +35,16 @@ SMALLEST_WINDOW: Final = 16 << 20
 _QUIET: Final = 1500
 # Of more ranges than this the list alone takes as long as reading, and memory.
 _MOST_RANGES: Final = 2_000_000
-# A host that inches along would keep us for ever: questions beyond two for each smallest window.
-_SPARE_QUESTIONS: Final = 4096
+# So many answers in a row have to tell of so many bytes each, in the mean: a question takes about as
+# long as reading them. Windows begin at four times that, so only a host that inches along tells less.
+_IN_A_ROW: Final = 32
+_LEAST_PROGRESS: Final = SMALLEST_WINDOW // 4
+# The VM is held meanwhile: so long may all questions about a disk take, and as long again as its size
+# takes at this rate, many times that of a network. Of one question so much counts, whatever silence
+# of the host it outlived.
+_PATIENCE_S: Final = 60.0
+_BYTES_A_SECOND: Final = 4 << 30
+_LONGEST_QUESTION_S: Final = 10.0
 
 
 class Answer(NamedTuple):
@@ -56,10 +64,19 @@ def changed_ranges(host: HyperV, path: str, rct_id: str, size: int) -> list[Byte
     virtual size in bytes. Safe to repeat. Raises TrackingLost and ChangesUnknown,
     after which all of the disk must be read; an incomplete answer is never returned.
     """
+    left_s = _PATIENCE_S + size / _BYTES_A_SECOND
 
     def ask(window: ByteRange) -> Answer | None:
+        nonlocal left_s
+        if left_s <= 0:
+            raise ChangesUnknown(
+                f"the host is slow to tell the changes of {path}: it is at {window.offset} of {size} bytes."
+            )
         host.watch(Waiting(f"list the changes of {path}", 0.0, 100 * window.offset // size))
-        return _ask(host, path, rct_id, window)
+        started = host.clock.monotonic()
+        answer = _ask(host, path, rct_id, window)
+        left_s -= min(host.clock.monotonic() - started, _LONGEST_QUESTION_S)
+        return answer
 
     return normalise(walk(size, ask))
 
@@ -69,18 +86,12 @@ def walk(size: int, ask: Ask) -> Iterator[ByteRange]:
 
     ``ask`` returns None for an answer that does not fit. Raises ChangesUnknown
     when the smallest window does not fit either, when the host processed nothing or
-    more than it was asked for, or when it needs too many questions.
+    more than it was asked for, or when it inches along.
     """
     offset, window = 0, LARGEST_WINDOW
-    told = 0
-    questions = _SPARE_QUESTIONS + 2 * (size // SMALLEST_WINDOW)
+    told = answers = looked_at = 0
     while offset < size:
         length = min(window, size - offset)
-        questions -= 1
-        if questions < 0:
-            raise ChangesUnknown(
-                f"the host inches along: at {offset} of {size} bytes, no more questions are left."
-            )
         answer = ask(ByteRange(offset, length))
         if answer is None:
             if length <= SMALLEST_WINDOW:
@@ -98,6 +109,13 @@ def walk(size: int, ask: Ask) -> Iterator[ByteRange]:
             raise ChangesUnknown(f"the host lists more than {_MOST_RANGES} changed ranges.")
         yield from clip(answer.ranges, 0, size)
         offset += answer.processed
+        answers += 1
+        if answers % _IN_A_ROW == 0:
+            if offset < min(size, looked_at + _IN_A_ROW * _LEAST_PROGRESS):
+                raise ChangesUnknown(
+                    f"the host inches along: {_IN_A_ROW} answers told of {offset - looked_at} bytes."
+                )
+            looked_at = offset
         if len(answer.ranges) < _QUIET:
             window = min(LARGEST_WINDOW, 2 * window)
 

@@ -133,11 +133,69 @@ def test_an_answer_that_cannot_be_is_unknown(answer: Reply) -> None:
         asked(host)
 
 
-def test_a_host_that_inches_along_is_given_up() -> None:
+@pytest.mark.parametrize("size", [64 << 20, 10 << 40])
+def test_a_host_that_inches_along_is_given_up(size: int) -> None:
     host = TableHost()
     host.on(CHANGES, changes(processed=1))
     with pytest.raises(ChangesUnknown, match="inches"):
-        asked(host)
+        asked(host, size)
+    assert len(windows(host)) <= 50
+
+
+def test_a_host_that_begins_to_inch_along_is_given_up() -> None:
+    def step(called: Called) -> Reply:
+        is_early = int(called.inputs["ByteOffset"]) < 5 << 40
+        return changes(processed=int(called.inputs["ByteLength"]) if is_early else 4096)(called)
+
+    host = TableHost()
+    host.on(CHANGES, step)
+    with pytest.raises(ChangesUnknown, match="inches"):
+        asked(host, 10 << 40)
+    assert len(windows(host)) <= 5 * 1024 // 64 + 2 * 50
+
+
+def test_a_host_that_fills_each_answer_and_stops_is_believed() -> None:
+    """4000 changed sectors of 4 KiB, every second one: as much as an envelope holds (facts of section 0)."""
+    size, told = 2 << 30, 4000 * 8192
+
+    def step(called: Called) -> Reply:
+        offset = int(called.inputs["ByteOffset"])
+        return changes((offset, 4096), processed=min(told, int(called.inputs["ByteLength"])))(called)
+
+    host = TableHost()
+    host.on(CHANGES, step)
+    found = asked(host, size)
+    assert [each.offset for each in found] == list(range(0, size, told))
+
+
+def slow(host: TableHost, seconds: float, questions: int = 10**9) -> None:
+    """Let the first questions take so long each."""
+    asked_yet = iter(range(questions))
+
+    def before(_: Question) -> None:
+        if next(asked_yet, None) is not None:
+            host.clock.advance(seconds)
+
+    host.before = before
+
+
+def test_a_host_that_is_slow_to_tell_is_given_up() -> None:
+    """64 GiB at 110 MB/s, a network of 1 Gbit/s, are read in ten minutes; asking takes no fifth of it."""
+    host = TableHost()
+    host.on(CHANGES, changes(processed=SMALLEST_WINDOW))
+    slow(host, 5.0)
+    began = host.clock.monotonic()
+    with pytest.raises(ChangesUnknown, match="slow to tell"):
+        asked(host, 64 << 30)
+    assert host.clock.monotonic() - began < 120
+
+
+def test_a_silence_that_was_outlived_is_not_held_against_a_host() -> None:
+    host = TableHost()
+    host.on(CHANGES, changes(processed=SIZE // 4))
+    slow(host, 290.0, questions=1)
+    asked(host)
+    assert len(windows(host)) == 4
 
 
 # hyperv-backup-api.md 2.3 step 6: missing, invalid, disabled; and the code believed for an unknown id.
