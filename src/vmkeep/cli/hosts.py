@@ -80,10 +80,10 @@ def check(
     and waits until it is gone and its layers are merged, however the command ends. Should the command be
     killed, the next probe from this machine removes what it left; until then `hosts check` says so.
 
-    Exit codes: 0 all is well; 1 something that a run needs is refuted, or a probe left something behind;
-    2 the configuration cannot be used, or nobody could be asked about --probe; 3 something is unknown or
-    weaker than it should be; 11 another probe of this host is under way on this machine; 13 the host is out
-    of reach or refuses.
+    Exit codes: 0 all is well; 1 something that a run needs is refuted, no VM is called as --probe says, or
+    a probe left something behind; 2 the configuration cannot be used, several VMs are called as --probe
+    says, or nobody could be asked about it; 3 something is unknown or weaker than it should be; 11 another
+    probe of this host is under way on this machine; 13 the host is out of reach or refuses.
     """
     from vmkeep.cli.host_report import report_of
     from vmkeep.cli.host_verdicts import exit_code_of, summary_of

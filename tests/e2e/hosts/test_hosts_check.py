@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.command import CANARY
 from tests.e2e.hosts.conftest import ONE, SMALL, Hosts
+from tests.e2e.hosts.protecting import with_repository
 from tests.e2e.test_names import unsteered
 from tests.fakes.samba import PASSWORD, Samba
 from tests.lab_process import Lab, running_lab
@@ -66,6 +67,22 @@ def test_all_is_well(hosts: Hosts, lab: Labs, words: tuple[str, ...], tmp_path: 
         assert name not in told, name
     assert "| invoke | confirmed |" in told
     assert "row 52: confirmed by rct" in told
+
+
+@pytest.mark.parametrize(("name", "code", "error"), [("nobody", 1, "HV001"), ("twin", 2, "HV002")])
+def test_a_probe_of_a_name_ends_as_a_backup_of_it(
+    hosts: Hosts, lab: Labs, empty_repository: Path, tmp_path: Path, name: str, code: int, error: str
+) -> None:
+    hosts.configure(lab("standard", "--https"))
+    ended, checks, result = hosts.check("--probe", name, "--yes")
+    assert (ended, checks["probe-vm"]["error"]) == (code, error), result
+    assert checks["probe-checkpoint"]["state"] == "skipped"
+    assert not list((hosts.program.state / "probes" / "host-lab").glob("*.jsonl"))
+    backup = with_repository(tmp_path, empty_repository)("backup", "hyperv://lab", "--vm", name)
+    assert backup.code == code
+    detail, hint = checks["probe-vm"]["detail"], checks["probe-vm"]["hint"]
+    assert detail in backup.err
+    assert hint in backup.err
 
 
 def test_the_wrong_password_is_refused_once(hosts: Hosts, lab: Labs, tmp_path: Path) -> None:
