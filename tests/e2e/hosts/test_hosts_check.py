@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import resource
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -286,3 +287,36 @@ def test_a_file_that_cannot_be_made_is_refused_before_the_host_is_asked(
     assert f"cannot write the {'report' if option == '--report' else 'trace'}" in sentence
     assert "no such file or directory" in sentence
     assert hint.strip() == "Choose another place."
+
+
+def test_a_report_is_not_written_over_something_else(
+    hosts: Hosts, lab: Labs, free_port: int, tmp_path: Path
+) -> None:
+    hosts.configure(lab("demo"), port=free_port)  # nobody is there: whoever asked would say so
+    (tmp_path / "there").write_text("precious")
+    result = hosts("hosts", "check", "lab", "--report", "there")
+    assert result.code == 2, result
+    assert "exists and is no report" in result.err
+    assert (tmp_path / "there").read_text() == "precious"
+
+
+def test_a_report_is_replaced_by_a_whole_one_or_not_at_all(hosts: Hosts, lab: Labs, tmp_path: Path) -> None:
+    here, report = lab("standard", "--https"), tmp_path / "reports" / "lab.md"
+    report.parent.mkdir()
+    hosts.configure(here, ca_file=None)
+    assert hosts.check("--report", report)[0] == 13
+    first = report.read_text("utf-8")
+    assert "vmkeep cannot work with this host" in first
+    hosts.configure(here)
+    room = len(first) // 2
+    full = hosts.program(
+        *("hosts", "check", "lab", "--report", report),
+        env={"VMKEEP_CONFIG": str(hosts.file)},
+        before_exec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    assert full.code == 1
+    assert f"cannot write the report {str(report)!r}: file too large." in full.err
+    assert report.read_text("utf-8") == first
+    assert hosts.check("--report", report)[0] == 0
+    assert "vmkeep can work with this host" in report.read_text("utf-8")
+    assert list(report.parent.iterdir()) == [report]
