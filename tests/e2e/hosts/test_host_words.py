@@ -32,10 +32,13 @@ def said(text: str) -> list[str]:
     return [line for line in text.splitlines() if _HTTP not in line]
 
 
-def test_quiet_says_nothing_when_all_is_well(hosts: Hosts) -> None:
+def test_quiet_says_nothing_when_all_is_well_but_that_http_is_weak(hosts: Hosts) -> None:
+    """docs/rights.md: http is warned of at each use."""
     for vms in (("--vm", "web"), ("--vm", "web", "--vm", "mail")):
         result = hosts("backup", "hyperv://lab", *vms, "-q")
         assert (result.code, result.text, said(result.err)) == (0, "", [])
+        (warning,) = result.err.splitlines()
+        assert warning.startswith("vmkeep: warning: [hosts.lab] uses http: ")
     assert hosts("sweep", "hyperv://lab", "-q").text == ""
 
 
