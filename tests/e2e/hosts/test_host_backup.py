@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import Result
-from tests.e2e.hosts.conftest import Hosts
+from tests.e2e.hosts.configured import Hosts
 from tests.e2e.hosts.protecting import (
     Things,
     assert_only_baselines_came,

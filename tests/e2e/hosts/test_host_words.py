@@ -2,30 +2,16 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.hosts.conftest import Hosts
-from tests.e2e.hosts.protecting import OFFICE, clear, left_clean, with_repository
+from tests.e2e.hosts.configured import Hosts
+from tests.e2e.hosts.protecting import clear
 from tests.lab_process import Lab
 
-Labs = Callable[..., Lab]
+pytestmark = pytest.mark.usefixtures("office")
+
 _HTTP = "uses http"
-
-
-@pytest.fixture
-def office(lab: Labs) -> Iterator[Lab]:
-    with left_clean(lab(OFFICE)) as here:
-        yield here
-
-
-@pytest.fixture
-def hosts(tmp_path: Path, empty_repository: Path, office: Lab) -> Hosts:
-    made = with_repository(tmp_path, empty_repository)
-    made.configure(office)
-    return made
 
 
 def said(text: str) -> list[str]:

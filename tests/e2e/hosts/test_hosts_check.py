@@ -5,7 +5,7 @@ import json
 import resource
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import CANARY
-from tests.e2e.hosts.conftest import ONE, SMALL, Hosts
-from tests.e2e.hosts.protecting import with_repository
+from tests.e2e.hosts.configured import ONE, SMALL, Hosts, Labs
 from tests.e2e.test_names import unsteered
 from tests.fakes.samba import PASSWORD, Samba
 from tests.lab_process import Lab, running_lab
 
-Labs = Callable[..., Lab]
 ENTRY = ("reach", "trust", "protocol", "login")
 
 
@@ -72,14 +70,14 @@ def test_all_is_well(hosts: Hosts, lab: Labs, words: tuple[str, ...], tmp_path: 
 
 @pytest.mark.parametrize(("name", "code", "error"), [("nobody", 1, "HV001"), ("twin", 2, "HV002")])
 def test_a_probe_of_a_name_ends_as_a_backup_of_it(
-    hosts: Hosts, lab: Labs, empty_repository: Path, tmp_path: Path, name: str, code: int, error: str
+    hosts: Hosts, lab: Labs, name: str, code: int, error: str
 ) -> None:
     hosts.configure(lab("standard", "--https"))
     ended, checks, result = hosts.check("--probe", name, "--yes")
     assert (ended, checks["probe-vm"]["error"]) == (code, error), result
     assert checks["probe-checkpoint"]["state"] == "skipped"
     assert not list((hosts.program.state / "probes" / "host-lab").glob("*.jsonl"))
-    backup = with_repository(tmp_path, empty_repository)("backup", "hyperv://lab", "--vm", name)
+    backup = hosts("backup", "hyperv://lab", "--vm", name)
     assert backup.code == code
     detail, hint = checks["probe-vm"]["detail"], checks["probe-vm"]["hint"]
     assert detail in backup.err

@@ -7,17 +7,15 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.hosts.conftest import Hosts
+from tests.e2e.hosts.configured import Hosts, Labs
 from tests.lab_process import Lab
-
-Labs = Callable[..., Lab]
 
 VM = "web-server"
 STEPS = ("probe-vm", "probe-checkpoint", "probe-read", "probe-still", "probe-release", "probe-power")
