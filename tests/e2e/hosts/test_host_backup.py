@@ -24,6 +24,8 @@ from tests.e2e.test_names import unsteered
 from tests.fakes.samba import PASSWORD, Samba
 from tests.lab_process import Lab, running_lab
 
+pytestmark = pytest.mark.slow
+
 # What each VM of `standard` is proven as, from mission R2 and what the scenario says of its guest.
 STANDARD = {
     "files": "application",

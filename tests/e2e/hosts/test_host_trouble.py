@@ -83,6 +83,7 @@ def test_a_program_hears_of_each_vm(hosts: Hosts, office: Lab) -> None:
     assert (summary["exit_code"], summary["protected"], summary["failed"]) == (13, 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effect", ["flip", "close after"])
 def test_an_answer_that_is_garbled_or_lost(hosts: Hosts, office: Lab, effect: str) -> None:
     """Whether the checkpoint was made nobody heard: it is looked for, and taken or taken away."""
@@ -116,6 +117,7 @@ def test_a_right_without_which_nothing_is_taken(hosts: Hosts, office: Lab, actio
     assert points(hosts) == []
 
 
+@pytest.mark.slow
 def test_rights_without_which_less_is_proven_or_more_is_read(hosts: Hosts, office: Lab) -> None:
     assert hosts(*WEB).code == 0
     deny(office, "GetVirtualDiskChanges")

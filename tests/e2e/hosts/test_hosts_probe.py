@@ -249,6 +249,7 @@ def test_the_second_probe_at_a_time_is_refused(hosts: Hosts, here: Lab) -> None:
     assert json.loads(out)["ok"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", RECORDS)
 def test_what_a_killed_probe_left_the_next_one_removes(hosts: Hosts, here: Lab, step: str, when: str) -> None:
