@@ -19,6 +19,7 @@ from vmkeep.cli.frame import (
     try_answer,
     warn,
 )
+from vmkeep.cli.host_clock import clock_warning
 from vmkeep.cli.host_doors import configuration, open_host
 from vmkeep.cli.outcomes import document_of, lines_of
 from vmkeep.errors import ExitCode, UsageError
@@ -82,6 +83,9 @@ def backup_host(
         with open_host(host, clock, options.record) as (client, files):
             hyperv = HyperV(client, clock)
             inventory = take_inventory(replace(hyperv, silence_s=0.0))
+            misled = clock_warning(inventory.host, clock)
+            if misled is not None:
+                warn(misled)
             for medium in inventory.unassigned:
                 warn(f"the host lists a medium that belongs to no VM it lists: {medium}.")
             chosen = choose(inventory, wanted, every=options.every)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from vmkeep.cli.host_clock import MOST_SKEW_S, skew_s, skew_told
 from vmkeep.cli.host_folders import examine_folders
 from vmkeep.cli.host_verdicts import Check, confirmed, failed, judged, refuted, skipped, unknown
 from vmkeep.clock import Clock
@@ -45,8 +46,6 @@ Entry = Literal["reach", "trust", "protocol", "login"]
 
 # Windows Server 2016: the first with recovery checkpoints, reference points and RCT.
 _FIRST_BUILD: Final = 14393
-# Kerberos lets nobody in beyond five minutes (failures.md 4.6, kerberos_time_skew).
-_MOST_SKEW_S: Final = 300
 _BUDGET: Final = 40
 # An RCT identifier that no host has given out; it has the form of a real one.
 _NEVER_GIVEN: Final = "rctX:00000000:0000:0000:00000000:00000000:00000000"
@@ -204,16 +203,16 @@ def _about_host(inventory: Inventory, clock: Clock) -> Iterator[Check]:
             fact="Windows Server" if is_server else "a workstation edition (Windows 10 or 11)",
             hint="vmkeep protects VMs of Windows Server; Windows 10 and 11 are not supported as hosts.",
         )
-    means = f"both clocks agree to {_MOST_SKEW_S // 60} minutes"
-    if host.now is None:
+    means = f"both clocks agree to {MOST_SKEW_S // 60} minutes"
+    skew = skew_s(host, clock)
+    if skew is None:
         yield unknown("clock", means, "the host does not tell its time", needed=False)
     else:
-        skew_s = (host.now - clock.now()).total_seconds()
         yield judged(
             "clock",
             means,
-            is_so=abs(skew_s) <= _MOST_SKEW_S,
-            fact=f"the host's clock is {abs(skew_s):.0f} s {'ahead' if skew_s > 0 else 'behind'}",
+            is_so=abs(skew) <= MOST_SKEW_S,
+            fact=skew_told(skew),
             hint="Repair NTP on the machine that is wrong; Kerberos refuses more than five minutes, and "
             "times of restore points would mislead.",
             needed=False,

@@ -2,12 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.hosts.configured import Hosts
-from tests.e2e.hosts.protecting import clear
-from tests.lab_process import Lab
+from tests.e2e.hosts.protecting import OFFICE, clear, with_repository
+from tests.lab_process import Lab, running_lab
 
 pytestmark = pytest.mark.usefixtures("office")
 
@@ -78,6 +79,25 @@ def test_verbose_tells_each_step_and_how_long_it_took(hosts: Hosts) -> None:
     assert [step for step in told if step in order] == order
     assert "web: restore point" in result.text
     assert said(hosts("backup", "hyperv://lab/web", "-v", "--json").err) == []
+
+
+@pytest.mark.parametrize(("pushed_s", "words"), [(200, None), (1000, "s ahead of this machine's")])
+def test_a_clock_that_is_wrong_is_told_once_and_changes_nothing_else(
+    tmp_path: Path, empty_repository: Path, pushed_s: int, words: str | None
+) -> None:
+    hosts = with_repository(tmp_path, empty_repository)
+    with running_lab(OFFICE, tmp_path / "host") as lab:
+        lab.control.ask("push", seconds=pushed_s)
+        hosts.configure(lab)
+        result = hosts("backup", "hyperv://lab", "--vm", "web", "--vm", "mail")
+    assert result.code == 0, result
+    lines = [line for line in said(result.err) if "clock" in line]
+    if words is None:
+        assert lines == []
+        return
+    (line,) = lines
+    assert line.startswith("vmkeep: warning: the host's clock is 1") and words in line
+    assert "NTP" in line and "restore points" in line
 
 
 def test_show_says_why_a_level_is_unproven_and_why_all_was_read(hosts: Hosts, office: Lab) -> None:
