@@ -608,6 +608,22 @@ def test_a_host_that_drips_is_not_waited_for_beyond_the_limit(beginnings: tuple[
         assert time.monotonic() - started < 10.0  # a second each for the login and for each of its legs
 
 
+def test_interim_replies_without_an_end_are_soon_too_many() -> None:
+    """They come as fast as they are read: only their number ends this (RFC 9110 allows any, section 15.2)."""
+    with dripping(b"HTTP/1.1 100 On\r\n\r\n" * 1000) as port:
+        asked = Endpoint(
+            address="127.0.0.1", port=port, user=USER, password=Secret(PASSWORD), transport="http"
+        )
+        with pytest.raises(HostNonsense):
+            Connection(asked, SystemClock()).send(b"<x/>", 60.0)
+
+
+def test_some_interim_replies_are_passed_over() -> None:
+    found = b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n" * 3 + b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n"
+    with anybody(found) as port, pytest.raises(HostNonsense, match="302"):
+        client_at(port).get(REF)
+
+
 def test_a_handshake_that_drips_is_not_waited_for_beyond_the_limit(authority: Authority) -> None:
     # The head of a TLS record of 16 KiB, which comes a byte at a time (RFC 8446, section 5.1).
     with dripping(b"\x16\x03\x03\x40\x00", drop=b"\x02") as port:

@@ -38,6 +38,7 @@ _LONGEST_ANSWER: Final = 4 * MAX_ENVELOPE  # sealed or not; the host was asked f
 _READ_AT_ONCE: Final = 64 * 1024
 _MOST_LEGS: Final = 6  # of one login; NTLM has three, Kerberos one or two
 _SKEW_S: Final = 300  # what Kerberos tolerates
+_MOST_STATUS_LINES: Final = 100  # of one reply: interim ones may come first (RFC 9110, section 15.2)
 _NOT_YET_VALID: Final = 9  # X509_V_ERR_CERT_NOT_YET_VALID
 
 _CERTIFICATE_FAULTS: Final = {
@@ -85,6 +86,19 @@ class _Raw(NamedTuple):
     offers: dict[str, bytes]
     date: str
     content: bytes
+
+
+class _Response(http.client.HTTPResponse):
+    """A reply in front of which there is an end to "100 Continue"; http.client reads on for ever."""
+
+    _status_lines = 0
+
+    def _read_status(self) -> tuple[str, int, str]:
+        self._status_lines += 1
+        if self._status_lines > _MOST_STATUS_LINES:
+            raise http.client.HTTPException("interim replies without an end")
+        line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+        return line
 
 
 class Connection:
@@ -244,6 +258,7 @@ class Connection:
         else:
             trust = None
             connection = http.client.HTTPConnection(endpoint.address, endpoint.tcp_port)
+        connection.response_class = _Response
         connection.auto_open = 0  # a connection that opened itself would not be logged in
         try:
             sock = self._dialled(connection.host, connection.port, trust)
