@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.hosts.configured import Hosts
-from tests.e2e.hosts.protecting import OFFICE, clear, with_repository
+from tests.e2e.hosts.protecting import OFFICE, clear
 from tests.lab_process import Lab, running_lab
 
 pytestmark = pytest.mark.usefixtures("office")
@@ -83,9 +83,8 @@ def test_verbose_tells_each_step_and_how_long_it_took(hosts: Hosts) -> None:
 
 @pytest.mark.parametrize(("pushed_s", "words"), [(200, None), (1000, "s ahead of this machine's")])
 def test_a_clock_that_is_wrong_is_told_once_and_changes_nothing_else(
-    tmp_path: Path, empty_repository: Path, pushed_s: int, words: str | None
+    hosts: Hosts, tmp_path: Path, pushed_s: int, words: str | None
 ) -> None:
-    hosts = with_repository(tmp_path, empty_repository)
     with running_lab(OFFICE, tmp_path / "host") as lab:
         lab.control.ask("push", seconds=pushed_s)
         hosts.configure(lab)
