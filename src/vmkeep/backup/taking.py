@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final, Protocol
 
-from vmkeep import __version__
+from vmkeep import __version__, stopping
 from vmkeep.backup.audit import Audit, Auditor, Held
 from vmkeep.backup.errors import AuditFailed, RunRefused
 from vmkeep.backup.reading import SourceReads
@@ -93,24 +93,18 @@ class Taking:
 
         ``observed`` tells, right before the manifest is written, what else is evidence.
         """
-        to_read = sum(total(one.ranges) for one in work) + sum(file.source.size() for file in held.files)
-        self.progress.begin(f"reading {self.vm.name}", to_read)
         with (
             self.repository.writer(self.journal.run, self.progress) as writer,
             SourceReads(self.pace, self.watch) as reads,
         ):
-            self.journal.step("writing", {"disks": [disk.name for disk in held.disks], "bytes": to_read})
-            each = zip(held.disks, work, strict=True)
-            disks = reads.side_by_side(partial(self._write_disk, writer, reads, *one) for one in each)
-            self.watch.fully()
-            files = self._write_files(writer, reads, held)
-            self.progress.end()
-            audit = self._audit(writer, reads, held, disks, files)
-            self.progress.begin(f"sealing {self.vm.name}", None)
-            # Last before publishing: it also vouches for what the audit read.
-            self.watch.fully()
-            compared = held.check()
-            inventory = writer.flush()
+            # What takes long leaves nothing behind. From here to the caller's next line a signal that is
+            # held back waits: whoever is told that there is no point must be able to believe it.
+            with stopping.at_once():
+                disks, files, audit = self._write(writer, reads, held, work)
+                # Last before publishing: it also vouches for what the audit read.
+                self.watch.fully()
+                compared = held.check()
+                inventory = writer.flush()
             evidence = {
                 "hold_check": {"files": compared, "identical": True},
                 "changed_ranges": _CHANGED_RANGES.get(plan.increment, "read"),
@@ -160,6 +154,22 @@ class Taking:
             )
             self.progress.end()
             return sealed, audit
+
+    def _write(
+        self, writer: Writer, reads: SourceReads, held: Hold, work: Sequence[DiskWork]
+    ) -> tuple[list[tuple[StoredDisk, WrittenMap]], list[tuple[StoredFile, WrittenMap]], Audit]:
+        """Read and store everything, and read a part of it again."""
+        to_read = sum(total(one.ranges) for one in work) + sum(file.source.size() for file in held.files)
+        self.progress.begin(f"reading {self.vm.name}", to_read)
+        self.journal.step("writing", {"disks": [disk.name for disk in held.disks], "bytes": to_read})
+        each = zip(held.disks, work, strict=True)
+        disks = reads.side_by_side(partial(self._write_disk, writer, reads, *one) for one in each)
+        self.watch.fully()
+        files = self._write_files(writer, reads, held)
+        self.progress.end()
+        audit = self._audit(writer, reads, held, disks, files)
+        self.progress.begin(f"sealing {self.vm.name}", None)
+        return disks, files, audit
 
     def _audit(
         self,
