@@ -3,7 +3,6 @@
 import signal
 import threading
 from _thread import interrupt_main
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,16 +11,7 @@ from vmkeep import stopping
 from vmkeep.clock import SystemClock, WatchedClock
 from vmkeep.errors import VmkeepError, notes_of
 
-pytestmark = pytest.mark.quick
-
-
-@pytest.fixture(autouse=True)
-def handled() -> Iterator[None]:
-    """Take signals as the command does, and put everything back."""
-    before = {number: signal.signal(number, stopping.stop) for number in stopping.SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("handled_signals")]
 
 
 def stop() -> None:
