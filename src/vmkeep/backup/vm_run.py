@@ -224,7 +224,8 @@ class _VmRun:
         self._owed = bool(dead)
         with self._journal.kept():
             try:
-                listing = self._repository.points.listing(self._vm.id)
+                with stopping.at_once():
+                    listing = self._repository.points.listing(self._vm.id)
                 self._clear(dead, listing)
                 sealed = self._take(self._prepare(listing))
             except BaseException as error:
@@ -268,7 +269,8 @@ class _VmRun:
         """Take away what dead runs of the VM left."""
         if not dead:
             return
-        durable = self._baseline(listing).durable
+        with stopping.at_once():
+            durable = self._baseline(listing).durable
         self._progress.begin(f"{self._vm.name}: clean up after {len(dead)} unfinished runs", None)
         cleared = clear_leftovers(
             self._host, self._doors.computer, self._repository, self._journal, dead, durable
