@@ -24,7 +24,7 @@ from vmkeep.capture.checkpoint import CheckpointHold, hold_vm
 from vmkeep.capture.host_chain import FrozenDisk
 from vmkeep.capture.limits import HoldLimits
 from vmkeep.capture.outcome import Released, left_behind_by, note_left_behind
-from vmkeep.capture.removing import HostTrouble, has_begun
+from vmkeep.capture.removing import HostTrouble
 from vmkeep.capture.states import HOLDING
 from vmkeep.clock import Clock
 from vmkeep.errors import ExitCode, VmkeepError, notes_of
@@ -168,7 +168,7 @@ def run_vm(
 def is_busy(error: BaseException | None) -> bool:
     """Tell whether a run failed only because something else has the VM, and nothing of it was begun."""
     if isinstance(error, VmBusy):
-        return not has_begun(error) and not _left_behind(error)
+        return "job" not in error.context and not _left_behind(error)
     return isinstance(error, VmOccupied | RunAlive)
 
 

@@ -5,20 +5,14 @@ Everything a run changes on the host is in its journal first
 The order is hyperv-backup-api.md 2.3.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self
 
-from vmkeep.capture.claims import (
-    RECORD_S,
-    Asked,
-    Claimed,
-    Conversion,
-    claim_checkpoint,
-    claim_point,
-    has_settled,
-)
+from vmkeep import stopping
+from vmkeep.capture.calls import Converting, Creation
+from vmkeep.capture.claims import Claimed
 from vmkeep.capture.errors import HandlesOpen
 from vmkeep.capture.folder import HeldFile
 from vmkeep.capture.host_chain import FrozenDisk, identities, open_configuration, open_frozen
@@ -29,49 +23,34 @@ from vmkeep.capture.removing import (
     Merge,
     await_merge,
     destroy_ours,
-    has_begun,
     layers_above,
     unheard,
-    went_by_conversion,
 )
-from vmkeep.capture.states import ASKED, ASKING, MADE, RELEASING, HoldLog, HoldState, Journal
+from vmkeep.capture.states import MADE, RELEASING, HoldLog, HoldState, Journal
 from vmkeep.capture.tracked import record_of, with_changes
 from vmkeep.clock import Clock, WatchedClock
 from vmkeep.formats.errors import SourceChanged
 from vmkeep.host.files.host_files import HostFiles
 from vmkeep.host.hyperv import (
     CheckpointMissing,
-    CheckpointUnidentified,
     CheckpointWish,
     HyperV,
     Owner,
     PowerState,
     ReferencePoint,
     Waiting,
-    convert_checkpoint,
-    create_checkpoint,
     destroy_reference_point,
     is_there,
     layers_of,
-    list_recovery_checkpoints,
-    list_reference_points,
     mark_checkpoint,
-    read_checkpoint,
-    read_host_time,
     read_power_state,
 )
-from vmkeep.host.hyperv.checkpoints import CRASH
-from vmkeep.host.hyperv.jobs import LONGEST_SILENCE_S, NOT_RUN, pauses
-from vmkeep.host.wsman import ActionHappened, OutcomeUnknown
+from vmkeep.host.hyperv.jobs import LONGEST_SILENCE_S, pauses
 from vmkeep.model.consistency import Reason
 from vmkeep.model.facts import CheckpointFacts, VmFacts
 from vmkeep.planner.tracking import TrackedVm, TrackingRecord, read_all
 
-T = TypeVar("T")
-
 _NO_LIMITS: Final = HoldLimits()
-_RUNNING: Final = 2
-_ASK_AGAIN_S: Final = 5.0
 _HANDLES_CLOSE_S: Final = 30.0
 _WRITTEN_ON_HOST: Final = (
     "The file was frozen by this run's checkpoint, so nobody may write to it: find out who does on the host "
@@ -96,6 +75,8 @@ def hold_vm(
 ) -> "CheckpointHold":
     """Make a checkpoint of a VM and open what it froze; on any error nothing stays on the host.
 
+    To be called with signals held back (:mod:`vmkeep.stopping`), which it looks for itself: one that
+    came between the return and the ``with`` block would leave the checkpoint.
     ``vm`` are facts of just now, taken before: the checkpoint of this hold must not
     be among them. ``previous`` is the tracking of the very restore point that the run
     builds on; ``replaces`` the reference point that goes when a new one is durable.
@@ -150,16 +131,16 @@ class CheckpointHold:
         self._seconds: dict[str, float] = {}
         self._evidence: dict[str, Any] = {}
         self._point: ReferencePoint | None = None
-        # The call for the checkpoint, and a conversion whose end is not known.
-        self._asked = Asked(vm.vm.id, (), None)
-        self._asked_level: int = 0
-        self._converting: Conversion | None = None
-        self._is_unheard = False
+        # The two calls that make something; what they have made may have to be looked for.
+        self._creation: Creation | None = None
+        self._converting: Converting | None = None
+        self._merge: Merge | None = None
         self._is_told = False
         self._limit_watch: LimitWatch | None = None
-        # Entered as long as a limit that is reached ends whatever is waited for.
+        # Entered as long as a limit or a signal ends whatever is waited for.
         self._watched = ExitStack()
-        self._is_watched = False
+        self._is_limited = False
+        self._is_stoppable = True
 
     @property
     def state(self) -> HoldState | None:
@@ -207,106 +188,34 @@ class CheckpointHold:
     # --- taking hold ------------------------------------------------------------------------
 
     def _make(self, wish: CheckpointWish) -> None:
-        vm_id = self._vm.vm.id
-        known = tuple(c.id for c in list_recovery_checkpoints(self._host, vm_id))
-        self._asked = Asked(vm_id, known, None)
-        self._power = read_power_state(self._host, vm_id)
-        self._asked_level = wish.consistency
+        vm = self._vm.vm
+        with ExitStack() as watched:
+            watched.enter_context(self._host.client.looking(self.glance))
+            watched.enter_context(self._host_files.looking(self.glance))
+            creation = Creation(self._host, self._log, vm, wish, self._owner)
+            self._watched = watched.pop_all()
+        self._creation, self._power = creation, creation.power
         self._evidence |= {"consistency_asked": wish.consistency, "power_before": self._power.code}
-
-        def ask() -> CheckpointFacts:
-            self._announce()
-            return create_checkpoint(
-                self._host,
-                vm_id,
-                wish,
-                known_before=known,
-                name=self._vm.vm.name,
-                accepted=self._note_job,
-            )
-
         try:
             with self._timed("create"):
-                made = self._named_or_claimed(ask)
+                self.checkpoint = creation.make()
         except BaseException as error:
-            self._clean_failed_creation(error)
+            self._clean_failed_creation(creation, error)
             raise
-        self.checkpoint = made
-        self._limit_watch = LimitWatch(self._host, self._limits, self._vm.vm.name)
         try:
-            self._log.note(MADE, checkpoint=made.id)
-            self._freeze(made)
+            self._limit_watch = LimitWatch(self._host, self._limits, vm.name)
+            self._log.note(MADE, checkpoint=self.checkpoint.id)
+            self._freeze(self.checkpoint)
         except BaseException as error:
             self._abandon(error)
             raise
-
-    def _named_or_claimed(self, ask: Callable[[], CheckpointFacts]) -> CheckpointFacts:
-        """Return what the host says the call has made, or what can be claimed where it does not say."""
-        try:
-            return self._until_heard(ask)
-        except (OutcomeUnknown, ActionHappened, CheckpointUnidentified):
-            self._is_unheard = True  # whatever fails while it is looked for
-            if not has_settled(self._host, self._asked, patient=True):
-                raise
-            found = claim_checkpoint(self._host, self._asked)
-            if found.ours is None:
-                raise
-            return read_checkpoint(self._host, found.ours.id)
-
-    def _announce(self) -> None:
-        """Write down that the checkpoint is asked for now, by the host's time of just before.
-
-        What is made soon after that time is ours (:mod:`claims`): a record that took long is
-        followed by another. Should that take long, too, a checkpoint of ours is left to a person.
-        This run itself goes by the time after the record, which others may have used.
-        """
-        for _ in range(2):
-            started, since = self._clock.monotonic(), read_host_time(self._host)
-            told = since.isoformat() if since is not None else None
-            self._asked = replace(self._asked, since=since, job=None)
-            if self.state is None:
-                self._log.enter(
-                    HoldState.PREPARED,
-                    vm=self._vm.vm.id,
-                    owner=[self._owner.repository, self._owner.run],
-                    known_checkpoints=list(self._asked.known),
-                    since=told,
-                    power=self._power.code,
-                    level=self._asked_level,
-                )
-            else:
-                self._log.note(ASKING, since=told)
-            if self._clock.monotonic() - started <= RECORD_S:
-                break
-        self._asked = replace(self._asked, since=read_host_time(self._host) or self._asked.since)
-
-    def _note_job(self, job: str) -> None:
-        """Write down that the host has taken the call: what its job makes is ours."""
-        if self._converting is None:
-            self._asked = replace(self._asked, job=job.lower())
-        else:
-            asked = replace(self._converting.asked, job=job.lower())
-            self._converting = replace(self._converting, asked=asked)
-        self._log.note(ASKED, job=job)
-
-    def _until_heard(self, ask: Callable[[], T]) -> T:
-        """Ask again while the host certainly has not heard; each time is announced anew."""
-        started = self._clock.monotonic()
-        while True:
-            try:
-                return ask()
-            except NOT_RUN as error:
-                waited = self._clock.monotonic() - started
-                if "job" in error.context or waited >= self._host.silence_s:
-                    raise
-            self._host.watch(Waiting("hear of the host again", waited))
-            self._clock.sleep(_ASK_AGAIN_S)
 
     def _freeze(self, made: CheckpointFacts) -> None:
         with self._timed("mark"):
             self.checkpoint = mark_checkpoint(self._host, made, self._owner)
             # Not before: a checkpoint that is being named could not be removed, nor be told to be ours.
-            self._begin_watch()
+            self._is_limited = True
+            self.watch()
             self._power_held = read_power_state(self._host, made.vm_id)
             checkpoint = self.checkpoint
             self._layers = layers_of(self._host, checkpoint)
@@ -325,18 +234,15 @@ class CheckpointHold:
         with self._timed("changes"):
             self.disks = with_changes(self._host, made.vm_id, self.disks, self._tracked, self._previous)
 
-    def _clean_failed_creation(self, error: BaseException) -> None:
+    def _clean_failed_creation(self, creation: Creation, error: BaseException) -> None:
         """Take away what a failed call has made all the same, if it is certain that it is ours.
 
         Where that is not certain the journal stays as it is, and a sweep looks again.
         """
-        problems, host = Problems(), unheard(self._host)
+        problems = Problems()
         found: Claimed[CheckpointFacts] = Claimed()
-        if self._asked.job is not None or self._is_unheard or has_begun(error):
-            with problems.kept("whether the host made a checkpoint nobody knows"):
-                if not has_settled(host, self._asked, patient=True):
-                    raise OutcomeUnknown("the host is still making a checkpoint.")
-                found = claim_checkpoint(host, self._asked)
+        with problems.kept("whether the host made a checkpoint nobody knows"):
+            found = creation.left(self._undisturbed())
         if found.doubtful:
             names = ", ".join(checkpoint.id for checkpoint in found.doubtful)
             problems.told.append(f"whether one of these checkpoints is ours nobody knows: {names}")
@@ -367,28 +273,19 @@ class CheckpointHold:
     def watch(self) -> None:
         """Look whether the hold may go on; for the thread that holds, as often as it likes.
 
-        Asks the host now and then for its free space. Raises HoldLimitReached.
+        Asks the host now and then for its free space. Raises HoldLimitReached, and Stopped.
         """
         self._log.renew()
-        if self._is_watched and self._limit_watch is not None:
+        self.glance()
+        if self._is_limited and self._limit_watch is not None:
             self._limit_watch.look()
 
     def glance(self) -> None:
-        """Look at the deadline alone, which costs nothing; for any thread. Raises HoldLimitReached."""
-        if self._is_watched and self._limit_watch is not None:
+        """Look at the deadline alone, and for signals, which costs nothing; for any thread."""
+        if self._is_stoppable:
+            stopping.look()
+        if self._is_limited and self._limit_watch is not None:
             self._limit_watch.glance()
-
-    def _begin_watch(self) -> None:
-        """From here on the deadline ends whatever is waited for."""
-        self._is_watched = True
-        self._watched.enter_context(self._host.client.looking(self.glance))
-        self._watched.enter_context(self._host_files.looking(self.glance))
-        self.watch()
-
-    def _end_watch(self) -> None:
-        """What lets go, or cleans up, is not stopped by what it is there for."""
-        self._is_watched = False
-        self._watched.close()
 
     # --- letting go -------------------------------------------------------------------------
 
@@ -401,20 +298,20 @@ class CheckpointHold:
         anything was changed, and the host's errors while the checkpoint may still be there.
         """
         checkpoint = self._held()
-        self._end_watch()
+        self._is_limited = False  # what lets go is not stopped by what it is there for
         with self._timed("close"):
             self._close()
         why = None if track else read_all("rct-not-wanted", "The run was asked to leave no reference point.")
         if track:
             with self._timed("convert"):
-                self._point, why = self._convert(checkpoint)
+                why = self._convert(checkpoint)
         if self._point is None:
             with self._timed("destroy"):
                 self._log.note(RELEASING, checkpoint=checkpoint.id, how="destroy")
-                destroy_ours(self._host, checkpoint, self._owner)
+                self._destroy(self._host, checkpoint)
         self._enter_released()
         with self._timed("merge"):
-            merge = await_merge(self._host, self._vm.vm.id, self._layers, self._limits.merge_s)
+            merge = self._merge = await_merge(self._host, self._vm.vm.id, self._layers, self._limits.merge_s)
         if self._point is not None and why is not None:
             destroy_reference_point(self._host, self._vm.vm.id, self._point.id)
             self._point = None
@@ -439,70 +336,30 @@ class CheckpointHold:
             raise ValueError(f"the VM {self._vm.vm.name!r} is not held")
         return self.checkpoint
 
-    def _convert(self, checkpoint: CheckpointFacts) -> tuple[ReferencePoint | None, Reason | None]:
-        def ask() -> ReferencePoint:
-            known = self._announce_conversion(checkpoint)
-            return convert_checkpoint(self._host, checkpoint, known_before=known, accepted=self._note_job)
+    def _convert(self, checkpoint: CheckpointFacts) -> Reason | None:
+        """Turn the checkpoint into a reference point; say why there is none that the next run can build on.
 
+        Raises where nobody can tell what came of it; then the journal stays as it is.
+        """
+        assert self._creation is not None, "a VM that is held has a checkpoint"
+        self._converting = Converting(self._host, self._log, checkpoint, self._creation)
         try:
-            point = self._until_heard(ask)
+            self._point = self._converting.make()
         except HostTrouble as error:
-            found = self._converted_unheard(error, checkpoint)
-            self._converting = None
+            found = self._converting.left(self._host)
+            self._point = found.ours
             if found.is_proven:
-                return found.ours, None
+                return None
             what = "did not say which reference point it made" if found.ours else "made no reference point"
             fact = f"The host {what} of the checkpoint ({error.code}): {error.message}"
-            return found.ours, read_all("rct-not-converted", fact)
-        self._converting = None
-        return point, None
+            return read_all("rct-not-converted", fact)
+        return None
 
-    def _announce_conversion(self, checkpoint: CheckpointFacts) -> tuple[str, ...]:
-        """Write down that the checkpoint is converted now; return the reference points there are."""
-        known: tuple[str, ...] = ()
-        disks = sum(disk.kind != "passthrough" for disk in checkpoint.disks)
-        is_crash = self._asked_level == CRASH and self._power.code == _RUNNING
-        for _ in range(2):
-            known = tuple(point.id for point in list_reference_points(self._host, checkpoint.vm_id))
-            started, since = self._clock.monotonic(), read_host_time(self._host)
-            asked = Asked(checkpoint.vm_id, known, since)
-            self._converting = Conversion(asked, checkpoint.id, disks, is_crash)
-            self._log.note(
-                RELEASING,
-                checkpoint=checkpoint.id,
-                how="convert",
-                known_points=list(known),
-                since=since.isoformat() if since is not None else None,
-                disks=disks,
-            )
-            if self._clock.monotonic() - started <= RECORD_S:
-                break
-        return known
-
-    def _converted_unheard(self, error: Exception, checkpoint: CheckpointFacts) -> Claimed[ReferencePoint]:
-        """Find what came of a conversion that failed, or whose end nobody heard: nothing, as a rule.
-
-        Raises CheckpointUnidentified where nobody can tell; then the journal stays as it is.
-        """
-        if self._converting is None:
-            return Claimed()
-        # A call that the host refused, or never got, has made nothing, whatever became of the checkpoint.
-        has_run = self._converting.asked.job is not None or has_begun(error)
-        if not has_run or not went_by_conversion(self._host, checkpoint):
-            return Claimed()
-        return self._claimed_point(self._host, self._converting)
-
-    @staticmethod
-    def _claimed_point(host: HyperV, conversion: Conversion) -> Claimed[ReferencePoint]:
-        """Claim the point of a conversion whose checkpoint has gone. Raises CheckpointUnidentified."""
-        found = claim_point(host, conversion)
-        if found.doubtful:
-            ids = tuple(point.id for point in found.doubtful)
-            raise CheckpointUnidentified(
-                f"whether one of these reference points is ours nobody knows: {', '.join(ids)}.",
-                candidates=ids,
-            )
-        return found
+    def _destroy(self, host: HyperV, checkpoint: CheckpointFacts) -> None:
+        """Destroy the checkpoint; where a conversion was quicker after all, find its reference point."""
+        is_by_us = destroy_ours(host, checkpoint, self._owner)
+        if not is_by_us and self._point is None and self._converting is not None:
+            self._point = self._converting.left(host).ours
 
     def _enter_released(self) -> None:
         self._log.enter(
@@ -557,17 +414,22 @@ class CheckpointHold:
 
         After a regular release there is nothing to do.
         """
-        self._end_watch()
-        host, problems, vm_id = unheard(self._host), Problems(), self._vm.vm.id
+        host, problems, vm_id = self._undisturbed(), Problems(), self._vm.vm.id
+        is_gone = self.state is HoldState.RELEASED
         if self.state in (HoldState.PREPARED, HoldState.HELD):
-            self._abandon_checkpoint(host, problems)
+            is_gone = self._abandon_checkpoint(host, problems)
+        if is_gone and self._merge is None:
+            self._merge = await_merge(host, vm_id, self._layers, self._limits.abandon_merge_s)
+            if not self._merge.is_done:
+                problems.told.append(f"not merged: {self._merge.why}")
         if self._point is not None and not self._is_told:
             with problems.kept(f"the reference point {self._point.id}"):
                 destroy_reference_point(host, vm_id, self._point.id)
                 self._is_told = True
         problems.tell(error)
 
-    def _abandon_checkpoint(self, host: HyperV, problems: Problems) -> None:
+    def _abandon_checkpoint(self, host: HyperV, problems: Problems) -> bool:
+        """Take the checkpoint away, and find the point that may have come of it; False if it stays."""
         checkpoint = self.checkpoint
         with problems.kept("files of the VM are not closed"):
             self._close_own()
@@ -575,33 +437,32 @@ class CheckpointHold:
         if checkpoint is not None:
             with problems.kept("the layers are not known"):
                 self._layers = self._layers or layers_above(host, checkpoint)
-            # First: the note below would make a sweep forget that there may be a reference point.
-            with problems.kept("a reference point of a conversion that was stopped may be left"):
-                self._end_conversion(host, checkpoint)
+            is_known = self._converting is None or self._point is not None
+            if self._converting is not None and not is_known:
+                # First: the note below would make a sweep forget that there may be a reference point.
+                with problems.kept("a reference point of a conversion that was stopped may be left"):
+                    self._point = self._converting.left(host).ours
+                    is_known = True
             # Without a journal it has to go all the same: ours it is in any case.
             with problems.kept("the journal"):
-                if self._converting is None and self._point is None:
+                if is_known and self._point is None:
                     self._log.note(RELEASING, checkpoint=checkpoint.id, how="destroy")
             with problems.kept(f"the checkpoint {checkpoint.name!r} ({checkpoint.id})"):
-                destroy_ours(host, checkpoint, self._owner)
+                self._destroy(host, checkpoint)
                 checkpoint = None
-        if checkpoint is not None:
-            return  # still there: the journal must not say otherwise
-        if self._converting is not None:
-            return  # nor that nothing came of a conversion of which nobody knows
+            if checkpoint is not None:
+                return False  # still there: the journal must not say otherwise
+            if not is_known:
+                return True  # nor that nothing came of a conversion of which nobody knows
         with problems.kept("the journal"):
             self._enter_released()
-        merge = await_merge(host, self._vm.vm.id, self._layers, self._limits.abandon_merge_s)
-        if not merge.is_done:
-            problems.told.append(f"not merged: {merge.why}")
+        return True
 
-    def _end_conversion(self, host: HyperV, checkpoint: CheckpointFacts) -> None:
-        """Find what came of a conversion whose end nobody heard, before the checkpoint is destroyed."""
-        if self._converting is None:
-            return
-        if went_by_conversion(host, checkpoint):
-            self._point = self._claimed_point(host, self._converting).ours
-        self._converting = None
+    def _undisturbed(self) -> HyperV:
+        """Return the host as the clean-up needs it: from here on nobody is told, and nothing stops it."""
+        self._is_limited = self._is_stoppable = False
+        self._watched.close()
+        return unheard(self._host)
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

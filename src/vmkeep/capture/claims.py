@@ -15,6 +15,8 @@ from vmkeep.host.hyperv import (
     HyperV,
     ReferencePoint,
     SeenJob,
+    Waiting,
+    is_there,
     list_jobs,
     list_reference_points,
     list_unmarked,
@@ -23,7 +25,8 @@ from vmkeep.host.hyperv import (
 )
 from vmkeep.host.hyperv.created import LOST_CALL_S, is_among
 from vmkeep.host.hyperv.jobs import Kind, pauses
-from vmkeep.host.hyperv.states import CREATING_CHECKPOINT
+from vmkeep.host.hyperv.states import CREATING_CHECKPOINT, MERGING
+from vmkeep.host.wsman import OutcomeUnknown
 from vmkeep.model.facts import CheckpointFacts
 
 T = TypeVar("T", CheckpointFacts, ReferencePoint)
@@ -38,8 +41,8 @@ _BEGUN: Final = timedelta(seconds=RECORD_S + _REPEATED_S + LOST_CALL_S)
 _SOON: Final = _BEGUN + timedelta(seconds=60)
 _MAKING: Final = timedelta(seconds=Kind.CREATE.limit_s)
 _DAY: Final = timedelta(days=1)
-# A host lists a job for five minutes after its end (hyperv-backup-api.md 2.2).
-_LISTED: Final = timedelta(minutes=5)
+# A call that reached the host shows in the VM's state by then.
+_UNDER_WAY_S: Final = 5.0
 _GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _APPLICATION: Final = 1
 
@@ -72,12 +75,14 @@ class Conversion:
     """A conversion as it was written down: of which checkpoint, with how many disks (None: not told).
 
     ``is_crash_asked``: the checkpoint was made without the guest's taking part, while it ran.
+    ``witness`` is a job of before, in lower case: as long as it is listed, all since then are.
     """
 
     asked: Asked
     checkpoint: str
     disks: int | None = None
     is_crash_asked: bool = False
+    witness: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def has_settled(host: HyperV, asked: Asked, *, patient: bool) -> bool:
 
     ``patient`` waits for the end of what is under way, as long as one may take.
     """
-    is_lost = may_still_begin(asked, read_host_time(host)) if asked.job is None else False
+    is_lost = may_still_begin(asked, read_host_time(host))
     quiet_since: float | None = None
     for waited in pauses(host.clock, Kind.CREATE.limit_s):
         if is_being_made(host, asked):
@@ -123,8 +128,7 @@ def is_being_made(host: HyperV, asked: Asked) -> bool:
     """Tell whether the host is making a checkpoint of the VM now, or still works for our call."""
     if read_power_state(host, asked.vm_id).phase == CREATING_CHECKPOINT:
         return True
-    own = _job(list_jobs(host), asked.job) if asked.job is not None else None
-    return own is not None and not own.is_over
+    return _is_at_work(host, asked.job)
 
 
 def claim_checkpoint(host: HyperV, asked: Asked, disowned: Collection[str] = ()) -> Claimed[CheckpointFacts]:
@@ -150,7 +154,7 @@ def judge_checkpoint(made: CheckpointFacts, asked: Asked, jobs: Sequence[SeenJob
         return _by_interval(made.created, own)
     if asked.since is None or made.created is None:
         return Verdict.DOUBTFUL
-    if made.created < asked.since or (maker and maker.began and maker.began < asked.since):
+    if _is_before(made.created, asked.since) or (maker and _is_before(maker.began, asked.since)):
         return Verdict.STRANGER
     passed = made.created - asked.since
     if asked.job is not None:  # accepted, and its end is not known: of others, none can have come before
@@ -164,7 +168,10 @@ def _by_interval(created: datetime | None, own: SeenJob) -> Verdict:
     """Judge by our job's own time, in which the host does nothing else to the VM (32775 while busy)."""
     if created is None or own.began is None or own.ended is None:
         return Verdict.DOUBTFUL
-    return Verdict.PROVEN if own.began <= created <= own.ended else Verdict.STRANGER
+    if _is_before(created, own.began) or _is_before(own.ended, created):
+        return Verdict.STRANGER
+    is_inside = _last(own.began) <= created and _last(created) <= own.ended
+    return Verdict.PROVEN if is_inside else Verdict.DOUBTFUL
 
 
 def _by_age(passed: timedelta, concluded: timedelta, doubtful: timedelta) -> Verdict:
@@ -185,6 +192,34 @@ def _earliest(
 
 
 # --- reference points -----------------------------------------------------------------------
+
+
+def went_by_conversion(host: HyperV, conversion: Conversion) -> bool:
+    """Wait for the end of a conversion under way, or about to begin; tell whether its checkpoint has gone.
+
+    That the checkpoint has gone is not the end: the reference point may come after it.
+    Raises OutcomeUnknown if the host is still at it after half an hour.
+    """
+    asked = conversion.asked
+    needed_s = LOST_CALL_S if may_still_begin(asked, read_host_time(host)) else _UNDER_WAY_S
+    quiet_since: float | None = None
+    for waited in pauses(host.clock, Kind.CONVERT.limit_s):
+        is_left = is_there(host, conversion.checkpoint)
+        if is_being_converted(host, asked):
+            quiet_since = None
+            host.watch(Waiting(Kind.CONVERT.words, waited))
+            continue
+        if not is_left:
+            return True
+        quiet_since = waited if quiet_since is None else quiet_since
+        if waited - quiet_since >= needed_s:
+            return False
+    raise OutcomeUnknown("the host is still converting the checkpoint.")
+
+
+def is_being_converted(host: HyperV, asked: Asked) -> bool:
+    """Tell whether the host does anything to the VM now but merge, or still works for our call."""
+    return read_power_state(host, asked.vm_id).phase not in (None, MERGING) or _is_at_work(host, asked.job)
 
 
 def claim_point(
@@ -225,13 +260,14 @@ def judge_point(
         return Verdict.DOUBTFUL if own is not None and own.is_over else Verdict.CONCLUDED
     if maker is None or maker.began is None:
         return Verdict.DOUBTFUL
-    if maker.began < asked.since:
+    if _is_before(maker.began, asked.since):
         return Verdict.STRANGER
-    others = _others_since(jobs, asked, maker)
-    if maker.began - asked.since > _BEGUN or any(_is_before(other, maker) for other in others):
+    if maker.began - asked.since > _BEGUN or _others(maker, jobs, asked, until=maker.began):
         return Verdict.DOUBTFUL
-    # As long as every job since our call is listed, only the one that made it can have taken our checkpoint.
-    return Verdict.PROVEN if not others and now - asked.since <= _LISTED else Verdict.CONCLUDED
+    # Only the one job since our call can have taken our checkpoint, if every job since then is listed:
+    # the list forgets after five minutes, and all at a restart of the host's service.
+    is_only = not _others(maker, jobs, asked) and _job(jobs, conversion.witness) is not None
+    return Verdict.PROVEN if is_only else Verdict.CONCLUDED
 
 
 def _is_unlike(made: ReferencePoint, conversion: Conversion) -> bool:
@@ -243,22 +279,37 @@ def _is_unlike(made: ReferencePoint, conversion: Conversion) -> bool:
     return is_higher or (bool(made.settings) and conversion.disks not in (None, len(made.settings)))
 
 
-def _others_since(jobs: Iterable[SeenJob], asked: Asked, maker: SeenJob) -> list[SeenJob]:
-    """Return the VM's other jobs that were not over before our call: one may have taken our checkpoint."""
+def _others(
+    maker: SeenJob, jobs: Iterable[SeenJob], asked: Asked, until: datetime | None = None
+) -> list[SeenJob]:
+    """Return the VM's other jobs that were not over before our call, and may have begun by ``until``."""
     return [
         job
         for job in jobs
         if job.id != maker.id
         and (not job.vms or asked.vm_id.lower() in job.vms)
-        and (job.ended is None or asked.since is None or job.ended >= asked.since)
+        and not _is_before(job.ended, asked.since)
+        and not _is_before(until, job.began)
     ]
 
 
-def _is_before(job: SeenJob, other: SeenJob) -> bool:
-    return job.began is None or other.began is None or job.began < other.began
-
-
 # --- both -----------------------------------------------------------------------------------
+
+
+def _last(moment: datetime) -> datetime:
+    """Return the last moment that a time may mean: hosts that tell whole seconds cut the rest off."""
+    return moment + timedelta(seconds=1) if moment.microsecond == 0 else moment
+
+
+def _is_before(moment: datetime | None, other: datetime | None) -> bool:
+    """Tell whether one was certainly before the other; False where one is not known."""
+    return moment is not None and other is not None and _last(moment) <= other and moment < other
+
+
+def _is_at_work(host: HyperV, job: str | None) -> bool:
+    """Tell whether the host still works on a job; one that it lists no more has ended."""
+    own = _job(list_jobs(host), job) if job is not None else None
+    return own is not None and not own.is_over
 
 
 def _job(jobs: Iterable[SeenJob], job_id: str | None) -> SeenJob | None:

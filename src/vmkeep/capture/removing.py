@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
-from vmkeep.errors import VmkeepError
 from vmkeep.host.hyperv import (
     CheckpointMissing,
-    CheckpointUnidentified,
     HyperV,
     HyperVError,
     MergeUnfinished,
@@ -23,24 +20,11 @@ from vmkeep.host.hyperv import (
 )
 from vmkeep.host.hyperv.jobs import Kind, pauses
 from vmkeep.host.hyperv.states import DELETING_CHECKPOINT, MERGING
-from vmkeep.host.wsman import (
-    HostBusy,
-    HostError,
-    HostFault,
-    HostUnreachable,
-    InstanceMissing,
-    RightMissing,
-    UnknownToHost,
-)
+from vmkeep.host.wsman import HostError
 from vmkeep.model.facts import CheckpointFacts
 
 HostTrouble = (HyperVError, HostError)
 """What a host can answer that must not keep a run from cleaning up the rest."""
-
-# A call that reached the host shows in the VM's state by then.
-_UNDER_WAY_S: Final = 5.0
-# After these a call has certainly not begun: it was refused, or never arrived.
-_NOT_BEGUN: Final = (HostBusy, HostFault, HostUnreachable, InstanceMissing, RightMissing, UnknownToHost)
 
 
 @dataclass(frozen=True)
@@ -64,16 +48,6 @@ def await_merge(host: HyperV, vm_id: str, layers: Mapping[str, str], limit_s: fl
     return Merge(True)
 
 
-def went_by_conversion(host: HyperV, checkpoint: CheckpointFacts) -> bool:
-    """Wait for the end of a conversion that may be under way; tell whether the checkpoint went with it."""
-    for waited in pauses(host.clock, Kind.CONVERT.limit_s):
-        if not is_there(host, checkpoint.id):
-            return True
-        if waited >= _UNDER_WAY_S and read_power_state(host, checkpoint.vm_id).phase is None:
-            return False
-    return False
-
-
 def layers_above(host: HyperV, checkpoint: CheckpointFacts) -> Mapping[str, str]:
     """Return the layers that have to vanish after a checkpoint, which still exists; none if it has gone."""
     try:
@@ -91,24 +65,12 @@ def unheard(host: HyperV) -> HyperV:
     return HyperV(host.client, host.clock, nobody)
 
 
-def has_begun(error: BaseException) -> bool:
-    """Tell whether the call that failed so may have made a checkpoint, or may still make one.
-
-    What the call itself refused has begun nothing: an unmarked checkpoint that is
-    there all the same is somebody else's.
-    """
-    if isinstance(error, VmkeepError) and {"job", "error_code"} & set(error.context):
-        return True
-    if isinstance(error, HyperVError):
-        return isinstance(error, CheckpointUnidentified)
-    return not isinstance(error, _NOT_BEGUN)
-
-
 def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> bool:
-    """Remove a checkpoint that is known to be ours, whether its name got its mark or not; False if gone.
+    """Remove a checkpoint that is known to be ours, whether its name got its mark or not.
 
-    Safe to repeat, also while the host is still at it: it refuses a second call until the first
-    has ended. Raises NotOurs if its name is neither the one it was made with nor our mark.
+    False if it was gone, or went by something that the host was already doing. Safe to repeat,
+    also while the host is still at it: it refuses a second call until the first has ended.
+    Raises NotOurs if its name is neither the one it was made with nor our mark.
     """
     refusal: VmBusy | None = None
     for waited in pauses(host.clock, Kind.DESTROY.limit_s):
@@ -116,13 +78,13 @@ def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> boo
             now = read_checkpoint(host, checkpoint.id)
             return destroy_checkpoint(host, now if now.name == owner.name else checkpoint)
         except CheckpointMissing:
-            return refusal is not None
+            return False
         except VmBusy as error:
             refusal = error
             if read_power_state(host, checkpoint.vm_id).phase not in (DELETING_CHECKPOINT, MERGING):
                 if is_there(host, checkpoint.id):
                     raise
-                return True  # it has just ended
+                return False  # what the host was doing has just ended
         host.watch(Waiting(Kind.DESTROY.words, waited))
     assert refusal is not None, "the loop was gone through"
     raise refusal

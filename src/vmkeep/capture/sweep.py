@@ -17,7 +17,9 @@ from vmkeep.capture.claims import (
     claim_checkpoint,
     claim_point,
     has_settled,
+    is_being_converted,
     is_being_made,
+    went_by_conversion,
 )
 from vmkeep.capture.removing import HostTrouble, await_merge, destroy_ours, layers_above
 from vmkeep.capture.states import ASKED, ASKING, DECIDED, MADE, RELEASING, HoldState
@@ -27,6 +29,7 @@ from vmkeep.host.hyperv import (
     ReferencePoint,
     VmNotFound,
     destroy_reference_point,
+    is_there,
     list_recovery_checkpoints,
     read_merge,
     read_power_state,
@@ -37,6 +40,7 @@ T = TypeVar("T", CheckpointFacts, ReferencePoint)
 
 _DOUBTFUL: Final = "it cannot be told from another program's"
 _BEING_MADE: Final = "the host is still making a checkpoint"
+_BEING_CONVERTED: Final = "the host is still making a reference point of the run's checkpoint"
 _NO_VM: Final = (
     "the host has no such VM any more, so nothing of the run is there; if it was moved, sweep its new host"
 )
@@ -280,8 +284,12 @@ class _Sweep:
     # --- checkpoints ------------------------------------------------------------------------
 
     def _checkpoints(self) -> list[Swept]:
+        trace = self._trace
+        if self._is_converting:
+            if self._dry_run and is_being_converted(self._host, trace.conversion.asked):
+                return [Swept("VM", trace.vm_id, "left", _BEING_CONVERTED)]
+            self._is_converted = self._has_converted()
         mine, swept = self._find()
-        self._is_converted = not mine and self._trace.converting
         for checkpoint in mine:
             if self._dry_run:
                 swept.append(Swept("checkpoint", checkpoint.id, "would be removed"))
@@ -289,14 +297,28 @@ class _Sweep:
                 continue
             try:
                 self._write_down(checkpoint)
-                was_there = destroy_ours(self._host, checkpoint, self._owner)
-                # Gone meanwhile: what the run asked for at last was done just now.
-                self._is_converted = self._trace.converting and not was_there
+                is_by_us = destroy_ours(self._host, checkpoint, self._owner)
             except HostTrouble as error:
                 swept.append(Swept("checkpoint", checkpoint.id, "failed", error.message))
-            else:
-                swept.append(Swept("checkpoint", checkpoint.id, "removed"))
+                continue
+            swept.append(Swept("checkpoint", checkpoint.id, "removed"))
+            if self._is_converting and not is_by_us:
+                # Whatever the host was doing: it may have been what the run asked for at last.
+                self._is_converted = self._has_converted()
         return swept
+
+    @property
+    def _is_converting(self) -> bool:
+        """Whether the run had asked for a conversion, and nobody wrote down what came of it."""
+        is_open = self._trace.converting and self._trace.state is HoldState.HELD
+        return is_open and not self._marked_only
+
+    def _has_converted(self) -> bool:
+        """Tell whether the checkpoint went with the conversion, before whose end nothing may be removed."""
+        conversion = self._trace.conversion
+        if self._dry_run:
+            return not is_there(self._host, conversion.checkpoint)
+        return went_by_conversion(self._host, conversion)
 
     def _write_down(self, checkpoint: CheckpointFacts) -> None:
         """Tell whoever looks after us which checkpoint we remove, and what has to be merged after it."""
@@ -339,7 +361,7 @@ class _Sweep:
         trace = self._trace
         new = [trace.reference_point] if trace.reference_point is not None else []
         swept: list[Swept] = []
-        if not new and self._is_converted and not self._marked_only and trace.state is HoldState.HELD:
+        if not new and self._is_converting:
             new, swept = self._converted()
         is_durable = trace.state is HoldState.TRACKED or not self._durable.isdisjoint(new)
         previous = [trace.previous] if trace.previous is not None else []
@@ -361,7 +383,10 @@ class _Sweep:
         """Find the reference point of a conversion that the run did not hear the end of."""
         # Later runs' own points are new, too.
         disowned = (*self._trace.disowned, *self._durable)
-        ours, doubtful = self._heard(claim_point(self._host, self._trace.conversion, disowned))
+        found = claim_point(self._host, self._trace.conversion, disowned)
+        if not self._is_converted:  # only what the host itself says to come of it can be its point
+            found = Claimed(found.ours) if found.is_proven else Claimed()
+        ours, doubtful = self._heard(found)
         told = [Swept("reference point", each.id, "left", _DOUBTFUL, is_asked=True) for each in doubtful]
         return [point.id for point in ours], told
 

@@ -1,14 +1,17 @@
 """What other programs make at the moment of a living run's call is not taken for what the call has made."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
 import pytest
 
+import vmkeep_lab
 from tests.lab_captures import OWNER, Doors, NotedJournal, QuickClock, doors
-from tests.lab_process import ForeignClient, Lab, embedded, reference, text
+from tests.lab_process import ForeignClient, Lab, embedded, reference, running_lab, text
 from vmkeep.capture.outcome import left_behind_by
 from vmkeep.capture.sweep import Swept, sweep
 from vmkeep.host.hyperv import CheckpointUnidentified
@@ -105,16 +108,32 @@ class Stranger:
         self._finish(service, "CreateReferencePoint", self._system, kind)
         return self.points[-1]
 
+    def convert(self, checkpoint: str) -> None:
+        self._finish("Msvm_VirtualSystemSnapshotService", "ConvertToReferencePoint", _affected(checkpoint))
+
     def remove(self, *, checkpoint: str = "", point: str = "") -> None:
         if checkpoint:
-            ref = reference(
-                "AffectedSnapshot", "Msvm_VirtualSystemSettingData", InstanceID=f"Microsoft:{checkpoint}"
-            )
-            self._finish("Msvm_VirtualSystemSnapshotService", "DestroySnapshot", ref)
+            self._finish("Msvm_VirtualSystemSnapshotService", "DestroySnapshot", _affected(checkpoint))
         if point:
             client = ForeignClient(self._lab)
             client.destroy_reference_point(point)
             client.close()
+
+
+def _affected(checkpoint: str) -> str:
+    return reference(
+        "AffectedSnapshot", "Msvm_VirtualSystemSettingData", InstanceID=f"Microsoft:{checkpoint}"
+    )
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A host that converts slowly enough for somebody to come meanwhile."""
+    scenario = (Path(vmkeep_lab.__file__).parent / "scenario" / "demo.toml").read_text("utf-8")
+    slow = re.sub(r"convert_s = [0-9.]+", "convert_s = 1.0", scenario)
+    assert slow != scenario
+    with running_lab(slow, tmp_path_factory.mktemp("slow") / "state") as lab:
+        yield lab
 
 
 @pytest.fixture
@@ -154,6 +173,20 @@ def test_a_point_whose_call_alone_explains_it_is_built_on(lab: Lab, host: Doors,
     (ours,) = [f"Microsoft:{each}" for each in stranger.points if each in released.tracking.reference_point]
     assert host.journal.records[-1][1]["reference_point"] == ours
     stranger.remove(point=ours)
+
+
+def test_a_point_that_the_host_never_named_goes_and_is_not_built_on(
+    lab: Lab, host: Doors, stranger: Stranger
+) -> None:
+    before = stranger.points
+    with host.hold(VM) as held:
+        lab.control.ask("push", seconds=400.0)  # the host forgets the jobs of before
+        lose(lab, "ConvertToReferencePoint", "close after")
+        released = held.release(track=True)
+    assert released.tracking is None
+    assert released.why_untracked is not None and released.why_untracked.code == "rct-not-converted"
+    assert stranger.points == before
+    assert host.journal.records[-1][1]["reference_point"], "its removal was announced"
 
 
 @pytest.mark.parametrize("first", ["theirs", "ours"])

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.quick
 VM = "AAAAAAAA-0000-4000-8000-00000000000A"
 MADE = "Microsoft:BBBBBBBB-0000-4000-8000-00000000000B"
 OTHER = "Microsoft:CCCCCCCC-0000-4000-8000-00000000000C"
-OURS, THEIRS = "0f-ours", "1e-theirs"
+OURS, THEIRS, WITNESS = "0f-ours", "1e-theirs", "3c-creation"
 SINCE = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -51,10 +51,36 @@ def test_what_another_job_has_made_is_not_ours() -> None:
 
 @pytest.mark.parametrize(
     ("created", "verdict"),
-    [(9.9, Verdict.STRANGER), (10, Verdict.PROVEN), (20, Verdict.PROVEN), (20.1, Verdict.STRANGER)],
+    [(9.9, Verdict.STRANGER), (10.1, Verdict.PROVEN), (20.1, Verdict.PROVEN), (20.2, Verdict.STRANGER)],
 )
 def test_a_job_that_failed_may_have_made_what_is_as_old_as_it(created: float, verdict: Verdict) -> None:
+    assert of_checkpoint(created, job(OURS, 10.1, 20.1), our_job=OURS) is verdict
+
+
+@pytest.mark.parametrize(
+    ("created", "verdict"),
+    [
+        (9, Verdict.STRANGER),
+        (10, Verdict.DOUBTFUL),  # the job may have begun at 10.9, and this been made at 10.1
+        (11, Verdict.PROVEN),
+        (19, Verdict.PROVEN),
+        (20, Verdict.DOUBTFUL),
+        (21, Verdict.STRANGER),
+    ],
+)
+def test_a_host_that_tells_whole_seconds_leaves_the_first_and_the_last_one_open(
+    created: float, verdict: Verdict
+) -> None:
     assert of_checkpoint(created, job(OURS, 10, 20), our_job=OURS) is verdict
+
+
+def test_what_began_in_the_very_second_of_the_call_is_not_before_it() -> None:
+    began = job("made", 0, 1, [MADE])
+    conversion = Conversion(Asked(VM, (), at(0.4)), "Microsoft:CC", 1)
+    made = ReferencePoint(MADE, VM, "", 2, (), ("rct",))
+    assert judge_point(made, conversion, [began], at(20)) is Verdict.CONCLUDED
+    checkpoint = CheckpointFacts(MADE, VM, "web", "recovery", created=at(0))
+    assert judge_checkpoint(checkpoint, Asked(VM, (), at(0.4)), [began]) is Verdict.CONCLUDED
 
 
 def test_a_job_that_is_at_work_has_made_nothing_yet() -> None:
@@ -112,7 +138,7 @@ def of_point(
     is_crash_asked: bool = True,
 ) -> Verdict:
     made = ReferencePoint(MADE, VM, "", level, settings, ("rct",) * len(settings))
-    conversion = Conversion(Asked(VM, (), SINCE, our_job), OTHER, 1, is_crash_asked)
+    conversion = Conversion(Asked(VM, (), SINCE, our_job), OTHER, 1, is_crash_asked, WITNESS)
     return judge_point(made, conversion, jobs, at(later))
 
 
@@ -145,14 +171,35 @@ def test_a_conversion_that_made_nothing_explains_no_point() -> None:
 
 def test_a_conversion_nobody_heard_of_needs_a_job_of_that_moment() -> None:
     assert of_point() is Verdict.DOUBTFUL
-    assert of_point(job(THEIRS, 1, 2, [MADE])) is Verdict.PROVEN, "nothing else took our checkpoint"
-    assert of_point(job(THEIRS, 1, 2, [MADE]), later=301) is Verdict.CONCLUDED, "some jobs are forgotten"
+    assert of_point(job(THEIRS, 1, 2, [MADE])) is Verdict.CONCLUDED
     assert of_point(job(THEIRS, 1, 2, [MADE]), job("2d-later", 3, 4)) is Verdict.CONCLUDED
     assert of_point(job(THEIRS, -1, 2, [MADE])) is Verdict.STRANGER
     assert of_point(job(THEIRS, 300, 301, [MADE])) is Verdict.DOUBTFUL
 
 
-@pytest.mark.parametrize(("vm", "verdict"), [(VM, Verdict.DOUBTFUL), (None, Verdict.DOUBTFUL), (OTHER, None)])
-def test_a_job_between_may_be_what_took_our_checkpoint_away(vm: str | None, verdict: Verdict | None) -> None:
-    between = job("2d-removed", 1, 2, vm=vm)
-    assert of_point(between, job(THEIRS, 3, 4, [MADE])) is (verdict or Verdict.PROVEN)
+def test_the_only_job_since_our_call_is_ours_as_long_as_one_of_before_is_listed() -> None:
+    witness = job(WITNESS, -100, -90)
+    assert of_point(witness, job(THEIRS, 1, 2, [MADE])) is Verdict.PROVEN
+    assert of_point(job("3c-another", -100, -90), job(THEIRS, 1, 2, [MADE])) is Verdict.CONCLUDED
+    assert of_point(witness, job("2d-later", 4, 5), job(THEIRS, 1, 2, [MADE])) is Verdict.CONCLUDED
+
+
+@pytest.mark.parametrize(
+    ("began", "vm", "verdict"),
+    [
+        (1, VM, Verdict.DOUBTFUL),
+        (1, None, Verdict.DOUBTFUL),
+        (3, VM, Verdict.DOUBTFUL),  # in one second: nobody knows which was first
+        (1, OTHER, Verdict.CONCLUDED),
+        (4, VM, Verdict.CONCLUDED),
+    ],
+)
+def test_a_job_between_may_be_what_took_our_checkpoint_away(
+    began: float, vm: str | None, verdict: Verdict
+) -> None:
+    between = job("2d-removed", began, 5, vm=vm)
+    assert of_point(between, job(THEIRS, 3, 6, [MADE])) is verdict
+
+
+def test_a_job_that_was_over_before_our_call_took_nothing_of_ours() -> None:
+    assert of_point(job("2d-removed", -3, -1), job(THEIRS, 3, 4, [MADE])) is Verdict.CONCLUDED

@@ -45,7 +45,7 @@ from vmkeep.host.hyperv.errors import (
 )
 from vmkeep.host.hyperv.hosttime import read_host_time
 from vmkeep.host.hyperv.inventory import Inventory, take_inventory, with_guests
-from vmkeep.host.hyperv.jobs import HyperV, Outcome, Waiting
+from vmkeep.host.hyperv.jobs import Fate, HyperV, Outcome, Waiting
 from vmkeep.host.hyperv.joining import is_foreign
 from vmkeep.host.hyperv.merging import MergeState, layers_of, read_merge, wait_for_merge
 from vmkeep.host.hyperv.one_vm import read_vm
@@ -69,6 +69,7 @@ __all__ = [
     "CheckpointWish",
     "CheckpointsDisabled",
     "DiskFile",
+    "Fate",
     "FileInUse",
     "GuestNotQuiesced",
     "HostDenied",

@@ -29,7 +29,7 @@ from vmkeep.host.hyperv.errors import (
     SettingIgnored,
     VmBusy,
 )
-from vmkeep.host.hyperv.jobs import Accepted, HyperV, Kind, Outcome, outlast, pauses, perform, unheard
+from vmkeep.host.hyperv.jobs import Fate, HyperV, Kind, Outcome, outlast, pauses, perform
 from vmkeep.host.hyperv.owners import Owner
 from vmkeep.host.hyperv.placing import read_placed
 from vmkeep.host.hyperv.settings import (
@@ -100,13 +100,13 @@ def create_checkpoint(
     *,
     known_before: Collection[str],
     name: str | None = None,
-    accepted: Accepted = unheard,
+    fate: Fate | None = None,
 ) -> CheckpointFacts:
     """Make a recovery checkpoint and return it with its disks, not yet marked as ours.
 
     Only what the host names as made by this call is returned. ``name`` is what people
     call the VM. ``known_before`` holds the ids of the VM's recovery checkpoints before
-    the call: write them down first. ``accepted`` hears of the job at once. Never repeat
+    the call: write them down first. ``fate`` tells how far it came, whatever happens. Never repeat
     it without looking, but after HostBusy and HostUnreachable that know of no job: then
     nothing was asked. Raises the error the host's codes stand for, CheckpointsDisabled,
     JobOverdue; OutcomeUnknown, ActionHappened and CheckpointUnidentified where the host
@@ -127,7 +127,7 @@ def create_checkpoint(
     }
     called = f"VM {vm_id}" if name is None else f"the VM {name!r} ({vm_id.lower()})"
     try:
-        done = perform(host, CREATE_CHECKPOINT, arguments, Kind.CREATE, called, accepted)
+        done = perform(host, CREATE_CHECKPOINT, arguments, Kind.CREATE, called, fate)
     except HyperVError as error:
         raise _refined(host, vm_id, error) from error
     if done.outcome is Outcome.VANISHED:

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
-from vmkeep.clock import Clock
+from vmkeep.clock import Clock, unwatched
 from vmkeep.errors import VmkeepError
 from vmkeep.host.hyperv.classes import GET_ERROR, Call
 from vmkeep.host.hyperv.codes import DONE, HRESULTS, JOB_STARTED, hresults_in, judge, refusal, spelled
@@ -20,18 +20,25 @@ from vmkeep.host.hyperv.errors import HyperVError, JobOverdue
 from vmkeep.host.wsman import (
     Argument,
     Client,
+    ClocksDisagree,
     ConnectionLost,
+    EndpointUnusable,
     EnumerationLost,
     HostBusy,
     HostError,
     HostFault,
+    HostNotTrusted,
     HostTimedOut,
     HostUnreachable,
     Instance,
     InstanceMissing,
+    LoginImpossible,
+    LoginRefused,
     OutcomeUnknown,
     Ref,
     Result,
+    RightMissing,
+    UnknownToHost,
 )
 
 T = TypeVar("T")
@@ -47,6 +54,19 @@ _COMPLETED_WITH_WARNINGS: Final = 32768
 SILENCE: Final = (ConnectionLost, EnumerationLost, HostTimedOut, HostUnreachable, HostBusy)
 # The part of it after which a method has certainly not run, and may be called again.
 NOT_RUN: Final = (HostUnreachable, HostBusy)
+# After these a method has certainly not begun: it was refused, or never arrived.
+_NOT_BEGUN: Final = (
+    *NOT_RUN,
+    ClocksDisagree,
+    EndpointUnusable,
+    HostFault,
+    HostNotTrusted,
+    InstanceMissing,
+    LoginImpossible,
+    LoginRefused,
+    RightMissing,
+    UnknownToHost,
+)
 LONGEST_SILENCE_S: Final = 300.0
 
 
@@ -91,12 +111,24 @@ def _nobody(_: Waiting) -> None:
     return
 
 
-Accepted: TypeAlias = Callable[[str], None]
-"""Hears the id of the job, as soon as the host has named it: the place to write it down."""
+class Fate:
+    """How far a call is known to have come that cannot simply be repeated; in doubt, further.
 
+    ``may_have_run``: it was handed to the network, and nothing proves that the host refused or
+    never got it. ``job`` is the id of the one the host answered with; ``accepted`` hears of it
+    at once: the place to write it down.
+    """
 
-def unheard(_: str) -> None:
-    """Let a job's id be nobody's concern."""
+    def __init__(self, accepted: Callable[[str], None] | None = None) -> None:
+        self.may_have_run = False
+        self.job: str | None = None
+        self._accepted = accepted
+
+    def take(self, job: str) -> None:
+        """Keep the job, and tell of it."""
+        self.job = job.lower()
+        if self._accepted is not None:
+            self._accepted(job)
 
 
 @dataclass(frozen=True)
@@ -130,9 +162,9 @@ def perform(
     arguments: Mapping[str, Argument],
     kind: Kind,
     subject: str,
-    accepted: Accepted = unheard,
+    fate: Fate | None = None,
 ) -> Done:
-    """Call a service's method and wait until it has ended.
+    """Call a service's method and wait until it has ended; ``fate`` is kept for whoever is stopped meanwhile.
 
     Raises the error its code or HRESULT stands for (:mod:`codes`), JobOverdue,
     and OutcomeUnknown or ActionHappened if the call may have run or did run and
@@ -143,22 +175,38 @@ def perform(
     if not call.reads:
         host.watch(Waiting(kind.words, 0.0))
     try:
-        result = outlast(host, lambda: host.client.invoke(call.target, call.method, arguments), silence)
+        result = outlast(host, lambda: _send(host, call, arguments, fate), silence)
     except HostFault as fault:
         raise _from_fault(fault, what) from fault
     if result.return_value == DONE:
         return Done(Outcome.COMPLETED, result, None)
     if result.return_value != JOB_STARTED:
+        if fate is not None:
+            fate.may_have_run = False
         raise refusal(f"cannot {what}", result.return_value)
     job = result.ref_or_none("Job") if "Job" in result else None
     if job is None:  # a job that cannot be asked: only the object itself can tell
         return Done(Outcome.VANISHED, result, None)
     try:
-        accepted(job_id(job))
+        if fate is not None:
+            fate.take(job_id(job))
         return Done(wait_for_job(host, job, kind, subject), result, job)
     except VmkeepError as error:
         # Whatever kept us from hearing of the job: the call itself was accepted.
         error.context.setdefault("job", str(job))
+        raise
+
+
+def _send(host: HyperV, call: Call, arguments: Mapping[str, Argument], fate: Fate | None) -> Result:
+    """Send the call; where its fate matters nobody stops the wait for the answer, which names the job."""
+    if fate is None:
+        return host.client.invoke(call.target, call.method, arguments)
+    fate.may_have_run = True
+    try:
+        with host.client.looking(unwatched):
+            return host.client.invoke(call.target, call.method, arguments)
+    except _NOT_BEGUN:
+        fate.may_have_run = False
         raise
 
 

@@ -18,7 +18,7 @@ from vmkeep.host.hyperv.classes import (
 from vmkeep.host.hyperv.created import after_lost_answer, is_among, named_by_host
 from vmkeep.host.hyperv.disks import slot_of
 from vmkeep.host.hyperv.errors import CheckpointMissing, CheckpointUnidentified, HyperVError, OperationFailed
-from vmkeep.host.hyperv.jobs import Accepted, Done, HyperV, Kind, Outcome, outlast, perform, unheard
+from vmkeep.host.hyperv.jobs import Done, Fate, HyperV, Kind, Outcome, outlast, perform
 from vmkeep.host.hyperv.states import read_power_state
 from vmkeep.host.wsman import ActionHappened, Instance, InstanceMissing, OutcomeUnknown, Ref, quoted
 from vmkeep.model.facts import CheckpointFacts, DiskFacts
@@ -60,21 +60,21 @@ def convert_checkpoint(
     checkpoint: CheckpointFacts,
     *,
     known_before: Collection[str],
-    accepted: Accepted = unheard,
+    fate: Fate | None = None,
 ) -> ReferencePoint:
     """Turn a checkpoint into a reference point; the checkpoint goes, and its merge begins (:mod:`merging`).
 
     Only what the host names as made by this call is returned. Whether the checkpoint has
     gone the wait for that merge tells: the point's id must not be lost over it.
     ``known_before`` holds the ids of the VM's reference points before the call: write them
-    down first. ``accepted`` hears of the job at once. Raises CheckpointMissing if the
+    down first. ``fate`` tells how far it came, whatever happens. Raises CheckpointMissing if the
     checkpoint is gone already, and the error the host's codes stand for; OutcomeUnknown,
     ActionHappened and CheckpointUnidentified where the host does not say what it has made.
     """
     if not is_there(host, checkpoint.id):
         raise CheckpointMissing(f"the checkpoint {checkpoint.name!r} is gone.")
     arguments = {"AffectedSnapshot": SETTINGS.ref(checkpoint.id)}
-    done = perform(host, CONVERT_CHECKPOINT, arguments, Kind.CONVERT, checkpoint.name, accepted)
+    done = perform(host, CONVERT_CHECKPOINT, arguments, Kind.CONVERT, checkpoint.name, fate)
     if done.outcome is Outcome.VANISHED:
         raise OutcomeUnknown(
             f"the job that should convert {checkpoint.name!r} is gone; nobody knows its end."

@@ -1,5 +1,7 @@
 """Waits for jobs: how they end, how long, what is said when they fail."""
 
+from contextlib import suppress
+
 import pytest
 
 from tests.fakes.hyperv_host import Called, TableHost, embedded, returns
@@ -7,7 +9,7 @@ from tests.fakes.hyperv_rows import job, job_ref
 from tests.fakes.wsman_host import Question, Reply, fault
 from vmkeep.host.hyperv import errors
 from vmkeep.host.hyperv.classes import DESTROY_CHECKPOINT, SETTINGS
-from vmkeep.host.hyperv.jobs import Kind, Outcome, perform
+from vmkeep.host.hyperv.jobs import Fate, Kind, Outcome, perform
 from vmkeep.host.wsman import HostFault, HostUnreachable, OutcomeUnknown
 
 pytestmark = pytest.mark.quick
@@ -222,6 +224,64 @@ def test_a_listener_may_end_the_wait() -> None:
             Kind.DESTROY,
             "it",
         )
+
+
+class Interrupted(BaseException):
+    """Somebody ends the process's patience, at the worst moment."""
+
+
+def _interrupt(_: object) -> None:
+    raise Interrupted
+
+
+@pytest.mark.parametrize("answer", [returns(32775), fault(0x80041001), fault(0x80070020)])
+def test_what_was_refused_has_not_run(answer: Reply) -> None:
+    host, fate = TableHost(), Fate()
+    host.on(DESTROY, answer)
+    with pytest.raises((errors.HyperVError, HostFault)):
+        make(host, fate)
+    assert (fate.may_have_run, fate.job) == (False, None)
+
+
+def test_what_never_arrived_has_not_run() -> None:
+    host, fate = TableHost(), Fate()
+    cut(host, 3600, "/DestroySnapshot")
+    with pytest.raises(HostUnreachable):
+        make(host, fate)
+    assert not fate.may_have_run
+
+
+@pytest.mark.parametrize("answer", [Reply("<s:nonsense/>"), returns(0)])
+def test_what_was_sent_may_have_run_whoever_heard_of_it(answer: Reply) -> None:
+    host, fate = TableHost(), Fate()
+    host.on(DESTROY, answer)
+    with suppress(OutcomeUnknown):
+        make(host, fate)
+    assert (fate.may_have_run, fate.job) == (True, None)
+
+
+def test_a_call_that_was_stopped_in_the_middle_may_have_run() -> None:
+    host, fate = TableHost(), Fate()
+    host.on(DESTROY, returns(4096, Job=job_ref("J1")))
+    host.before = _interrupt
+    with pytest.raises(Interrupted):
+        make(host, fate)
+    assert fate.may_have_run
+
+
+def test_the_job_is_told_before_anything_else_can_fail() -> None:
+    host, told = TableHost(), list[str]()
+    fate = Fate(told.append)
+    host.on(ERROR, returns(0, Errors=[]))
+    started(host, {"state": 10, "ErrorCode": 32774})
+    with pytest.raises(errors.VmBusy):
+        make(host, fate)
+    assert (fate.may_have_run, fate.job, told) == (True, "j1", ["J1"]), "it may have made something first"
+
+
+def make(host: TableHost, fate: Fate) -> None:
+    arguments = {"AffectedSnapshot": SETTINGS.ref("Microsoft:1")}
+    perform(host.hyperv(), DESTROY_CHECKPOINT, arguments, Kind.DESTROY, "the checkpoint", fate)
 
 
 def test_what_is_called_is_what_annex_a_says() -> None:

@@ -1,0 +1,132 @@
+"""A conversion that goes on, or only begins, when nobody expects it: its reference point does not stay."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.capture.test_strangers import VM, Announced, Stranger, lose
+from tests.lab_captures import OWNER, Doors, NotedJournal, QuickClock, doors
+from tests.lab_process import Lab, running_lab
+from vmkeep.capture.sweep import sweep
+
+CONVERT_S = 2.0
+# Slow enough for a sweep to come meanwhile.
+SCENARIO = f"""
+title = "A host that converts slowly"
+
+[host]
+name = "HV01"
+build = 17763
+
+[behaviour]
+convert_s = {CONVERT_S}
+
+[[vm]]
+name = "{VM}"
+[[vm.disk]]
+name = "one"
+size_mib = 8
+used_mib = 2
+"""
+
+
+class Dead(BaseException):
+    """Stands for the end of the process: no clean-up of the hold is run."""
+
+
+class Dying(NotedJournal):
+    """A run that is killed right behind the host's answer to its conversion, and writes nothing any more."""
+
+    is_dead = False
+
+    def step(self, name: str, detail: Mapping[str, Any]) -> None:
+        if self.is_dead:
+            raise Dead
+        super().step(name, detail)
+        self.is_dead = name == "hold-asked" and "hold-held" in self.steps
+        if self.is_dead:
+            raise Dead
+
+
+@pytest.fixture
+def slow_lab(tmp_path: Path) -> Iterator[Lab]:
+    with running_lab(SCENARIO, tmp_path / "state") as lab:
+        yield lab
+
+
+@pytest.fixture
+def slow_host(slow_lab: Lab) -> Iterator[Doors]:
+    with doors(slow_lab.facts, QuickClock(10.0)) as host:
+        yield host
+
+
+def is_at_work(lab: Lab) -> bool:
+    return any(job["state"] in (2, 3, 4) for job in lab.control.ask("state")["jobs"])
+
+
+@pytest.fixture
+def dead_journal(slow_lab: Lab, slow_host: Doors) -> NotedJournal:
+    """The journal of a run that was killed while the host converts."""
+    slow_host.journal = Dying()
+    held = slow_host.hold(VM)
+    with pytest.raises(Dead):
+        held.release(track=True)
+    assert slow_host.journal.steps[-2:] == ["hold-releasing", "hold-asked"]
+    assert is_at_work(slow_lab), "the host has ended too early for what is to be shown"
+    return slow_host.journal
+
+
+def test_a_sweep_waits_for_the_conversion_of_a_dead_run_and_removes_its_point(
+    slow_lab: Lab, slow_host: Doors, dead_journal: NotedJournal
+) -> None:
+    stranger = Stranger(slow_lab, slow_host.vm(VM).vm.id)
+    records = dead_journal.records
+    looked = sweep(slow_host.host, records, OWNER, dry_run=True)
+    assert (looked[0].what, looked[0].outcome) == ("VM", "left")
+    assert "still making a reference point" in looked[0].why
+    swept = sweep(slow_host.host, records, OWNER, note=lambda *record: records.append(record))
+    assert [(each.what, each.outcome) for each in swept if each.what == "reference point"] == [
+        ("reference point", "removed")
+    ]
+    assert not is_at_work(slow_lab)
+    assert (stranger.points, stranger.checkpoints) == ([], [])
+    assert all(each.is_clean for each in swept)
+
+
+def test_a_sweep_that_dies_meanwhile_has_not_made_the_next_one_forget(
+    slow_lab: Lab, slow_host: Doors, dead_journal: NotedJournal
+) -> None:
+    records = dead_journal.records
+    with doors(slow_lab.facts, _Killed()) as killed, pytest.raises(Dead):
+        sweep(killed.host, records, OWNER, note=lambda *record: records.append(record))
+    assert is_at_work(slow_lab)
+    sweep(slow_host.host, records, OWNER, note=lambda *record: records.append(record))
+    stranger = Stranger(slow_lab, slow_host.vm(VM).vm.id)
+    assert (stranger.points, stranger.checkpoints) == ([], [])
+
+
+class _Killed(QuickClock):
+    """The end of the process at its first wait."""
+
+    def sleep(self, seconds: float) -> None:
+        raise Dead
+
+
+def test_a_lost_conversion_that_begins_a_minute_later_leaves_no_point(lab: Lab, host: Doors) -> None:
+    stranger = Stranger(lab, host.vm(VM).vm.id)
+    before = stranger.points
+
+    def arrive() -> None:  # what was lost on the way gets there after all
+        stranger.convert(stranger.checkpoints[-1])
+
+    def lost() -> None:
+        lose(lab, "ConvertToReferencePoint", "close before")
+
+    host.journal = Announced({"convert": lost, "destroy": arrive})
+    with host.hold(VM) as held:
+        released = held.release(track=True)
+    assert released.tracking is None
+    assert stranger.points == before
+    assert host.ours() == []
