@@ -114,6 +114,9 @@ class Moments:
 
 
 def _is_meant(frame: FrameType) -> bool:
+    # What is raised while a generator that nobody needs is thrown away the interpreter ignores.
+    if frame.f_code.co_name == "<genexpr>":
+        return False
     name = frame.f_code.co_filename
     caller = frame.f_back
     return name in _TRACED or (
