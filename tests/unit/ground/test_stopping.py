@@ -95,6 +95,28 @@ def test_inside_what_may_be_stopped_it_is_at_once(given: str) -> None:
     assert done == ["held back"]
 
 
+def test_blocks_of_both_kinds_in_one_another_end_as_they_began() -> None:
+    done: list[str] = []
+    with pytest.raises(stopping.Stopped), stopping.held_back():
+        with stopping.at_once():
+            with stopping.held_back():
+                done.append("inner")
+            stopping.look()
+        stop()
+        done.append("held back")
+    assert done == ["inner", "held back"]
+
+
+def test_what_was_let_through_and_is_ended_late_holds_nothing_back() -> None:
+    """So it is where the signal comes between the generator of a block and its with statement."""
+    with stopping.held_back():
+        let_through = stopping.at_once()
+        let_through.__enter__()
+    del let_through
+    with pytest.raises(stopping.Stopped):
+        stop()
+
+
 def test_behind_what_may_be_stopped_it_is_held_back_again() -> None:
     done: list[str] = []
     with pytest.raises(stopping.Stopped):
