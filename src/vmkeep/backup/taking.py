@@ -3,7 +3,8 @@
 The same for files and for a VM on a host: who holds it, and what of it is read, is decided before.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -16,6 +17,8 @@ from vmkeep.backup.reading import SourceReads
 from vmkeep.backup.watched import UNWATCHED, HoldWatch
 from vmkeep.capture.folder import HeldDisk, HeldFile
 from vmkeep.clock import Clock
+from vmkeep.formats.errors import FormatError
+from vmkeep.host.files.errors import HostReadFailed
 from vmkeep.model.consistency import Consistency
 from vmkeep.model.plan import Increment, Method, Plan, VmRef
 from vmkeep.model.point import Claim, RestorePoint, StoredDisk, StoredFile
@@ -100,12 +103,13 @@ class Taking:
             SourceReads(self.pace, self.watch) as reads,
         ):
             self.journal.step("writing", {"disks": [disk.name for disk in held.disks], "bytes": to_read})
-            each = zip(held.disks, work, strict=True)
-            disks = reads.side_by_side(partial(self._write_disk, writer, reads, *one) for one in each)
-            self.watch.fully()
-            files = self._write_files(writer, reads, held)
-            self.progress.end()
-            audit = self._audit(writer, reads, held, disks, files)
+            with _moved_or_not(held):
+                each = zip(held.disks, work, strict=True)
+                disks = reads.side_by_side(partial(self._write_disk, writer, reads, *one) for one in each)
+                self.watch.fully()
+                files = self._write_files(writer, reads, held)
+                self.progress.end()
+                audit = self._audit(writer, reads, held, disks, files)
             self.progress.begin(f"sealing {self.vm.name}", None)
             # Last before publishing: it also vouches for what the audit read.
             self.watch.fully()
@@ -187,12 +191,7 @@ class Taking:
             reads.give_up,
             self.watch,
         )
-        try:
-            return auditor.audit(parts, self.reread)
-        except (AuditFailed, ObjectLost):
-            # Where somebody wrote into the source, that is what is to be told.
-            held.check()
-            raise
+        return auditor.audit(parts, self.reread)
 
     def _write_disk(
         self, writer: Writer, reads: SourceReads, disk: HeldDisk, work: DiskWork
@@ -225,6 +224,17 @@ class Taking:
             written.append((StoredFile(file.name, file.role, size, stored.root), stored))
             self.journal.renew()
         return written
+
+
+@contextmanager
+def _moved_or_not(held: Hold) -> Iterator[None]:
+    """Raise SourceChanged instead, where the source changed and may read wrongly, or not at all, for that."""
+    try:
+        yield
+    except (AuditFailed, ObjectLost, FormatError, HostReadFailed):
+        # A file that was cut under the hold reads like a damaged one.
+        held.check()
+        raise
 
 
 def method_of(plan: Plan) -> Method:
