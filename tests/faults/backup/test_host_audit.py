@@ -198,7 +198,27 @@ def test_a_frozen_file_that_is_cut_is_told_as_one_that_was_written(
         host.is_clean()
 
 
+def test_a_frozen_file_whose_record_alone_changes_is_the_same(lab: Lab, host: Host) -> None:
+    """As when a VM is started under the hold, whose account the host lets in first (believed.md 69)."""
+    path = lab.real(host.state("off")["disks"][0]["leaf"])
+    before = path.stat()
+
+    def touch() -> None:
+        path.chmod(before.st_mode ^ 0o004)
+
+    meeting = Meeting("reading again", 0, touch)
+    try:
+        outcome = host.take("off", progress=meeting)
+        assert meeting.met
+        assert path.stat().st_ctime_ns > before.st_ctime_ns
+    finally:
+        path.chmod(before.st_mode)
+    assert outcome.exit_code is ExitCode.OK
+    host.holds(outcome.sealed)
+
+
 def test_a_write_that_leaves_no_trace_in_the_times_is_found_by_the_audit(lab: Lab, host: Host) -> None:
+    """And by nothing else: the limit of the hold check that docs/architecture.md names."""
     path = lab.real(host.state("off")["disks"][0]["leaf"])
 
     def write() -> None:
