@@ -15,10 +15,9 @@ from vmkeep.backup.audit import Audit, Auditor, Held
 from vmkeep.backup.errors import AuditFailed, RunRefused
 from vmkeep.backup.reading import SourceReads
 from vmkeep.backup.watched import UNWATCHED, HoldWatch
+from vmkeep.capture.errors import MISREAD
 from vmkeep.capture.folder import HeldDisk, HeldFile
 from vmkeep.clock import Clock
-from vmkeep.formats.errors import FormatError
-from vmkeep.host.files.errors import HostReadFailed
 from vmkeep.model.consistency import Consistency
 from vmkeep.model.plan import Increment, Method, Plan, VmRef
 from vmkeep.model.point import Claim, RestorePoint, StoredDisk, StoredFile
@@ -231,7 +230,7 @@ def _moved_or_not(held: Hold) -> Iterator[None]:
     """Raise SourceChanged instead, where the source changed and may read wrongly, or not at all, for that."""
     try:
         yield
-    except (AuditFailed, ObjectLost, FormatError, HostReadFailed):
+    except (AuditFailed, ObjectLost, *MISREAD):
         # A file that was cut under the hold reads like a damaged one.
         held.check()
         raise
