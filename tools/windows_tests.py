@@ -47,6 +47,7 @@ _ADDRESS: Final = "tests/unit/objectstore/test_address.py::"
 _HEADS: Final = "tests/unit/repository/test_heads.py::"
 _POINTS: Final = "tests/unit/repository/test_points.py::"
 _FOLDER: Final = "tests/unit/capture/test_folder.py::"
+_REPORT: Final = "tests/unit/cli/test_report_file.py::"
 _TARGET: Final = "tests/unit/formats/test_target.py::"
 _RESTORE_PLACES: Final = "tests/unit/restore/test_places.py::"
 _ANYTHING_ELSE: Final = (
@@ -79,6 +80,8 @@ DESELECTED: Final[Mapping[str, str]] = {
     _FOLDER + "test_a_folder_of_chains_opens_each_file_once": _HELD,
     "tests/unit/cli/test_frame.py::test_a_machine_without_a_place_for_its_memory_says_so": _PLACES,
     "tests/unit/cli/test_start.py::test_a_signal_while_modules_are_imported_ends_without_a_word": _KILL,
+    _REPORT + "test_a_new_report_holds_its_text_and_is_as_readable_as_the_user_makes_files": _LIMITS,
+    _REPORT + "test_what_is_no_file_is_not_even_opened": _FIFOS,
     _HEADS + "test_memory_is_for_its_owner_only": _LIMITS,
     "tests/unit/repository/test_journal.py::test_dead_process_of_this_machine_is_dead_at_once": _PROC,
     "tests/unit/repository/test_journal.py::test_living_process_of_this_machine_outlives_its_lease": _PROC,

@@ -60,6 +60,7 @@ def skipping(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_unexpected_skips_fail_a_run_on_ci(skipping: Path, workers: str) -> None:
     run = run_pytest(skipping, "-n", workers, CI="true")
@@ -70,17 +71,42 @@ def test_unexpected_skips_fail_a_run_on_ci(skipping: Path, workers: str) -> None
     assert re.search(r"1 passed, 4 skipped, 1 xfailed in", run.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_skips_elsewhere_are_counted_and_a_developers_settings_do_not_reach_the_tests(skipping: Path) -> None:
     run = run_pytest(skipping, VMKEEP_REPO="/somewhere")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "skips: 4" in run.stdout
 
 
+@pytest.mark.slow
 def test_known_failures_are_not_skips(tmp_path: Path) -> None:
     (tmp_path / "test_xfail.py").write_text("import pytest\n@pytest.mark.xfail\ndef test_a(): assert False\n")
     run = run_pytest(tmp_path, CI="true")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "skips: 0" in run.stdout
+
+
+MIXED = """\
+import pytest
+
+def test_a(): pass
+
+@pytest.mark.slow
+def test_b(): pass
+
+def test_c(): pass
+
+@pytest.mark.slow
+@pytest.mark.quick
+def test_d(): pass
+"""
+
+
+@pytest.mark.slow
+def test_what_is_slow_is_begun_first(tmp_path: Path) -> None:
+    (tmp_path / "test_mixed.py").write_text(MIXED)
+    run = run_pytest(tmp_path, "--collect-only", "-q")
+    assert re.findall(r"::(test_\w+)", run.stdout) == ["test_b", "test_d", "test_a", "test_c"]
 
 
 RANDOM_CHOICES = """\
@@ -101,6 +127,7 @@ def test_show():
 """
 
 
+@pytest.mark.slow
 def test_the_printed_seed_repeats_a_run(tmp_path: Path) -> None:
     (tmp_path / "test_random.py").write_text(RANDOM_CHOICES)
     first = run_pytest(tmp_path, "-s", CI="true")

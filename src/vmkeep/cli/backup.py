@@ -157,8 +157,9 @@ def backup(
     and a random part of it is examined. `--reread all` examines all that was read and all that was taken
     over; `vmkeep repo check --read-data all` reads the whole repository.
 
-    With -q nothing is printed when all is well, else what went wrong and, of several VMs, how many are
-    protected. With -v each step is told on standard error when it has ended, and how long it took.
+    With -q nothing is printed when all is well, else what went wrong, what is weak in the host's block of
+    the configuration and, of several VMs, how many are protected. With -v each step is told on standard
+    error when it has ended, and how long it took.
 
     Exit codes: 0 taken; 1 failed or refused, nothing taken; 3 taken, but with warnings (such as files
     or disks left out, a point weaker than promised, or damage in the repository that was met and

@@ -9,6 +9,8 @@ from vmkeep import __version__
 from vmkeep.cli.host_verdicts import Check
 from vmkeep.cli.text import visible
 
+# Tells reports from other files, those of earlier versions, too (cli/report_file.py).
+TITLE: Final = "# A Hyper-V host, as vmkeep sees it"
 # What Markdown would obey, in a table's cell or out of one.
 _OBEYED: Final = re.compile(r"([\\`*_\[\]<>|#&])")
 
@@ -19,7 +21,7 @@ def report_of(checks: Sequence[Check], summary: str, now: datetime) -> str:
 
 
 def _lines(checks: Sequence[Check], summary: str, now: datetime) -> Iterator[str]:
-    yield "# A Hyper-V host, as vmkeep sees it"
+    yield TITLE
     yield ""
     yield f"vmkeep {__version__}, {now:%Y-%m-%d}: {summary}"
     yield ""

@@ -1,12 +1,12 @@
 """What one check of a host found, and what all of them mean together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from vmkeep.errors import ExitCode, VmkeepError
 from vmkeep.host.files.errors import FileDenied, ProtectionImpossible, ShareDenied
-from vmkeep.host.hyperv.errors import HostDenied
+from vmkeep.host.hyperv.errors import HostDenied, VmAmbiguous, VmNotFound
 from vmkeep.host.wsman import (
     ConnectionLost,
     EnumerationLost,
@@ -24,6 +24,8 @@ State = Literal["confirmed", "refuted", "unknown", "skipped"]
 
 # What says nothing about the host's abilities: asked again, it may answer.
 _SAYS_NOTHING: Final = (HostBusy, HostTimedOut, HostShuttingDown, ConnectionLost, EnumerationLost)
+# What says nothing about the host either: whoever asked for a probe named the VM so.
+_NAMES_NO_VM: Final = frozenset({VmNotFound.code, VmAmbiguous.code})
 _RIGHTS: Final[tuple[tuple[type[VmkeepError], str], ...]] = (
     (HostUnreachable, "a-listener-with-https"),
     (HostNotTrusted, "a-listener-with-https"),
@@ -159,9 +161,11 @@ def _numbers_of(error: VmkeepError) -> str:
 
 def exit_code_of(checks: Sequence[Check]) -> ExitCode:
     """Return how the command ends: the worst of what a run needs, else whether anything is weaker."""
-    refusals = {check.exit_code for check in checks if check.state == "refuted" and check.needed}
+    refusals = {check.exit_code for check in _refusals(checks)}
     if int(ExitCode.HOST_UNREACHABLE) in refusals:
         return ExitCode.HOST_UNREACHABLE
+    if refusals == {int(ExitCode.USAGE)}:
+        return ExitCode.USAGE
     if refusals:
         return ExitCode.FAILED
     if any(check.state == "refuted" or (check.state == "unknown" and check.needed) for check in checks):
@@ -173,9 +177,18 @@ def summary_of(checks: Sequence[Check]) -> str:
     """Return all of it in one line."""
     states: tuple[State, ...] = ("confirmed", "refuted", "unknown", "skipped")
     counts = ", ".join(f"{sum(check.state == state for check in checks)} {state}" for state in states)
+    refusals = list(_refusals(checks))
+    if refusals and all(check.error in _NAMES_NO_VM for check in refusals):
+        only = "no VM was probed: the name means none, or several; nothing else that a run needs is refuted"
+        return f"{only} ({counts})."
     verdict = {
         ExitCode.OK: "vmkeep can work with this host",
         ExitCode.PARTIAL: "vmkeep can work with this host, but something is unknown or weaker",
         ExitCode.HOST_UNREACHABLE: "vmkeep cannot work with this host: it is out of reach or refuses",
     }.get(exit_code_of(checks), "vmkeep cannot work with this host as it is")
     return f"{verdict} ({counts})."
+
+
+def _refusals(checks: Sequence[Check]) -> Iterator[Check]:
+    """Yield what a run needs and does not get."""
+    return (check for check in checks if check.state == "refuted" and check.needed)

@@ -11,7 +11,7 @@ import typer
 from vmkeep.cli.frame import AsJson, settings, state_folder_named, try_answer, warn
 from vmkeep.cli.host_doors import Record, configuration, open_host
 from vmkeep.cli.text import visible
-from vmkeep.errors import UsageError, VmkeepError
+from vmkeep.errors import UsageError
 
 if TYPE_CHECKING:
     from vmkeep.cli.configuration import HostBlock
@@ -52,7 +52,10 @@ def check(
     report: Annotated[
         Path | None,
         typer.Option(
-            "--report", metavar="FILE", help="Also write it as Markdown, without any name, path or secret."
+            "--report",
+            metavar="FILE",
+            help="Also write it as Markdown, without any name, path or secret: into a new file, or over an "
+            "earlier report, and nothing else.",
         ),
     ] = None,
     record: Record = None,
@@ -80,13 +83,14 @@ def check(
     and waits until it is gone and its layers are merged, however the command ends. Should the command be
     killed, the next probe from this machine removes what it left; until then `hosts check` says so.
 
-    Exit codes: 0 all is well; 1 something that a run needs is refuted, or a probe left something behind;
-    2 the configuration cannot be used, or nobody could be asked about --probe; 3 something is unknown or
-    weaker than it should be; 11 another probe of this host is under way on this machine; 13 the host is out
-    of reach or refuses.
+    Exit codes: 0 all is well; 1 something that a run needs is refuted, no VM is called as --probe says, or
+    a probe left something behind; 2 the configuration cannot be used, several VMs are called as --probe
+    says, or nobody could be asked about it; 3 something is unknown or weaker than it should be; 11 another
+    probe of this host is under way on this machine; 13 the host is out of reach or refuses.
     """
     from vmkeep.cli.host_report import report_of
     from vmkeep.cli.host_verdicts import exit_code_of, summary_of
+    from vmkeep.cli.report_file import put_report, require_place
     from vmkeep.clock import SystemClock
 
     host = configuration().find(name)
@@ -98,7 +102,7 @@ def check(
             hint="Repeat with --yes, or at a terminal.",
         )
     if report is not None:
-        _require_writable(report)
+        require_place(report)
     found = _examined(host, probe, lambda: yes or _agreed(host, str(probe)), record)
     checks = found.checks
     code, summary = exit_code_of(checks), summary_of(checks)
@@ -113,7 +117,7 @@ def check(
     }
     unheard = try_answer(document, [*_lines(found), summary])
     if report is not None:
-        report.write_text(report_of(checks, summary, SystemClock().now()), "utf-8", newline="\n")
+        put_report(report, report_of(checks, summary, SystemClock().now()))
     if unheard is not None:
         warn(f"the result could not be printed: {unheard}.")
     if code:
@@ -150,21 +154,6 @@ def _examined(
             checks += host_probe.probe(watched, files, wish, notes, checks)
             _announce("")
         return Examined(tuple(checks), client.requests)
-
-
-def _require_writable(report: Path) -> None:
-    """See, before the host is asked for anything, that the report can be written; nothing of it changes."""
-    try:
-        is_new = not report.exists()
-        with report.open("ab"):
-            pass
-        if is_new:
-            report.unlink()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise VmkeepError(
-            f"cannot write the report {str(report)!r}: {reason}.", hint="Choose another place."
-        ) from error
 
 
 def _agreed(host: "HostBlock", vm: str) -> bool:

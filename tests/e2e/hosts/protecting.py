@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.e2e.command import CANARY, Result
-from tests.e2e.hosts.conftest import Hosts
+from tests.e2e.hosts.configured import Hosts
 from tests.lab_process import Lab, judged
 
 OFFICE: Final = str(Path(__file__).with_name("office.toml"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import Result
-from tests.e2e.hosts.conftest import Hosts
+from tests.e2e.hosts.configured import Hosts
 from tests.e2e.hosts.protecting import (
     Things,
     assert_only_baselines_came,
@@ -23,6 +23,8 @@ from tests.e2e.hosts.protecting import (
 from tests.e2e.test_names import unsteered
 from tests.fakes.samba import PASSWORD, Samba
 from tests.lab_process import Lab, running_lab
+
+pytestmark = pytest.mark.slow
 
 # What each VM of `standard` is proven as, from mission R2 and what the scenario says of its guest.
 STANDARD = {

@@ -3,7 +3,6 @@
 import http.server
 import signal
 import threading
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,35 +10,19 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import CANARY
-from tests.e2e.hosts.conftest import ONE, SMALL, Hosts
+from tests.e2e.hosts.configured import ONE, SMALL, Hosts
 from tests.e2e.hosts.protecting import (
-    OFFICE,
     by_vm,
     clear,
-    left_clean,
     points,
     restored,
     things,
     while_held,
-    with_repository,
 )
 from tests.e2e.hosts.test_hosts_check import _Nonsense
 from tests.lab_process import Lab, running_lab
 
 ALL = ("backup", "hyperv://lab", "--all")
-Labs = Callable[..., Lab]
-
-
-@pytest.fixture
-def office(lab: Labs) -> Iterator[Lab]:
-    """Three VMs of three kinds."""
-    with left_clean(lab(OFFICE)) as here:
-        yield here
-
-
-@pytest.fixture
-def hosts(tmp_path: Path, empty_repository: Path) -> Hosts:
-    return with_repository(tmp_path, empty_repository)
 
 
 def test_a_login_that_is_refused_is_tried_once(hosts: Hosts, office: Lab, tmp_path: Path) -> None:
@@ -80,7 +63,6 @@ def test_another_service_answers(hosts: Hosts, office: Lab) -> None:
 
 
 def test_an_account_that_may_not_even_look(hosts: Hosts, office: Lab) -> None:
-    hosts.configure(office)
     before = things(office)
     office.control.ask("disturb", effect="fault", action="Enumerate", code=5, times=0)
     clear(hosts(*ALL), 13, "Read (GR)", "Remote Enable")
@@ -88,7 +70,6 @@ def test_an_account_that_may_not_even_look(hosts: Hosts, office: Lab) -> None:
 
 
 def test_an_envelope_that_is_too_small(hosts: Hosts, office: Lab) -> None:
-    hosts.configure(office)
     before = things(office)
     office.control.ask("disturb", effect="fault", action="Enumerate", code=2150858824, times=0)
     result = hosts(*ALL)
@@ -150,7 +131,6 @@ def test_what_cannot_be_protected_is_refused(
 def test_what_cannot_be_meant(
     hosts: Hosts, office: Lab, code: int, says: str, arguments: tuple[str, ...]
 ) -> None:
-    hosts.configure(office)
     kept = hosts.file.read_bytes()
     before = things(office)
     clear(hosts("backup", *arguments), code, says)
@@ -173,7 +153,6 @@ def test_no_configuration_at_all(hosts: Hosts) -> None:
 def test_the_repository_is_opened_before_the_host(
     hosts: Hosts, office: Lab, code: int, says: str, env: dict[str, str | None]
 ) -> None:
-    hosts.configure(office)
     before = things(office)
     clear(hosts.program(*ALL, env={"VMKEEP_CONFIG": str(hosts.file), **env}), code, says)
     assert things(office) == before
@@ -181,7 +160,6 @@ def test_the_repository_is_opened_before_the_host(
 
 def test_two_runs_at_once(hosts: Hosts, office: Lab) -> None:
     """The second ends at once and harms the first in nothing."""
-    hosts.configure(office)
     later: list[Any] = []
     one = ("backup", "hyperv://lab/mail")
     first = while_held(hosts, office, lambda _: later.append(hosts(*one)), *one)
@@ -192,7 +170,6 @@ def test_two_runs_at_once(hosts: Hosts, office: Lab) -> None:
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_lets_the_vm_go(hosts: Hosts, office: Lab, name: str, code: int) -> None:
-    hosts.configure(office)
     before = things(office)
 
     interrupt = lambda process: process.send_signal(getattr(signal, name))  # noqa: E731

@@ -2,44 +2,26 @@
 
 import json
 import resource
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.hosts.conftest import Hosts
+from tests.e2e.hosts.configured import Hosts
 from tests.e2e.hosts.protecting import (
     OFFICE,
     by_vm,
     clear,
     id_of,
-    left_clean,
     points,
     restored,
     things,
     while_held,
-    with_repository,
 )
 from tests.lab_process import Lab, running_lab
 
 TWO = ("backup", "hyperv://lab", "--vm", "attic", "--vm", "mail")
 WEB = ("backup", "hyperv://lab/web")
-Labs = Callable[..., Lab]
-
-
-@pytest.fixture
-def office(lab: Labs) -> Iterator[Lab]:
-    """Three VMs of three kinds."""
-    with left_clean(lab(OFFICE)) as here:
-        yield here
-
-
-@pytest.fixture
-def hosts(tmp_path: Path, empty_repository: Path, office: Lab) -> Hosts:
-    hosts = with_repository(tmp_path, empty_repository)
-    hosts.configure(office)
-    return hosts
 
 
 def deny(lab: Lab, *actions: str) -> None:
@@ -101,6 +83,7 @@ def test_a_program_hears_of_each_vm(hosts: Hosts, office: Lab) -> None:
     assert (summary["exit_code"], summary["protected"], summary["failed"]) == (13, 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effect", ["flip", "close after"])
 def test_an_answer_that_is_garbled_or_lost(hosts: Hosts, office: Lab, effect: str) -> None:
     """Whether the checkpoint was made nobody heard: it is looked for, and taken or taken away."""
@@ -134,6 +117,7 @@ def test_a_right_without_which_nothing_is_taken(hosts: Hosts, office: Lab, actio
     assert points(hosts) == []
 
 
+@pytest.mark.slow
 def test_rights_without_which_less_is_proven_or_more_is_read(hosts: Hosts, office: Lab) -> None:
     assert hosts(*WEB).code == 0
     deny(office, "GetVirtualDiskChanges")
@@ -324,10 +308,7 @@ def test_a_vm_that_is_started_while_its_checkpoint_is_made_was_not_off(hosts: Ho
 
 
 @pytest.mark.parametrize("with_files", [False, True], ids=["deleted", "moved"])
-def test_a_vm_that_is_deleted_or_moved_meanwhile(
-    tmp_path: Path, empty_repository: Path, with_files: bool
-) -> None:
-    hosts = with_repository(tmp_path, empty_repository)
+def test_a_vm_that_is_deleted_or_moved_meanwhile(hosts: Hosts, tmp_path: Path, with_files: bool) -> None:
     with running_lab(OFFICE, tmp_path / "host") as lab:
         hosts.configure(lab)
         before = things(lab)
@@ -351,8 +332,7 @@ def test_a_vm_that_is_deleted_or_moved_meanwhile(
         assert hosts("sweep", "hyperv://lab").code == 0
 
 
-def test_a_vm_that_is_deleted_before_its_turn(tmp_path: Path, empty_repository: Path) -> None:
-    hosts = with_repository(tmp_path, empty_repository)
+def test_a_vm_that_is_deleted_before_its_turn(hosts: Hosts, tmp_path: Path) -> None:
     with running_lab(OFFICE, tmp_path / "host") as lab:
         hosts.configure(lab)
         result = while_held(hosts, lab, lambda _: lab.control.ask("delete", vm="mail"), *TWO)

@@ -2,40 +2,29 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.hosts.conftest import Hosts
-from tests.e2e.hosts.protecting import OFFICE, clear, left_clean, with_repository
+from tests.e2e.hosts.configured import Hosts
+from tests.e2e.hosts.protecting import clear
 from tests.lab_process import Lab
 
-Labs = Callable[..., Lab]
+pytestmark = pytest.mark.usefixtures("office")
+
 _HTTP = "uses http"
-
-
-@pytest.fixture
-def office(lab: Labs) -> Iterator[Lab]:
-    with left_clean(lab(OFFICE)) as here:
-        yield here
-
-
-@pytest.fixture
-def hosts(tmp_path: Path, empty_repository: Path, office: Lab) -> Hosts:
-    made = with_repository(tmp_path, empty_repository)
-    made.configure(office)
-    return made
 
 
 def said(text: str) -> list[str]:
     return [line for line in text.splitlines() if _HTTP not in line]
 
 
-def test_quiet_says_nothing_when_all_is_well(hosts: Hosts) -> None:
+def test_quiet_says_nothing_when_all_is_well_but_that_http_is_weak(hosts: Hosts) -> None:
+    """docs/rights.md: http is warned of at each use."""
     for vms in (("--vm", "web"), ("--vm", "web", "--vm", "mail")):
         result = hosts("backup", "hyperv://lab", *vms, "-q")
         assert (result.code, result.text, said(result.err)) == (0, "", [])
+        (warning,) = result.err.splitlines()
+        assert warning.startswith("vmkeep: warning: [hosts.lab] uses http: ")
     assert hosts("sweep", "hyperv://lab", "-q").text == ""
 
 

@@ -2,9 +2,10 @@
 
 import http.server
 import json
+import resource
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import CANARY
-from tests.e2e.hosts.conftest import ONE, SMALL, Hosts
+from tests.e2e.hosts.configured import ONE, SMALL, Hosts, Labs
 from tests.e2e.test_names import unsteered
 from tests.fakes.samba import PASSWORD, Samba
 from tests.lab_process import Lab, running_lab
 
-Labs = Callable[..., Lab]
 ENTRY = ("reach", "trust", "protocol", "login")
 
 
@@ -66,6 +66,22 @@ def test_all_is_well(hosts: Hosts, lab: Labs, words: tuple[str, ...], tmp_path: 
         assert name not in told, name
     assert "| invoke | confirmed |" in told
     assert "row 52: confirmed by rct" in told
+
+
+@pytest.mark.parametrize(("name", "code", "error"), [("nobody", 1, "HV001"), ("twin", 2, "HV002")])
+def test_a_probe_of_a_name_ends_as_a_backup_of_it(
+    hosts: Hosts, lab: Labs, name: str, code: int, error: str
+) -> None:
+    hosts.configure(lab("standard", "--https"))
+    ended, checks, result = hosts.check("--probe", name, "--yes")
+    assert (ended, checks["probe-vm"]["error"]) == (code, error), result
+    assert checks["probe-checkpoint"]["state"] == "skipped"
+    assert not list((hosts.program.state / "probes" / "host-lab").glob("*.jsonl"))
+    backup = hosts("backup", "hyperv://lab", "--vm", name)
+    assert backup.code == code
+    detail, hint = checks["probe-vm"]["detail"], checks["probe-vm"]["hint"]
+    assert detail in backup.err
+    assert hint in backup.err
 
 
 def test_the_wrong_password_is_refused_once(hosts: Hosts, lab: Labs, tmp_path: Path) -> None:
@@ -269,3 +285,36 @@ def test_a_file_that_cannot_be_made_is_refused_before_the_host_is_asked(
     assert f"cannot write the {'report' if option == '--report' else 'trace'}" in sentence
     assert "no such file or directory" in sentence
     assert hint.strip() == "Choose another place."
+
+
+def test_a_report_is_not_written_over_something_else(
+    hosts: Hosts, lab: Labs, free_port: int, tmp_path: Path
+) -> None:
+    hosts.configure(lab("demo"), port=free_port)  # nobody is there: whoever asked would say so
+    (tmp_path / "there").write_text("precious")
+    result = hosts("hosts", "check", "lab", "--report", "there")
+    assert result.code == 2, result
+    assert "exists and is no report" in result.err
+    assert (tmp_path / "there").read_text() == "precious"
+
+
+def test_a_report_is_replaced_by_a_whole_one_or_not_at_all(hosts: Hosts, lab: Labs, tmp_path: Path) -> None:
+    here, report = lab("standard", "--https"), tmp_path / "reports" / "lab.md"
+    report.parent.mkdir()
+    hosts.configure(here, ca_file=None)
+    assert hosts.check("--report", report)[0] == 13
+    first = report.read_text("utf-8")
+    assert "vmkeep cannot work with this host" in first
+    hosts.configure(here)
+    room = len(first) // 2
+    full = hosts.program(
+        *("hosts", "check", "lab", "--report", report),
+        env={"VMKEEP_CONFIG": str(hosts.file)},
+        before_exec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    assert full.code == 1
+    assert f"cannot write the report {str(report)!r}: file too large." in full.err
+    assert report.read_text("utf-8") == first
+    assert hosts.check("--report", report)[0] == 0
+    assert "vmkeep can work with this host" in report.read_text("utf-8")
+    assert list(report.parent.iterdir()) == [report]

@@ -7,17 +7,15 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.hosts.conftest import Hosts
+from tests.e2e.hosts.configured import Hosts, Labs
 from tests.lab_process import Lab
-
-Labs = Callable[..., Lab]
 
 VM = "web-server"
 STEPS = ("probe-vm", "probe-checkpoint", "probe-read", "probe-still", "probe-release", "probe-power")
@@ -251,6 +249,7 @@ def test_the_second_probe_at_a_time_is_refused(hosts: Hosts, here: Lab) -> None:
     assert json.loads(out)["ok"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", RECORDS)
 def test_what_a_killed_probe_left_the_next_one_removes(hosts: Hosts, here: Lab, step: str, when: str) -> None:

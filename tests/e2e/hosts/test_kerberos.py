@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import CANARY
-from tests.e2e.hosts.conftest import ONE, Hosts
+from tests.e2e.hosts.configured import ONE, Hosts
 from tests.fakes.kdc import PASSWORD, USER, Kdc
 from tests.forked import SOURCE_ROOT
 from tests.lab_process import Lab, running_lab

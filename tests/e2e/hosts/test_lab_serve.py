@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.e2e.hosts.conftest import ONE, Hosts
+from tests.e2e.hosts.configured import ONE, Hosts
 
 
 @pytest.fixture

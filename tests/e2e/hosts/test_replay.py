@@ -2,17 +2,14 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pypsrp.exceptions import WSManFaultError
 
-from tests.e2e.hosts.conftest import Hosts
+from tests.e2e.hosts.configured import Hosts, Labs
 from tests.lab_process import ForeignClient, Lab, running_replay
-
-Labs = Callable[..., Lab]
 
 # What a trace cannot tell: files are read over another protocol, and clocks go on.
 OTHERWISE = ("folder-", "files", "clock")

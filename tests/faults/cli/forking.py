@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tests.faults.stores import MUTATING, Request, WrappedStore
+from tests.forked import VMKEEP
 from tests.lab_captures import QuickClock
 from vmkeep.cli import frame, main
 from vmkeep.cli.configuration import load_configuration
@@ -26,20 +27,6 @@ from vmkeep.objectstore.store import Store
 from vmkeep.repository import owners
 
 _T = TypeVar("_T")
-_BEFORE_THE_FORK: Final = (
-    "cryptography.hazmat.backends.openssl.backend",
-    "encodings.idna",
-    "spnego",
-    "vmkeep.backup.host_run",
-    "vmkeep.backup.host_sweep",
-    "vmkeep.cli.app",
-    "vmkeep.cli.host_backup",
-    "vmkeep.cli.plain_values",
-    "vmkeep.host.files.host_files",
-    "vmkeep.host.wsman",
-    "vmkeep.repository.examine.keyed",
-    "vmkeep.restore.files",
-)
 
 
 @dataclass(frozen=True)
@@ -123,7 +110,7 @@ def _live_fast(speed: float, ahead_s: float) -> None:
 
 def serve(config: str) -> None:
     """Obey one order after the other; reading ``config`` once loads what every command loads."""
-    for name in _BEFORE_THE_FORK:
+    for name in VMKEEP.imports:
         import_module(name)
     load_configuration({"VMKEEP_CONFIG": config})
     print("ready", flush=True)

@@ -47,6 +47,7 @@ def drives(draw: st.DrawFn) -> Row:
     return {"InstanceID": draw(ids), "ResourceSubType": kind, "HostResource": None, "Parent": draw(parents)}
 
 
+@pytest.mark.slow
 @given(st.lists(media(), max_size=8), st.lists(drives(), max_size=6))
 def test_one_vm_is_what_an_inventory_says_of_it(some_media: list[Row], some_drives: list[Row]) -> None:
     host = TableHost()

@@ -44,6 +44,7 @@ def authenticated(protocol: str = "ntlm") -> tuple[spnego.ContextProxy, Acceptor
     return one, other
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(["ntlm", "negotiate"]),
@@ -69,6 +70,7 @@ def test_broken_tokens_are_refused(
         assert not other.user
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300))
 def test_noise_is_no_token(noise: bytes) -> None:
@@ -78,6 +80,7 @@ def test_noise_is_no_token(noise: bytes) -> None:
         assert other.user == ""
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.floats(0, 1), st.integers(1, 255), st.binary(max_size=40))
 def test_a_sealed_body_is_opened_unchanged_or_not_at_all(place: float, change: int, data: bytes) -> None:

@@ -16,7 +16,7 @@ from vmkeep_lab.disks import BadRequest, LayerInUse, VirtualDisk
 
 MIB = 1 << 20
 
-pytestmark = pytest.mark.quick
+pytestmark = pytest.mark.slow
 
 
 class DiskAndModel(RuleBasedStateMachine):

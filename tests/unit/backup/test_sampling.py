@@ -46,6 +46,7 @@ def test_three_hundred_of_very_many_leave_one_per_cent() -> None:
     assert most_that_can_differ(300, 5000) < known
 
 
+@pytest.mark.slow
 def test_a_large_sample_of_a_huge_population_is_counted_too() -> None:
     # A tenth was examined: 28 differing chunks are missed with probability 0.9^28 = 0.052, 29 with 0.047.
     assert most_that_can_differ(10**7, 10**8) == 28 / 10**8

@@ -20,6 +20,7 @@ from vmkeep.cli.host_verdicts import (
     unknown,
 )
 from vmkeep.host.files.errors import FileDenied, FileMissing
+from vmkeep.host.hyperv import HyperVError, VmAmbiguous, VmNotFound
 from vmkeep.host.wsman import HostBusy, LoginRefused, RightMissing
 
 pytestmark = pytest.mark.quick
@@ -45,12 +46,25 @@ YES, SKIP = confirmed("a", "m"), skipped("b", "m", "why")
         # A host that is busy has refuted nothing, unless vmkeep did not even get in.
         ([failed("c", "m", HostBusy("x."))], 3),
         ([failed("c", "m", HostBusy("x."), is_final=True)], 1),
+        # As with `backup --vm`: what several VMs are called is a matter of the command line.
+        ([failed("c", "m", VmAmbiguous("x.")), refuted("d", "m", "f")], 1),
+        ([failed("c", "m", VmAmbiguous("x.")), failed("d", "m", FileDenied("x."))], 13),
     ],
 )
 def test_exit_codes(checks: list[Check], code: int) -> None:
     assert exit_code_of(checks) == code
     can = {0: "can work with this host (", 3: "can work", 1: "cannot work", 13: "cannot work"}[code]
     assert f"vmkeep {can}" in summary_of(checks)
+
+
+@pytest.mark.parametrize(("error", "code"), [(VmNotFound("x."), 1), (VmAmbiguous("x."), 2)])
+def test_a_name_that_means_no_single_vm_says_nothing_about_the_host(error: HyperVError, code: int) -> None:
+    checks = [YES, failed("probe-vm", "m", error), SKIP]
+    assert exit_code_of(checks) == code
+    assert summary_of(checks) == (
+        "no VM was probed: the name means none, or several; nothing else that a run needs is refuted "
+        "(1 confirmed, 1 refuted, 0 unknown, 1 skipped)."
+    )
 
 
 def test_the_report_obeys_no_sign_and_says_a_hint_once() -> None:

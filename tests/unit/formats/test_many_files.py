@@ -39,6 +39,7 @@ def test_an_open_disk_keeps_little_besides_its_table() -> None:
     assert kept_by(made.data, 64) < 64 * 16 * gen.KIB
 
 
+@pytest.mark.slow
 def test_regions_that_nobody_knows_take_no_more_than_their_table() -> None:
     made = gen.make_vhdx(disk_size=gen.MIB)
     made.regions += [(str(UUID(int=n + 1)), (n + 1000) * gen.MIB, gen.MIB, 0) for n in range(2045)]

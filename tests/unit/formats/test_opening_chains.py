@@ -120,6 +120,7 @@ def test_a_chain_of_64_vhdx_files_can_be_read(tmp_path: Path) -> None:
         assert len(disk.identity()) == 64
 
 
+@pytest.mark.slow
 def test_the_logs_of_files_opened_together_are_counted_together(tmp_path: Path) -> None:
     # One entry of 65 537 writes of zeros: twice that is more than 2^17.
     count = (1 << 16) + 1

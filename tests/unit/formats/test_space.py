@@ -23,6 +23,7 @@ places = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(places, max_size=14), places)
 def test_a_place_is_taken_when_any_of_it_was(taken: list[tuple[int, int]], asked: tuple[int, int]) -> None:
     space = TakenSpace(UNIT)
@@ -47,6 +48,7 @@ def test_the_last_unit_of_a_place_may_be_begun_only() -> None:
     assert not space.meets(ByteRange(3 * UNIT, UNIT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["ascending", "shuffled"])
 def test_neighbours_are_one_place(order: str, seed: int) -> None:
     numbers = list(range(100_000))
@@ -62,6 +64,7 @@ def test_neighbours_are_one_place(order: str, seed: int) -> None:
     assert kept < 2 * len(numbers)
 
 
+@pytest.mark.slow
 def test_places_apart_take_four_bytes_each(seed: int) -> None:
     """A table entry, which names one place, has four bytes (VHD) or eight (VHDX)."""
     count = 100_000

@@ -97,6 +97,7 @@ def test_coarsen_takes_the_smallest_unit_that_leaves_few_ranges(
     assert coarsen(iter(ranges), unit, limit, most) == expected
 
 
+@pytest.mark.slow
 def test_coarsen_holds_few_ranges_of_a_long_stream() -> None:
     stream = (ByteRange(2 * n, 1) for n in range(200_000))
     tracemalloc.start()

@@ -90,6 +90,7 @@ def find(reference: ParentReference) -> Disk:
     return open_vhdx(BytesSource(PARENT.data, "p.vhdx"), no_parents)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=2000)
 @given(st.integers(0, 2**32), st.integers(1, 4), st.booleans())
 def test_damage_ends_in_right_bytes_or_a_format_error(seed: int, hits: int, refreshed: bool) -> None:

@@ -709,6 +709,7 @@ def test_a_short_last_block_directly_before_another_is_no_overlap() -> None:
     assert disk.read_at(4 * 4096, 2048) == pattern(4096, 4)[:2048]
 
 
+@pytest.mark.slow
 def test_overlaps_are_seen_in_a_table_of_two_million_entries() -> None:
     """Every other block of 512 bytes is absent, all others are one."""
     count = 1 << 21

@@ -371,6 +371,7 @@ def full_log(length: int) -> bytes:
     return bytes(gen.ring_of({0: gen.log_entry(1, 0, writes)}, length))
 
 
+@pytest.mark.slow
 def test_pages_in_the_log_are_not_kept_in_memory() -> None:
     made = gen.make_vhdx(disk_size=gen.MIB, log_guid=gen.LOG_GUID, log_ring=full_log(16 * gen.MIB))
     source = BytesSource(bytes(made.data), "disk.vhdx")
@@ -490,6 +491,7 @@ def zeros_log(count: int) -> bytes:
     return bytes(gen.ring_of({0: gen.crc_at_4((head + descriptors).ljust(size, b"\0"))}, 8 * gen.MIB))
 
 
+@pytest.mark.slow
 def test_files_opened_together_share_one_bound_of_logged_writes() -> None:
     made = gen.make_vhdx(disk_size=gen.MIB, log_guid=gen.LOG_GUID, log_ring=zeros_log(1 << 16))
     source = BytesSource(bytes(made.data), "disk.vhdx")

@@ -133,6 +133,7 @@ def test_an_answer_that_cannot_be_is_unknown(answer: Reply) -> None:
         asked(host)
 
 
+@pytest.mark.slow
 def test_a_host_that_inches_along_is_given_up() -> None:
     host = TableHost()
     host.on(CHANGES, changes(processed=1))

@@ -320,6 +320,7 @@ def test_what_is_under_way_and_replicated() -> None:
 # --- the budget --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_five_hundred_vms_cost_few_requests() -> None:
     """Design section 9 allows 40, and hopes for 20, of 500 VMs with 2000 disks."""
     host = TableHost()
