@@ -46,7 +46,14 @@ from vmkeep.model.facts import VmFacts
 from vmkeep.model.plan import Increment, Plan, VmRef
 from vmkeep.model.point import Claim
 from vmkeep.pace import Pace
-from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD, decide_checkpoint, excluded, lowered
+from vmkeep.planner.checkpoint import (
+    DISKS_EXCLUDED,
+    DISKS_UNREAD,
+    SHUTDOWN_UNPROVEN,
+    decide_checkpoint,
+    excluded,
+    lowered,
+)
 from vmkeep.progress import Progress
 from vmkeep.ranges import coarsen
 from vmkeep.repository.errors import RunAlive
@@ -629,8 +636,8 @@ def _all_read(plan: Plan, error: ChangesUnusable) -> Plan:
 
 def _warnings(sealed: _Sealed) -> list[str]:
     """Say what is wrong besides, once the point exists."""
-    left_out = (DISKS_EXCLUDED, DISKS_UNREAD)
-    found = [f"{r.fact} {r.effect}" for r in sealed.plan.reasons if r.code in left_out]
+    wanting = (DISKS_EXCLUDED, DISKS_UNREAD, SHUTDOWN_UNPROVEN)
+    found = [f"{r.fact} {r.effect} {r.fix}" for r in sealed.plan.reasons if r.code in wanting]
     found += met_damage(sealed.audit)
     if sealed.trouble is not None:
         what = "the VM could not be released" if sealed.released is None else "not all is cleaned up"
