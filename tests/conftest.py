@@ -2,12 +2,15 @@
 
 import os
 import random
+import signal
+from collections.abc import Iterator
 from typing import Final
 
 import hypothesis
 import pytest
 
 from tests.clocks import FakeClock
+from vmkeep import stopping
 
 # Node id -> why it may be skipped where CI=true. What a test needs is installed by
 # ./dev test; the right to mount is not to be had by installing.
@@ -110,6 +113,15 @@ def pytest_report_header() -> str:
 def seed() -> int:
     """The run's seed, printed in the header; make your own ``random.Random(seed)`` from it."""
     return int(os.environ[SEED_VARIABLE])
+
+
+@pytest.fixture
+def handled_signals() -> Iterator[None]:
+    """Take signals as the command does, and put back what a stop has changed."""
+    before = {number: signal.signal(number, stopping.stop) for number in stopping.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.lab_captures import QuickClock, doors
 from tests.lab_process import ForeignClient, Lab
 from tests.repositories import make_repository, reopen, restore
 from vmkeep.backup.outcome import Outcome
-from vmkeep.backup.vm_run import Doors, HostWish, run_vm
+from vmkeep.backup.vm_run import Doors, HostWish, Told, run_vm
 from vmkeep.capture.limits import HoldLimits
 from vmkeep.errors import VmkeepError
 from vmkeep.host.files.credentials import Credentials
@@ -257,6 +257,7 @@ class Host(HostState):
         progress: Progress | None = None,
         limits: HoldLimits | None = None,
         files: HostFiles | None = None,
+        told: Told | None = None,
         **wishes: Any,
     ) -> Outcome:
         """Take a restore point as a new process would."""
@@ -266,7 +267,15 @@ class Host(HostState):
         vm = seen.find(name).vm
         wish = HostWish(limits=limits or HoldLimits(free_floor=0), **wishes)
         with self.opened(store) as repository:
-            return run_vm(replace(found, seen=seen), vm, wish, repository, self.clock, progress or Silent())
+            return run_vm(
+                replace(found, seen=seen),
+                vm,
+                wish,
+                repository,
+                self.clock,
+                progress or Silent(),
+                told=told or Told(),
+            )
 
     def opened(self, store: Store | None = None) -> Repository:
         return reopen(self.repository, store, self.clock)

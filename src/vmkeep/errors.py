@@ -62,3 +62,19 @@ class UsageError(VmkeepError):
     code = "VK002"
     exit_code = ExitCode.USAGE
     default_hint = "See the command's --help."
+
+
+def notes_of(error: BaseException) -> tuple[str, ...]:
+    """Return the notes of an error and, before them, those of the errors that were under way when it came.
+
+    Each note once. A signal may come while another error is being told; what that had to say stays said.
+    """
+    chain: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and not any(each is known for known in chain):
+            chain.append(each)
+            waiting += (each.__context__, each.__cause__)
+    notes = (note for each in reversed(chain) for note in getattr(each, "__notes__", ()))
+    return tuple(dict.fromkeys(notes))

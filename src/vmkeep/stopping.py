@@ -33,6 +33,8 @@ class _Wish:
 
     is_held_back = False
     number: int | None = None
+    # The block that holds back, and may be let through inside; None outside of any.
+    block: object | None = None
 
 
 def stop(number: int, frame: FrameType | None) -> None:
@@ -63,11 +65,12 @@ def held_back() -> Iterator[None]:
     if not _is_main() or _Wish.is_held_back:
         yield
         return
+    outer, _Wish.block = _Wish.block, object()
     _Wish.is_held_back = True
     try:
         yield
     except BaseException as error:
-        _Wish.is_held_back = False
+        _Wish.is_held_back, _Wish.block = False, outer
         try:
             look()
         except Stopped as stopped:
@@ -75,7 +78,7 @@ def held_back() -> Iterator[None]:
                 stopped.add_note(note)
             raise stopped from error
         raise
-    _Wish.is_held_back = False
+    _Wish.is_held_back, _Wish.block = False, outer
     look()
 
 
@@ -85,12 +88,14 @@ def at_once() -> Iterator[None]:
     if not _is_main() or not _Wish.is_held_back:
         yield
         return
+    block = _Wish.block
     _Wish.is_held_back = False
     try:
         look()
         yield
     finally:
-        _Wish.is_held_back = True
+        # Stopped between here and the with statement, this is run when the generator is thrown away.
+        _Wish.is_held_back = block is not None and _Wish.block is block
 
 
 def _is_main() -> bool:

@@ -113,6 +113,13 @@ class Told:
         lines = Path(self.summary["truth"]).read_text("utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
+    def points(self, run: str) -> set[str]:
+        return {disk["point"] for disk in self.summary["disks"] if disk["run"] == run}
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        return ("--repo", self.summary["repository"], "--password-file", self.summary["password_file"])
+
     def restored(self, run: str, vm: str) -> Path:
         return self.folder / "restored" / run / vm / PROTECTED[vm]
 
@@ -145,6 +152,10 @@ def test_ends_with_what_was_measured(told: Told) -> None:
     assert summary["ok"] and summary["others_untouched"]
     assert 0 < summary["bytes_read_incremental"] < summary["bytes_read_full"] / 2
     assert 0 < summary["bytes_stored_incremental"] < summary["bytes_stored_full"] / 2
+    for run in RUNS:
+        shown = [told.somebody.run("show", each, "--json", *told.where) for each in told.points(run)]
+        audits = [json.loads(each.stdout)["evidence"]["reread_audit"]["bytes_read"] for each in shown]
+        assert summary[f"bytes_reread_{run}"] == sum(audits) > 0
     assert summary["bytes_read_full"] < summary["bytes_total"] == 192 * _MIB
     assert summary["repository"] == str(told.folder / "repository")
     assert [act["message_type"] for act in told.acts] == ["act"] * 8
@@ -233,6 +244,8 @@ def test_plain_words_and_commands_to_go_on_with() -> None:
         assert sum(line.endswith("   identical") for line in lines) == 4
         (good,) = [line for line in lines if line.startswith("Good: 4 of 4 restored disks are identical")]
         assert "no checkpoints left" in good
+        assert good.count(" for the audit)") == 2
+        assert " ".join(done.stdout.split()).count(" for the audit), stored ") == 4
         proposed = [line.strip() for line in lines if line.startswith(("  vmkeep ", "  VMKEEP_"))]
         points, serve, save = proposed
         assert somebody.type(points).stdout.count("web-server") == 2

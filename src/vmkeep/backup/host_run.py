@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from vmkeep import stopping
 from vmkeep.backup.outcome import Outcome
 from vmkeep.backup.vm_run import PATIENCE_S, Doors, HostWish, Told, is_busy, run_vm
 from vmkeep.clock import Clock
@@ -129,25 +130,28 @@ def run_host(
 
     A VM that something else has waits behind the others, and is tried again for ten minutes.
     When the host or the repository is out of reach, the rest is not tried.
-    Raises RolledBack before anything is done.
+    Raises RolledBack before anything is done. A signal ends it when ``ended`` has heard of the
+    VMs that are done, and what their outcomes say is left.
     """
     repository.listing(accept_rollback=accept_rollback)
     results: list[VmResult] = []
     lost: VmkeepError | None = None
     queue = deque(_Turn(vm) for vm in chosen)
-    while queue:
-        turn = queue.popleft()
-        if lost is not None:
-            result = VmResult(turn.vm, error=lost, was_tried=turn.error is not None)
-        else:
-            patience_s = _patience_s(turn, queue, clock)
-            result = _run_turn(doors, turn, wish, repository, clock, progress, patience_s, told)
-            if is_busy(result.error) and len(chosen) > 1 and _waits(turn, result.error, clock, told):
-                queue.append(turn)
-                continue
-            lost = _lost([*results, result])
-        ended(result)
-        results.append(result)
+    with stopping.held_back():
+        while queue:
+            stopping.look()
+            turn = queue.popleft()
+            if lost is not None:
+                result = VmResult(turn.vm, error=lost, was_tried=turn.error is not None)
+            else:
+                patience_s = _patience_s(turn, queue, clock)
+                result = _run_turn(doors, turn, wish, repository, clock, progress, patience_s, told)
+                if is_busy(result.error) and len(chosen) > 1 and _waits(turn, result.error, clock, told):
+                    queue.append(turn)
+                    continue
+                lost = _lost([*results, result])
+            ended(result)
+            results.append(result)
     return results
 
 
@@ -193,10 +197,11 @@ def _is_free(repository: Repository, vm: VmRef, clock: Clock, patience_s: float)
     """Wait until no other run of a VM is alive, by reading alone; False if one still is."""
     journal = repository.journal(VmRef(vm.id.lower(), vm.name), os.urandom(16).hex())
     until = clock.monotonic() + patience_s
-    while journal.look()[1]:
-        if clock.monotonic() >= until:
-            return False
-        clock.sleep(_LOOK_AGAIN_S)
+    with stopping.at_once():
+        while journal.look()[1]:
+            if clock.monotonic() >= until:
+                return False
+            clock.sleep(_LOOK_AGAIN_S)
     return True
 
 

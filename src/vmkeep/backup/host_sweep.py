@@ -4,10 +4,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from vmkeep import stopping
 from vmkeep.backup.leftovers import HOST, Cleared, clear_leftovers, look_at, still_owed
 from vmkeep.backup.outcome import note_failure
 from vmkeep.backup.tracked import find_baseline
 from vmkeep.backup.vm_run import Doors
+from vmkeep.capture.outcome import note_left_behind
 from vmkeep.capture.sweep import NOTHING_SAID, Said, short_id
 from vmkeep.errors import UsageError, VmkeepError
 from vmkeep.host.hyperv import Inventory, Owner, VmNotFound, is_foreign, take_inventory
@@ -49,19 +51,42 @@ def sweep_host(
 
     ``said`` is a person's word on what nobody else can tell. Raises VmNotFound and
     VmAmbiguous for ``wanted``, UsageError for a word on something that is not doubtful,
-    and the errors of a host that is out of reach.
+    and the errors of a host that is out of reach. A signal finds all of it written down,
+    and says in its notes what is not swept.
     """
-    first = replace(doors.host, silence_s=0.0)
-    inventory = take_inventory(first, repository=repository.parameters.repository.hex())
-    vms = _candidates(inventory, repository, wanted)
-    results = []
-    if said != NOTHING_SAID:
-        _check_asked(said, [_Sweep(doors, inventory, repository, vm, dry_run=True).run() for vm in vms])
-    for vm in vms:
-        result = _Sweep(doors, inventory, repository, vm, dry_run, said).run()
-        ended(result)
-        results.append(result)
+    vms: Sequence[VmRef] | None = None
+    results: list[VmSwept] = []
+    try:
+        with stopping.held_back():
+            with stopping.at_once():
+                first = replace(doors.host, silence_s=0.0)
+                inventory = take_inventory(first, repository=repository.parameters.repository.hex())
+                vms = _candidates(inventory, repository, wanted)
+            if said != NOTHING_SAID:
+                _check_asked(
+                    said, [_Sweep(doors, inventory, repository, vm, dry_run=True).run() for vm in vms]
+                )
+            for vm in vms:
+                stopping.look()
+                result = _Sweep(doors, inventory, repository, vm, dry_run, said).run()
+                ended(result)
+                results.append(result)
+    except stopping.Stopped as stopped:
+        _note_unfinished(stopped, vms, results)
+        raise
     return results
+
+
+def _note_unfinished(
+    stopped: stopping.Stopped, vms: Sequence[VmRef] | None, results: Sequence[VmSwept]
+) -> None:
+    """Add what a sweep that is stopped has not done, and what it could not do."""
+    if vms is None:
+        stopped.add_note("the sweep is not finished: nothing was looked at yet")
+    elif rest := ", ".join(vm.name for vm in vms[len(results) :]):
+        stopped.add_note(f"the sweep is not finished; it has not got through: {rest}")
+    if unclean := ", ".join(result.vm.name for result in results if not result.is_clean):
+        note_left_behind(stopped, f"what could not be removed of {unclean}")
 
 
 def _check_asked(said: Said, found: Sequence[VmSwept]) -> None:
@@ -121,15 +146,16 @@ class _Sweep:
     def run(self) -> VmSwept:
         journal = self.repository.journal(self.vm, os.urandom(16).hex())
         try:
-            dead, alive = journal.look()
+            with stopping.at_once():
+                dead, alive = journal.look()
             if not self.dry_run and dead:
                 dead = journal.begin({"sweep": True, HOST: self.doors.computer or self.inventory.host.name})
                 with journal.kept():
                     try:
                         cleared = self._clear(journal, dead)
                     except BaseException as error:
+                        note_left_behind(error, still_owed(self.vm.name))
                         note_failure(journal, error)
-                        error.add_note(still_owed(self.vm.name))
                         raise
                     journal.finish({"outcome": "swept"})
             else:

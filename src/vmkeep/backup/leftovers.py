@@ -5,12 +5,15 @@ left is told by its own records; a record of another host is not judged from her
 """
 
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from vmkeep import stopping
 from vmkeep.capture.states import HoldState
 from vmkeep.capture.sweep import NOTHING_SAID, Note, Said, Swept, short_id, sweep
+from vmkeep.clock import WatchedClock
 from vmkeep.errors import VmkeepError
 from vmkeep.host.hyperv import HyperV, Owner
 from vmkeep.repository.errors import RunAlive
@@ -63,8 +66,18 @@ def owner_of(repository: Repository, run: str) -> Owner:
 
 
 def still_owed(vm_name: str) -> str:
-    """Say that a clean-up was stopped, for the notes of what stopped it."""
-    return f"left behind on the host: what an unfinished run of {vm_name} made is not all removed yet"
+    """Say what is left on the host while dead runs of a VM are not all buried."""
+    return f"what an unfinished run of {vm_name} made is not all removed yet"
+
+
+@contextmanager
+def stoppable(host: HyperV) -> Iterator[HyperV]:
+    """Let a signal that is held back end whatever a sweep waits for.
+
+    There it may stop anywhere: it writes down what it is about to do, and is repeated.
+    """
+    with host.client.looking(stopping.look):
+        yield replace(host, clock=WatchedClock(host.clock, stopping.look))
 
 
 def clear_leftovers(
@@ -129,12 +142,15 @@ def look_at(
     marked_only = other is not None
     try:
         owner = owner_of(repository, run)
-        if note is None:
-            swept = sweep(
-                host, steps, owner, durable=durable, dry_run=True, marked_only=marked_only, said=said
-            )
-        else:
-            swept = sweep(host, steps, owner, durable=durable, marked_only=marked_only, note=note, said=said)
+        with stoppable(host) as host:
+            if note is None:
+                swept = sweep(
+                    host, steps, owner, durable=durable, dry_run=True, marked_only=marked_only, said=said
+                )
+            else:
+                swept = sweep(
+                    host, steps, owner, durable=durable, marked_only=marked_only, note=note, said=said
+                )
     except RunAlive:
         raise
     except (VmkeepError, OSError) as error:

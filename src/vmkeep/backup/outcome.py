@@ -19,6 +19,7 @@ class Outcome:
     points of the same VM, damaged packs that were met, what a host could not
     clean up, a run that could not be closed. ``notes`` tell what is wrong for
     good (points that vanished) or was put right (what a dead run had left).
+    ``left`` names what is still on the host, or may be; the warnings tell it, too.
     """
 
     sealed: SealedPoint
@@ -28,6 +29,7 @@ class Outcome:
     seconds: float
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 def met_damage(audit: Audit) -> list[str]:

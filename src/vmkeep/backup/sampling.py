@@ -60,16 +60,19 @@ def most_that_can_differ(examined: int, population: int) -> float:
 
     One-sided, at CONFIDENCE, exact for a sample without repetition
     (hypergeometric): any larger share would have shown itself with at least
-    that probability. 0 when everything was examined.
+    that probability. 0 when everything was examined, and only then: where so little
+    was left out that nothing more need differ, one of it still can.
     """
-    possible, impossible = 0, population - examined + 1
+    if examined == population:
+        return 0.0
+    possible, impossible = 1, population - examined + 1
     while impossible - possible > 1:
         differing = (possible + impossible) // 2
         if _log_missed(examined, population, differing) > math.log(1 - CONFIDENCE):
             possible = differing
         else:
             impossible = differing
-    return possible / population if population else 0.0
+    return possible / population
 
 
 def most_that_can_be_damaged(found: int, tried: int, population: int) -> float:

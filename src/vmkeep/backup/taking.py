@@ -3,17 +3,19 @@
 The same for files and for a VM on a host: who holds it, and what of it is read, is decided before.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, Protocol
 
-from vmkeep import __version__
+from vmkeep import __version__, stopping
 from vmkeep.backup.audit import Audit, Auditor, Held
 from vmkeep.backup.errors import AuditFailed, RunRefused
 from vmkeep.backup.reading import SourceReads
 from vmkeep.backup.watched import UNWATCHED, HoldWatch
+from vmkeep.capture.errors import MISREAD
 from vmkeep.capture.folder import HeldDisk, HeldFile
 from vmkeep.clock import Clock
 from vmkeep.model.consistency import Consistency
@@ -93,24 +95,18 @@ class Taking:
 
         ``observed`` tells, right before the manifest is written, what else is evidence.
         """
-        to_read = sum(total(one.ranges) for one in work) + sum(file.source.size() for file in held.files)
-        self.progress.begin(f"reading {self.vm.name}", to_read)
         with (
             self.repository.writer(self.journal.run, self.progress) as writer,
             SourceReads(self.pace, self.watch) as reads,
         ):
-            self.journal.step("writing", {"disks": [disk.name for disk in held.disks], "bytes": to_read})
-            each = zip(held.disks, work, strict=True)
-            disks = reads.side_by_side(partial(self._write_disk, writer, reads, *one) for one in each)
-            self.watch.fully()
-            files = self._write_files(writer, reads, held)
-            self.progress.end()
-            audit = self._audit(writer, reads, held, disks, files)
-            self.progress.begin(f"sealing {self.vm.name}", None)
-            # Last before publishing: it also vouches for what the audit read.
-            self.watch.fully()
-            compared = held.check()
-            inventory = writer.flush()
+            # What takes long leaves nothing behind. From here to the caller's next line a signal that is
+            # held back waits: whoever is told that there is no point must be able to believe it.
+            with stopping.at_once():
+                disks, files, audit = self._write(writer, reads, held, work)
+                # Last before publishing: it also vouches for what the audit read.
+                self.watch.fully()
+                compared = held.check()
+                inventory = writer.flush()
             evidence = {
                 "hold_check": {"files": compared, "identical": True},
                 "changed_ranges": _CHANGED_RANGES.get(plan.increment, "read"),
@@ -161,6 +157,23 @@ class Taking:
             self.progress.end()
             return sealed, audit
 
+    def _write(
+        self, writer: Writer, reads: SourceReads, held: Hold, work: Sequence[DiskWork]
+    ) -> tuple[list[tuple[StoredDisk, WrittenMap]], list[tuple[StoredFile, WrittenMap]], Audit]:
+        """Read and store everything, and read a part of it again."""
+        to_read = sum(total(one.ranges) for one in work) + sum(file.source.size() for file in held.files)
+        self.progress.begin(f"reading {self.vm.name}", to_read)
+        self.journal.step("writing", {"disks": [disk.name for disk in held.disks], "bytes": to_read})
+        with _moved_or_not(held):
+            each = zip(held.disks, work, strict=True)
+            disks = reads.side_by_side(partial(self._write_disk, writer, reads, *one) for one in each)
+            self.watch.fully()
+            files = self._write_files(writer, reads, held)
+            self.progress.end()
+            audit = self._audit(writer, reads, held, disks, files)
+        self.progress.begin(f"sealing {self.vm.name}", None)
+        return disks, files, audit
+
     def _audit(
         self,
         writer: Writer,
@@ -187,12 +200,7 @@ class Taking:
             reads.give_up,
             self.watch,
         )
-        try:
-            return auditor.audit(parts, self.reread)
-        except (AuditFailed, ObjectLost):
-            # Where somebody wrote into the source, that is what is to be told.
-            held.check()
-            raise
+        return auditor.audit(parts, self.reread)
 
     def _write_disk(
         self, writer: Writer, reads: SourceReads, disk: HeldDisk, work: DiskWork
@@ -225,6 +233,17 @@ class Taking:
             written.append((StoredFile(file.name, file.role, size, stored.root), stored))
             self.journal.renew()
         return written
+
+
+@contextmanager
+def _moved_or_not(held: Hold) -> Iterator[None]:
+    """Raise SourceChanged instead, where the source changed and may read wrongly, or not at all, for that."""
+    try:
+        yield
+    except (AuditFailed, ObjectLost, *MISREAD):
+        # A file that was cut under the hold reads like a damaged one.
+        held.check()
+        raise
 
 
 def method_of(plan: Plan) -> Method:

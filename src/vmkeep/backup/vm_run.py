@@ -5,11 +5,13 @@ and reasons: hyperv-backup-api.md 2.3, design section 1.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from vmkeep import stopping
 from vmkeep.backup.audit import Audit
 from vmkeep.backup.errors import ChangesUnusable, RunRefused, VmOccupied
 from vmkeep.backup.leftovers import HOST, clear_leftovers, owner_of, questions, still_owed
@@ -21,11 +23,11 @@ from vmkeep.backup.watched import HoldWatch
 from vmkeep.capture.checkpoint import CheckpointHold, hold_vm
 from vmkeep.capture.host_chain import FrozenDisk
 from vmkeep.capture.limits import HoldLimits
-from vmkeep.capture.outcome import Released
+from vmkeep.capture.outcome import Released, left_behind_by, note_left_behind
 from vmkeep.capture.removing import HostTrouble
 from vmkeep.capture.states import HOLDING
 from vmkeep.clock import Clock
-from vmkeep.errors import ExitCode, VmkeepError
+from vmkeep.errors import ExitCode, VmkeepError, notes_of
 from vmkeep.host.files.host_files import HostFiles
 from vmkeep.host.hyperv import (
     GuestNotQuiesced,
@@ -44,7 +46,14 @@ from vmkeep.model.facts import VmFacts
 from vmkeep.model.plan import Increment, Plan, VmRef
 from vmkeep.model.point import Claim
 from vmkeep.pace import Pace
-from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD, decide_checkpoint, excluded, lowered
+from vmkeep.planner.checkpoint import (
+    DISKS_EXCLUDED,
+    DISKS_UNREAD,
+    SHUTDOWN_UNPROVEN,
+    decide_checkpoint,
+    excluded,
+    lowered,
+)
 from vmkeep.progress import Progress
 from vmkeep.ranges import coarsen
 from vmkeep.repository.errors import RunAlive
@@ -157,7 +166,8 @@ def run_vm(
     rests on. What could not be cleaned up is in the error or the warnings, and in
     the journal, for the next run. A VM that an operation of the host has is waited for,
     ``patience_s`` at most. Raises RunRefused and the errors of the rooms below;
-    :func:`is_busy` tells whether it is worth another try.
+    :func:`is_busy` tells whether it is worth another try. A signal ends what takes long at once,
+    and the rest where all is written down; what is left on the host then stands in its notes.
     """
     return _VmRun(doors, vm, wish, repository, clock, progress, patience_s, told).run()
 
@@ -201,25 +211,37 @@ class _VmRun:
         self._source = f"hyperv://{doors.name}/{vm.name}"
         self._sealed: _Sealed | None = None
         self._owed = False  # whether something of dead runs may still be on the host
+        self._left: list[str] = []  # what of this run is on the host, or may be, although it has ended
         self._warnings: list[str] = []
         self._notes: list[str] = []
 
     def run(self) -> Outcome:
+        """Do all of it, with signals held back but where a stop leaves nothing untold."""
+        try:
+            with stopping.held_back():
+                return self._run()
+        except stopping.Stopped as stopped:
+            for what in self._left:
+                note_left_behind(stopped, what)
+            raise
+
+    def _run(self) -> Outcome:
         started = self._clock.monotonic()
         dead = self._journal.begin({"source": self._source, HOST: self._doors.computer})
         self._owed = bool(dead)
         with self._journal.kept():
             try:
-                listing = self._repository.points.listing(self._vm.id)
+                with stopping.at_once():
+                    listing = self._repository.points.listing(self._vm.id)
                 self._clear(dead, listing)
                 sealed = self._take(self._prepare(listing))
             except BaseException as error:
                 # Closed only where its own records prove that nothing is left on the host.
                 is_clean = self._journal.last_step not in HOLDING and not _left_behind(error)
+                if self._owed and not is_busy(error):
+                    note_left_behind(error, still_owed(self._vm.name))
                 if is_clean and self._sealed is None:
                     note_failure(self._journal, error)
-                if self._owed and not is_busy(error):
-                    error.add_note(still_owed(self._vm.name))
                 raise
             finally:
                 self._progress.end()
@@ -231,12 +253,15 @@ class _VmRun:
             )
         code = ExitCode.PARTIAL if self._warnings else ExitCode.OK
         seconds = self._clock.monotonic() - started
-        return Outcome(
-            sealed.point, sealed.plan, got, code, seconds, tuple(self._warnings), tuple(self._notes)
-        )
+        warnings, notes, left = map(tuple, (self._warnings, self._notes, self._left))
+        return Outcome(sealed.point, sealed.plan, got, code, seconds, warnings, notes, left)
 
     def _show(self, waiting: Waiting) -> None:
-        """Say what the host is asked for, unless the progress of reading is being shown."""
+        """Say what the host is asked for, unless the progress of reading is being shown.
+
+        Who waits for the host has written down for what: here a signal ends it.
+        """
+        stopping.look()
         if not self._is_reading:
             percent = f" ({waiting.percent} %)" if waiting.percent is not None else ""
             self._progress.begin(f"{self._vm.name}: {waiting.what}{percent}", None)
@@ -251,7 +276,8 @@ class _VmRun:
         """Take away what dead runs of the VM left."""
         if not dead:
             return
-        durable = self._baseline(listing).durable
+        with stopping.at_once():
+            durable = self._baseline(listing).durable
         self._progress.begin(f"{self._vm.name}: clean up after {len(dead)} unfinished runs", None)
         cleared = clear_leftovers(
             self._host, self._doors.computer, self._repository, self._journal, dead, durable
@@ -276,6 +302,10 @@ class _VmRun:
 
     def _prepare(self, listing: Listing) -> _Prepared:
         """Take the facts and decide; an obstacle that goes by itself is waited for. Raises RunRefused."""
+        with stopping.at_once():
+            return self._prepare_now(listing)
+
+    def _prepare_now(self, listing: Listing) -> _Prepared:
         baseline = self._baseline(listing)
         own = self._repository.parameters.repository.hex()
         self._progress.begin(f"{self._vm.name}: take the facts and plan", None)
@@ -319,7 +349,8 @@ class _VmRun:
                 if not is_busy(error) or pause_s is None or waited + pause_s > self._patience_s:
                     raise
                 self._tell_wait(error.message)
-            self._clock.sleep(pause_s)
+            with stopping.at_once():
+                self._clock.sleep(pause_s)
             waited += pause_s
             self._journal.renew()
             # What has the VM may leave it otherwise than it was.
@@ -461,11 +492,14 @@ class _VmRun:
         released = held.release(track=True)
         sealed.released = released
         sealed.evidence = ({"hold": held.evidence},)
-        if released.tracking is not None:
+        if released.tracking is None:
+            return
+        with _left_if_stopped(released.tracking.reference_point):
             self._drop_orphans(baseline)
             fields = {"time": format_time(self._clock.now()), "run": self._journal.run}
             record = released.tracking.to_json()
             self._repository.points.attach("tracking", sealed.point.name, {**fields, **record})
+        with _left_if_stopped(baseline.reference_point):
             held.drop_previous(baseline.reference_point)
 
     def _drop_orphans(self, baseline: Baseline) -> None:
@@ -473,18 +507,21 @@ class _VmRun:
 
         Before the new tracking is stored: from then on nobody looks for them.
         """
-        for orphan in baseline.orphans:
+        for nth, orphan in enumerate(baseline.orphans):
             try:
-                destroy_reference_point(self._host, self._host_id, orphan)
+                with _left_if_stopped(*baseline.orphans[nth:]):
+                    destroy_reference_point(self._host, self._host_id, orphan)
             except HostTrouble as error:
                 self._warnings.append(
                     f"left behind on the host: the reference point {orphan}: {error.message}"
                 )
+                self._left.append(f"the reference point {orphan}")
 
     def _conclude(self, sealed: _Sealed) -> Consistency:
         """Store the evidence, close the journal if nothing is left to do; return what is proven now."""
         got = proven_by(sealed.point.point, sealed.released)
         self._warnings += _warnings(sealed)
+        self._left += [*_left_by(sealed), *([still_owed(self._vm.name)] if self._owed else [])]
         released = sealed.released
         try:
             fields = {
@@ -531,8 +568,30 @@ def _unannounced(vm: VmFacts, held: CheckpointHold) -> tuple[str, ...]:
 
 def _left_behind(error: BaseException) -> bool:
     """Tell whether something may have stayed on the host; the journal must stay open then."""
-    notes: list[str] = getattr(error, "__notes__", [])
+    notes = notes_of(error)
     return "left_behind" in getattr(error, "context", {}) or any("left behind" in note for note in notes)
+
+
+@contextmanager
+def _left_if_stopped(*points: str | None) -> Iterator[None]:
+    """Let a signal that ends the block say that these reference points may be left."""
+    try:
+        yield
+    except stopping.Stopped as stopped:
+        for point in points:
+            if point is not None:
+                note_left_behind(stopped, f"the reference point {point}")
+        raise
+
+
+def _left_by(sealed: _Sealed) -> list[str]:
+    """Return what the run of a point has left on the host, or may have."""
+    left: list[str] = []
+    if sealed.trouble is not None:
+        left += left_behind_by(sealed.trouble) or (sealed.trouble.message,)
+    if sealed.released is not None and not sealed.released.merge.is_done:
+        left.append(f"not merged: {sealed.released.merge.why}")
+    return left
 
 
 def _increment(work: Sequence[DiskWork], baseline: Baseline) -> Increment:
@@ -577,8 +636,8 @@ def _all_read(plan: Plan, error: ChangesUnusable) -> Plan:
 
 def _warnings(sealed: _Sealed) -> list[str]:
     """Say what is wrong besides, once the point exists."""
-    left_out = (DISKS_EXCLUDED, DISKS_UNREAD)
-    found = [f"{r.fact} {r.effect}" for r in sealed.plan.reasons if r.code in left_out]
+    wanting = (DISKS_EXCLUDED, DISKS_UNREAD, SHUTDOWN_UNPROVEN)
+    found = [f"{r.fact} {r.effect} {r.fix}" for r in sealed.plan.reasons if r.code in wanting]
     found += met_damage(sealed.audit)
     if sealed.trouble is not None:
         what = "the VM could not be released" if sealed.released is None else "not all is cleaned up"

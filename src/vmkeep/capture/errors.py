@@ -1,6 +1,13 @@
 """Why a VM could not be held still."""
 
+from typing import Final
+
 from vmkeep.errors import ExitCode, Retry, VmkeepError
+from vmkeep.formats.errors import FormatError
+from vmkeep.host.files.errors import HostReadFailed
+
+MISREAD: Final = (FormatError, HostReadFailed)
+"""What reading what is held raises; the hold's ``check()`` tells whether it changed, or was so before."""
 
 
 class CaptureError(VmkeepError):

@@ -136,7 +136,8 @@ def identities(disks: Sequence[HeldDisk], files: Sequence[HeldFile]) -> Mapping[
 
     File number, size, time of the last write, and both headers or the footer. The
     time alone proves little, since a server may show an old one while a file is
-    open; the time of the last change of its record means nothing for the bytes.
+    open; the time of the last change of its record moves without a write (believed.md 69), so a
+    write that puts the time of the last write back is left to the audit.
     """
     found: dict[str, object] = {}
     for held in disks:

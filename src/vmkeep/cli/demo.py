@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from vmkeep.cli.evidence import audit_lines
+from vmkeep.cli.evidence import audit_lines, reread_of
 from vmkeep.cli.frame import AsJson, answer, progress, settings
 from vmkeep.cli.text import rounded, shortened, visible
 from vmkeep.errors import ExitCode, UsageError
@@ -186,8 +186,9 @@ def _costs(run: "Run") -> list[str]:
     for outcome in run.outcomes:
         point = outcome.sealed.point
         size = sum(disk.size for disk in point.disks)
+        read = f"{rounded(point.bytes_read)} of {rounded(size)}{reread_of(point.evidence)}"
         lines.append(
-            f"- {point.vm.name}: read {rounded(point.bytes_read)} of {rounded(size)}, stored "
+            f"- {point.vm.name}: read {read}, stored "
             f"{rounded(point.bytes_stored)}, {outcome.consistency.value}-consistent, {outcome.seconds:.1f} s"
         )
         lines += [f"- {line}" for line in audit_lines(point.evidence)[:1]]
@@ -264,6 +265,7 @@ def _document(story: "Story", verdict: "Verdict", at_last: "OnHost", *, keep: bo
         "merges_owed": at_last.merges,
         "bytes_total": full.bytes_total,
         **{f"bytes_read_{run.name}": run.bytes_read for run in (full, incremental)},
+        **{f"bytes_reread_{run.name}": run.bytes_reread for run in (full, incremental)},
         **{f"bytes_stored_{run.name}": run.bytes_stored for run in (full, incremental)},
         **{f"seconds_{run.name}": round(run.seconds, 3) for run in (full, incremental)},
         "disks": [
@@ -296,12 +298,13 @@ def _summary(document: "Mapping[str, Any]") -> list[str]:
         "what others have on the host is not all there": not document["others_untouched"],
     }
     found = [f"  - {text}" for text, holds in wrong.items() if holds]
-    first, second, total = (
-        rounded(document[name]) for name in ("bytes_read_full", "bytes_read_incremental", "bytes_total")
-    )
+    runs = ("full", "incremental")
+    first, second = (rounded(document[f"bytes_read_{run}"]) for run in runs)
+    again, later = (rounded(document[f"bytes_reread_{run}"]) for run in runs)
     end = (
-        f"{same} of {count} restored disks are identical, bit for bit; read {first}, then {second}, of "
-        f"{total}; {_count(left, 'checkpoint')} left. {document['seconds']:.1f} s."
+        f"{same} of {count} restored disks are identical, bit for bit; "
+        f"read {first} (and {again} for the audit), then {second} (and {later} for the audit), of "
+        f"{rounded(document['bytes_total'])}; {_count(left, 'checkpoint')} left. {document['seconds']:.1f} s."
     )
     return [f"{'Good' if document['ok'] else 'NOT GOOD'}: {end}", *found]
 

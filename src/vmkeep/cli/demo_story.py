@@ -120,6 +120,10 @@ class Run:
         return sum(point.bytes_read for point in self.points)
 
     @property
+    def bytes_reread(self) -> int:
+        return sum(point.evidence["reread_audit"]["bytes_read"] for point in self.points)
+
+    @property
     def bytes_stored(self) -> int:
         return sum(point.bytes_stored for point in self.points)
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final
 
 import typer
 
+from vmkeep import stopping
 from vmkeep.cli.progress import StepsTold, TerminalProgress
 from vmkeep.cli.text import visible
 from vmkeep.clock import SystemClock
-from vmkeep.errors import ExitCode, UsageError, VmkeepError
+from vmkeep.errors import ExitCode, UsageError, VmkeepError, notes_of
 from vmkeep.objectstore.address import open_store
 from vmkeep.objectstore.store import Store
 from vmkeep.progress import Progress, Silent
@@ -122,32 +122,12 @@ AcceptRollback = Annotated[
 ]
 
 
-class _Stopped(BaseException):
-    """A signal asked the command to end. No KeyboardInterrupt: typer would end silently on one."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-_STOPPING: Final = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
-if sys.platform == "win32":  # Ctrl+Break, a closed console window, the end of the session
-    _STOPPING[signal.SIGBREAK] = ExitCode.TERMINATED
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    # What is held is being released from here on; a second signal shall not interrupt that.
-    for each in _STOPPING:
-        signal.signal(each, signal.SIG_IGN)
-    raise _Stopped(number)
-
-
 @contextmanager
 def until_stopped() -> Iterator[None]:
     """Take a signal for the wanted end of what is inside, and go on after it."""
     try:
         yield
-    except _Stopped:
+    except stopping.Stopped:
         return  # a second signal is ignored from here on
 
 
@@ -156,9 +136,13 @@ def summed_up(tell: Callable[[ExitCode], None]) -> Iterator[None]:
     """Call ``tell`` with the exit code to come when a signal ends what is inside; it ends all the same."""
     try:
         yield
-    except _Stopped as stopped:
-        tell(_STOPPING[signal.Signals(stopped.number)])
+    except stopping.Stopped as stopped:
+        tell(_code_of(stopped))
         raise
+
+
+def _code_of(stopped: stopping.Stopped) -> ExitCode:
+    return ExitCode.INTERRUPTED if stopped.number == signal.SIGINT else ExitCode.TERMINATED
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
@@ -167,7 +151,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     _stand_in_for_closed_streams()
     _allow_many_files()
     _take_any_text()
-    previous = {number: signal.signal(number, _stop) for number in _STOPPING}
+    previous = {number: signal.signal(number, stopping.stop) for number in stopping.SIGNALS}
     try:
         result = typer.main.get_command(app).main(rest, prog_name="vmkeep", standalone_mode=False)
         if sys.stdout is not None:
@@ -187,8 +171,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
         return _fail(_usage_error(error, text, command))
     except VmkeepError as error:
         return _fail(error)
-    except _Stopped as stopped:
-        return _interrupted(_STOPPING[signal.Signals(stopped.number)], stopped)
+    except stopping.Stopped as stopped:
+        return _interrupted(_code_of(stopped), stopped)
     except BrokenPipeError:
         return int(ExitCode.FAILED)  # whoever read our output has gone; there is nobody left to tell
     except OSError as error:
@@ -259,7 +243,7 @@ def _interrupted(code: ExitCode, error: BaseException | None = None) -> int:
         "Start the command again when it suits: what is complete is kept. Whether a restore point was, "
         "`vmkeep points` tells."
     )
-    left = getattr(error, "__notes__", ())
+    left = notes_of(error) if error is not None else ()
     text = (
         f"interrupted; {'' if left else 'nothing of it stays open or held, and '}nothing half-written counts."
     )
@@ -279,7 +263,7 @@ def _fail(error: VmkeepError) -> int:
 
 def _tell_what_was_left(error: BaseException) -> None:
     """Say what a run made elsewhere and could not take away again; whoever collected it put it into notes."""
-    for note in getattr(error, "__notes__", ()):
+    for note in notes_of(error):
         warn(note)
 
 

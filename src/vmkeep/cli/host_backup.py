@@ -22,7 +22,7 @@ from vmkeep.cli.frame import (
 from vmkeep.cli.host_clock import clock_warning
 from vmkeep.cli.host_doors import configuration, open_host
 from vmkeep.cli.outcomes import document_of, lines_of
-from vmkeep.errors import ExitCode, UsageError
+from vmkeep.errors import ExitCode, UsageError, notes_of
 
 if TYPE_CHECKING:
     from vmkeep.backup.host_run import VmResult
@@ -105,7 +105,7 @@ def backup_host(
 
             for result in unknown:
                 ended(result)
-            with summed_up(story.tell_stop), _sweep_named(host.name):
+            with summed_up(story.tell_stop), _left_told(host.name, story.results):
                 run_host(
                     doors,
                     chosen,
@@ -122,7 +122,8 @@ def backup_host(
         raise results[0].error
     code = worst(results)
     taken = ", ".join(r.outcome.sealed.point.id for r in results if r.outcome is not None)
-    announce(_document(results, code), _table(results, names), f"restore points taken: {taken or 'none'}")
+    with _left_told(host.name, results):
+        announce(_document(results, code), _table(results, names), f"restore points taken: {taken or 'none'}")
     return code
 
 
@@ -180,12 +181,17 @@ class _Story:
 
 
 @contextmanager
-def _sweep_named(host: str) -> Iterator[None]:
-    """Say how what is left behind goes away, when whatever stops the command has left something."""
+def _left_told(host: str, results: "Sequence[VmResult]") -> Iterator[None]:
+    """Have whatever stops the command say what it and the VMs before have left, and how that goes away."""
+    from vmkeep.capture.outcome import note_left_behind
+
     try:
         yield
     except BaseException as error:
-        if any("left behind" in note for note in getattr(error, "__notes__", ())):
+        for result in results:
+            for what in _left_behind(result):
+                note_left_behind(error, f"{result.vm.name}: {what}")
+        if any("left behind" in note for note in notes_of(error)):
             error.add_note(_how_to_sweep(host))
         raise
 
@@ -218,7 +224,9 @@ def _tell(result: "VmResult", name: str) -> None:
 
 
 def _left_behind(result: "VmResult") -> tuple[str, ...]:
-    """Return what a run that failed could not take away."""
+    """Return what a run could not take away."""
+    if result.outcome is not None:
+        return result.outcome.left
     if result.error is None or not result.was_tried:
         return ()
     left = result.error.context.get("left_behind")

@@ -5,10 +5,12 @@ journal first (:mod:`vmkeep.capture.probe`); what a probe that dies leaves, the 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from vmkeep import stopping
+from vmkeep.backup.leftovers import stoppable
 from vmkeep.capture.checkpoint import CheckpointHold, hold_vm
 from vmkeep.capture.errors import ProbeUnnoted
 from vmkeep.capture.limits import HoldLimits
@@ -17,7 +19,7 @@ from vmkeep.capture.probe import DeadProbe, FileJournal, ProbeNotes
 from vmkeep.capture.states import HOLDING, MADE, RELEASING, HoldState
 from vmkeep.capture.sweep import Swept, sweep
 from vmkeep.cli.host_verdicts import Check, confirmed, failed, judged, refuted, skipped, unknown
-from vmkeep.errors import VmkeepError
+from vmkeep.errors import VmkeepError, notes_of
 from vmkeep.formats.disk import Disk
 from vmkeep.host.files.host_files import HostFiles
 from vmkeep.host.hyperv import (
@@ -46,6 +48,8 @@ _MEANS: Final[Mapping[str, str]] = {
     "probe-release": "the checkpoint goes, and its layers are merged",
     "probe-power": "the VM's power state is as it was",
 }
+_OF_WHAT_IS_LEFT: Final = frozenset({"probe-earlier", "probe-release"})
+_NOTHING_LEFT: Final = frozenset({"confirmed", "skipped"})
 # Without these a probe would only fail, or say nothing new.
 _NEEDED_BEFORE: Final = frozenset({"login", "read-wmi", "invoke", "version", "edition"})
 _AGAIN: Final = "The next `vmkeep hosts check NAME --probe VM` on this machine removes it first"
@@ -83,20 +87,30 @@ def probe(
     """Probe a VM if the checks ``before`` allow it and it is agreed to; ``notes`` is alone meanwhile.
 
     What goes wrong is a check's outcome. A signal ends it, and nothing stays, either;
-    what does stay is added to the signal as a note, and the journal is left.
+    what does stay is added to the signal as a note, and the journal is left. One that waits for the end
+    of this is the caller's, who has then learned what is left (:func:`left_told`).
     """
     states = {check.name: check.state for check in before}
     refusal = next((name for name in _NEEDED_BEFORE if states.get(name) in {"refuted", "skipped"}), None)
     if refusal is not None or "read-wmi" not in states:
         return _in_order([], "what comes before it was not confirmed")
-    if not wish.consent():
+    with stopping.at_once():
+        is_agreed = wish.consent()
+    if not is_agreed:
         return _in_order([], "nobody agreed to it")
+    with stopping.held_back():
+        return _agreed(host, files, wish, notes)
+
+
+def _agreed(host: HyperV, files: HostFiles, wish: ProbeWish, notes: ProbeNotes) -> list[Check]:
+    """Do what was agreed to, with signals held back but where a stop leaves nothing untold."""
     earlier = _sweep_earlier(host, wish, notes)
     if any(check.state != "confirmed" for check in earlier):
         return [*earlier, *_in_order([], "what an earlier probe left comes first")]
     try:
-        inventory = take_inventory(host)
-        vm = inventory.find(wish.vm)
+        with stopping.at_once():
+            inventory = take_inventory(host)
+            vm = inventory.find(wish.vm)
     except (HostError, HyperVError) as error:
         return [*earlier, *_in_order([_failed("probe-vm", error)], "there is no VM to probe")]
     about_vm = _about(vm)
@@ -108,6 +122,17 @@ def probe(
         return [*earlier, *_in_order([about_vm, _failed("probe-checkpoint", error)], "nothing was changed")]
     done = [about_vm, *_noted(host, files, vm, journal)]
     return [*earlier, *_in_order(done, "an earlier step failed")]
+
+
+@contextmanager
+def left_told(checks: Sequence[Check]) -> Iterator[None]:
+    """Have a signal that ends the block say what is left of a probe, by what ``checks`` hold by then."""
+    try:
+        yield
+    except stopping.Stopped as stopped:
+        if any(check.name in _OF_WHAT_IS_LEFT and check.state not in _NOTHING_LEFT for check in checks):
+            note_left_behind(stopped, f"what is left of a probe. {_AGAIN}")
+        raise
 
 
 def _in_order(done: Sequence[Check], why: str) -> list[Check]:
@@ -148,14 +173,18 @@ def _sweep_earlier(host: HyperV, wish: ProbeWish, notes: ProbeNotes) -> list[Che
         dead = list(notes.dead_probes())
         if not dead:
             return []
-        facts = take_inventory(host).host
-        for each in dead:
-            found = _sweep(host, each, wish.address, facts)
-            if all(item.is_clean for item in found):
-                each.forget()
-            swept += found
+        with stoppable(host) as host:
+            facts = take_inventory(host).host
+            for each in dead:
+                found = _sweep(host, each, wish.address, facts)
+                if all(item.is_clean for item in found):
+                    each.forget()
+                swept += found
     except VmkeepError as error:
         return [failed("probe-earlier", _EARLIER, error)]
+    except stopping.Stopped as stopped:
+        note_left_behind(stopped, f"what earlier probes made is not all removed yet. {_AGAIN}")
+        raise
     removed = [item.what for item in swept if item.outcome == "removed"]
     gone = ", ".join(removed) or "nothing"
     left = [item for item in swept if not item.is_clean]
@@ -192,12 +221,12 @@ def _noted(host: HyperV, files: HostFiles, vm: VmFacts, journal: FileJournal) ->
         done, is_clean = _try_all(host, files, vm, journal)
         done.append(_power(host, vm))
     except BaseException as error:
-        if _is_over(journal) and not left_behind_by(error):
+        if _is_over(journal) and not any("left behind" in note for note in notes_of(error)):
             with suppress(ProbeUnnoted):  # the next probe finds nothing to remove
                 journal.finish()
         else:
-            journal.close()
             note_left_behind(error, f"what is left of the probe, if anything. {_AGAIN}")
+            journal.close()
         raise
     if not is_clean:
         journal.close()
@@ -226,9 +255,10 @@ def _try_all(host: HyperV, files: HostFiles, vm: VmFacts, journal: FileJournal) 
         with _hold(host, files, vm, journal) as hold:
             done.append(_made(hold))
             name = "probe-read"
-            done.append(_read(hold, host))
-            name = "probe-still"
-            done.append(confirmed(name, _MEANS[name], f"{hold.check()} files were compared"))
+            with stopping.at_once():
+                done.append(_read(hold, host))
+                name = "probe-still"
+                done.append(confirmed(name, _MEANS[name], f"{hold.check()} files were compared"))
             name = "probe-release"
             released = hold.release(track=False)
             done.append(_let_go(released))
@@ -242,10 +272,11 @@ def _try_all(host: HyperV, files: HostFiles, vm: VmFacts, journal: FileJournal) 
     return done, is_clean
 
 
-def _hold(host: HyperV, files: HostFiles, vm: VmFacts, journal: FileJournal) -> CheckpointHold:
+@contextmanager
+def _hold(host: HyperV, files: HostFiles, vm: VmFacts, journal: FileJournal) -> Iterator[CheckpointHold]:
     """Hold the VM as it stands; where the host makes no such checkpoint, let the guest come to rest first."""
 
-    def hold(consistency: Literal[1, 2]) -> CheckpointHold:
+    def hold(consistency: Literal[1, 2]) -> AbstractContextManager[CheckpointHold]:
         return hold_vm(
             host,
             files,
@@ -259,12 +290,14 @@ def _hold(host: HyperV, files: HostFiles, vm: VmFacts, journal: FileJournal) -> 
             skip_other_disks=True,
         )
 
-    try:
-        return hold(2)
-    except (NotSupported, RequestRefused) as error:
-        if MADE in journal.steps or left_behind_by(error):
-            raise
-    return hold(1)
+    with ExitStack() as held:
+        try:
+            found = held.enter_context(hold(2))
+        except (NotSupported, RequestRefused) as error:
+            if MADE in journal.steps or left_behind_by(error):
+                raise
+            found = held.enter_context(hold(1))
+        yield found
 
 
 def _made(hold: CheckpointHold) -> Check:

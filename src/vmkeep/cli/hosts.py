@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from vmkeep import stopping
 from vmkeep.cli.frame import AsJson, settings, state_folder_named, try_answer, warn
 from vmkeep.cli.host_doors import Record, configuration, open_host
 from vmkeep.cli.text import visible
@@ -16,6 +17,7 @@ from vmkeep.errors import UsageError
 if TYPE_CHECKING:
     from vmkeep.cli.configuration import HostBlock
     from vmkeep.cli.host_checks import Examined
+    from vmkeep.cli.host_verdicts import Check
 
 app = typer.Typer(
     help="Show the configured Hyper-V hosts, and check whether vmkeep can work with one.",
@@ -88,10 +90,9 @@ def check(
     says, or nobody could be asked about it; 3 something is unknown or weaker than it should be; 11 another
     probe of this host is under way on this machine; 13 the host is out of reach or refuses.
     """
-    from vmkeep.cli.host_report import report_of
-    from vmkeep.cli.host_verdicts import exit_code_of, summary_of
-    from vmkeep.cli.report_file import put_report, require_place
-    from vmkeep.clock import SystemClock
+    from vmkeep.cli.host_checks import Examined
+    from vmkeep.cli.host_probe import left_told
+    from vmkeep.cli.report_file import require_place
 
     host = configuration().find(name)
     if probe is None and yes:
@@ -103,7 +104,19 @@ def check(
         )
     if report is not None:
         require_place(report)
-    found = _examined(host, probe, lambda: yes or _agreed(host, str(probe)), record)
+    checks: list[Check] = []
+    with left_told(checks):
+        requests = _examine(host, probe, lambda: yes or _agreed(host, str(probe)), record, checks)
+        _tell(host, Examined(tuple(checks), requests), report)
+
+
+def _tell(host: "HostBlock", found: "Examined", report: Path | None) -> None:
+    """Print what was found, and end as it says."""
+    from vmkeep.cli.host_report import report_of
+    from vmkeep.cli.host_verdicts import exit_code_of, summary_of
+    from vmkeep.cli.report_file import put_report
+    from vmkeep.clock import SystemClock
+
     checks = found.checks
     code, summary = exit_code_of(checks), summary_of(checks)
     document = {
@@ -124,14 +137,21 @@ def check(
         raise typer.Exit(int(code))
 
 
-def _examined(
-    host: "HostBlock", probe: str | None, consent: Callable[[], bool], record: Path | None
-) -> "Examined":
-    """Get in and try everything; with ``probe`` also what changes something, if there is consent."""
+def _examine(
+    host: "HostBlock",
+    probe: str | None,
+    consent: Callable[[], bool],
+    record: Path | None,
+    checks: "list[Check]",
+) -> int:
+    """Get in and try everything; with ``probe`` also what changes something, if there is consent.
+
+    What is found is added to ``checks``; returns the number of requests.
+    """
     from vmkeep.capture.errors import ProbeUnnoted
     from vmkeep.capture.probe import ProbeNotes
     from vmkeep.cli import host_probe
-    from vmkeep.cli.host_checks import Examined, examine
+    from vmkeep.cli.host_checks import examine
     from vmkeep.clock import SystemClock
     from vmkeep.host.hyperv import HyperV
 
@@ -144,16 +164,17 @@ def _examined(
                 raise ProbeUnnoted("this user has no folder in which a probe could be written down.")
             open_until_end.enter_context(notes.alone())
         client, files = open_until_end.enter_context(open_host(host, clock, record))
-        checks = list(examine(client, files, host.path_map(), clock, _announce).checks)
+        checks += examine(client, files, host.path_map(), clock, _announce).checks
         _announce("")
         if notes is not None and probe is None:
             checks += host_probe.earlier_probes(notes)
         if notes is not None and probe is not None:
             watched = HyperV(client, clock, lambda waiting: _announce(waiting.what))
             wish = host_probe.ProbeWish(host.address, probe, consent)
-            checks += host_probe.probe(watched, files, wish, notes, checks)
+            with stopping.held_back():
+                checks += host_probe.probe(watched, files, wish, notes, checks)
             _announce("")
-        return Examined(tuple(checks), client.requests)
+        return client.requests
 
 
 def _agreed(host: "HostBlock", vm: str) -> bool:

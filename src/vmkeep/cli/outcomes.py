@@ -40,10 +40,11 @@ def document_of(outcome: "Outcome") -> dict[str, Any]:
 
 def lines_of(outcome: "Outcome", name: str | None = None) -> list[str]:
     """Return what a run achieved, for people; nothing with --quiet. ``name`` stands for the VM's own."""
-    from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD
+    from vmkeep.planner.checkpoint import DISKS_EXCLUDED, DISKS_UNREAD, SHUTDOWN_UNPROVEN
     from vmkeep.planner.folder import DISKS_LEFT_OUT
 
-    told = ("files-only", "guest-not-quiesced", DISKS_LEFT_OUT, DISKS_EXCLUDED, DISKS_UNREAD)
+    warned = (DISKS_LEFT_OUT, DISKS_EXCLUDED, DISKS_UNREAD, SHUTDOWN_UNPROVEN)
+    told = ("files-only", "guest-not-quiesced", *warned)
     point = outcome.sealed.point
     read = rounded(point.bytes_read) + reread_of(point.evidence)
     lines = [
@@ -52,8 +53,8 @@ def lines_of(outcome: "Outcome", name: str | None = None) -> list[str]:
         f"  {audit_lines(point.evidence)[0]}",
         *(f"  {line}" for line in inherited_lines(point.evidence)),
     ]
-    # That files do not tell how their VM was brought to rest is so each time, and of disks that were
-    # left out or a guest that refused a warning tells; everything else is news.
+    # That files do not tell how their VM was brought to rest is so each time, and of a guest that refused
+    # and of what is wanting a warning tells; everything else is news.
     lines += [
         f"  {reason.fact} {reason.effect}"
         for reason in point.consistency.reasons

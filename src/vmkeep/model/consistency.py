@@ -8,8 +8,8 @@ from typing import Literal, Self
 class Consistency(Enum):
     """The consistency of a restore point; what each level proves, best first.
 
-    A VM that was cleanly shut down satisfies every required level. One that is off is taken for that,
-    since nobody can tell from outside how it went off; its plan says so.
+    A VM that is off may have been shut down or have lost its power: as long as nothing proves the
+    former, the level satisfies nothing better than itself (decision 0019).
     """
 
     APPLICATION = "application"  # Windows writers flushed: asked for, succeeded, and read back
@@ -20,8 +20,6 @@ class Consistency(Enum):
 
     def satisfies(self, required: "Consistency") -> bool:
         """Tell whether a point of this level is good enough for ``required``."""
-        if self is Consistency.OFF:
-            return True
         order = list(Consistency)
         return order.index(self) <= order.index(required)
 
@@ -30,7 +28,8 @@ class Consistency(Enum):
 class Policy:
     """What the user asks of a restore point's consistency.
 
-    ``required``: refused when not promised, exit 3 when promised but missed.
+    ``required``: refused when not promised, exit 3 when promised but missed; exit 3, too, of a VM that is
+    off, where better than that is required.
     ``preferred``: exit 3 only when weaker than promised. ``any``: never 3.
     """
 

@@ -13,6 +13,7 @@ from vmkeep.model.plan import Increment, Method, Plan
 
 DISKS_EXCLUDED: Final = "disks-excluded"
 DISKS_UNREAD: Final = "disks-unread"
+SHUTDOWN_UNPROVEN: Final = "shutdown-unproven"
 _OLDEST_BUILD: Final = 14393  # Windows Server 2016
 _RCT_VERSION: Final = (6, 2)
 _BEST_OF: Final = {"linux": " for a Linux guest", "other": " for a guest that is not Windows"}
@@ -22,7 +23,7 @@ _AS_AFTER_A_POWER_CUT: Final = "A standard checkpoint is taken: the point is as 
 _SHUTDOWN_UNKNOWN: Final = Reason(
     "shutdown-unknown",
     "The VM is off; the host does not tell whether its guest was shut down or lost its power.",
-    "If it lost its power, the point is as after a power cut, whatever level is required.",
+    "If it lost its power, the point is as after a power cut.",
     "Where in doubt, start the VM, and shut it down from inside or take the point while it runs.",
 )
 # What a checkpoint can freeze; what else a VM has is left out, and told.
@@ -36,6 +37,8 @@ def decide_checkpoint(
     """Choose how a VM is brought to rest, and say why not better. An unknown fact counts as the worse.
 
     ``wait``: the obstacle goes by itself. ``refuse``: only a person or another policy helps.
+    A VM that is off is not refused, as nothing better can be had of it; what is required and not
+    known is a reason then, SHUTDOWN_UNPROVEN.
     """
     obstacle = next(_obstacles(host, vm), None)
     if obstacle is not None:
@@ -44,8 +47,10 @@ def decide_checkpoint(
     method, promise, reasons = _rest(vm)
     reasons += _told_besides(vm)
     if policy.level is not None and not promise.satisfies(policy.level):
-        whose = _BEST_OF.get(vm.guest.family or "", "") if promise is Consistency.FILESYSTEM else ""
-        return Plan("refuse", None, None, "full", (*reasons, _not_met(policy.level, promise, whose)))
+        if promise is not Consistency.OFF:
+            whose = _BEST_OF.get(vm.guest.family or "", "") if promise is Consistency.FILESYSTEM else ""
+            return Plan("refuse", None, None, "full", (*reasons, _not_met(policy.level, promise, whose)))
+        reasons.append(_unproven(policy.level))
     return Plan("go", method, promise, _increment(vm, has_earlier_point, has_tracking), tuple(reasons))
 
 
@@ -278,6 +283,17 @@ def _knows_rct(vm: VmFacts) -> bool:
     parts = (vm.configuration_version or "").split(".")
     known = len(parts) == 2 and all(part.isascii() and part.isdigit() for part in parts)
     return known and (int(parts[0]), int(parts[1])) >= _RCT_VERSION
+
+
+def _unproven(level: Consistency) -> Reason:
+    """Say that a VM that is off does not prove what is required of it."""
+    return Reason(
+        SHUTDOWN_UNPROVEN,
+        f"The policy requires {level.value}; nothing shows that the VM, which is off, was shut down cleanly.",
+        "The point is taken, and does not count as what is required.",
+        "Take the point while the VM runs; or start it once, shut it down from inside, and ask for "
+        f"--consistency required:{Consistency.OFF.value}, preferred or any.",
+    )
 
 
 def _not_met(level: Consistency, promise: Consistency, whose: str = "") -> Reason:

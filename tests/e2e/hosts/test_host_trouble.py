@@ -204,8 +204,37 @@ def test_a_level_that_cannot_be_promised_is_refused(hosts: Hosts, office: Lab) -
     clear(result, 1, "refused", "requires application", "filesystem", "for a Linux guest")
     assert "required:filesystem" in result.err
     assert things(office) == before
-    for vm, level in (("mail", "required:filesystem"), ("attic", "required:application")):
+    for vm, level in (("mail", "required:filesystem"), ("attic", "required:off")):
         assert hosts("backup", f"hyperv://lab/{vm}", "--consistency", level).code == 0
+
+
+@pytest.mark.parametrize("words", [("-q",), ("--json",)])
+def test_a_vm_that_lost_its_power_is_not_what_is_required(
+    hosts: Hosts, office: Lab, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Nobody can tell from outside how it went off: its point is kept, and never called good enough."""
+    mail = ("backup", "hyperv://lab/mail")
+    try:
+        office.control.ask("power", vm="mail", to="off")
+        result = hosts(*mail, "--consistency", "required:application", *words)
+        assert result.code == 3, result
+        assert "requires application" in result.err
+        assert "nothing shows that the VM, which is off, was shut down cleanly" in result.err
+        assert "Take the point while the VM runs" in result.err
+        assert "required:off" in result.err
+        (row,) = points(hosts)
+        assert row["consistency"] == "off"
+        shown = restored(hosts, office, row["id"], tmp_path / "back")
+        assert (shown["claim"]["asked"], shown["claim"]["got"]) == ("required:application", "off")
+        codes = [each["code"] for each in shown["claim"]["reasons"]]
+        assert codes == ["shutdown-unknown", "shutdown-unproven"]
+        for policy in ("required:off", "required:crash", "preferred", "any"):
+            result = hosts(*mail, "--consistency", policy)
+            assert result.code == 0, result
+            assert "shut down cleanly" not in result.err
+            assert "does not tell whether its guest was shut down or lost its power" in result.text
+    finally:
+        office.control.ask("power", vm="mail", to="running")
 
 
 def test_a_level_that_is_promised_and_missed_keeps_the_point(
@@ -274,6 +303,7 @@ def test_a_vm_that_is_started_while_its_checkpoint_is_made_was_not_off(hosts: Ho
     office.control.ask("power", vm="attic", to="off")
     assert result.code == 3, result
     assert "promised as off and is proven as crash" in result.err
+    assert "nothing shows that the VM, which is off, was shut down cleanly" in result.err
     assert [row["consistency"] for row in points(hosts)] == ["crash"]
 
 

@@ -34,7 +34,8 @@ PLACES: dict[str, tuple[dict[str, object], int, int]] = {
     "the host makes the checkpoint": ({"verb": "put_if_absent", "prefix": "runs/", "nth": 4}, 0, 0),
     "the checkpoint has no name yet": ({"verb": "put_if_absent", "prefix": "runs/", "nth": 5}, 0, 0),
     "while it is read": ({"verb": "create", "prefix": "packs/", "nth": 1}, 0, 0),
-    "right before the seal": ({"verb": "put_if_absent", "prefix": "seals/", "nth": 1}, 0, 0),
+    # From here on the point comes to be, and is told.
+    "right before the seal": ({"verb": "put_if_absent", "prefix": "seals/", "nth": 1}, 1, 0),
     "before the VM is released": ({**SEALED, "nth": 1}, 1, 0),
     "the host converts the checkpoint": ({**SEALED, "nth": 2}, 1, 0),
     "when it is converted": ({**SEALED, "nth": 3}, 1, 0),
@@ -66,12 +67,13 @@ def test_sigterm_lets_go_of_the_vm_and_the_next_run_goes_on(commands: HostComman
 def test_a_clean_up_that_is_stopped_is_not_called_done(commands: HostCommands, command: str) -> None:
     died = {"verb": "create", "prefix": "packs/", "nth": 1, "action": "signal", "what": int(signal.SIGKILL)}
     assert commands.met(died, "backup", "hyperv://lab/web").code == -signal.SIGKILL
-    # Its own record, the claim of the dead run, and then what it is about to remove.
-    stopped = {"verb": "put_if_absent", "prefix": "runs/", "nth": 3, "action": "signal"}
+    # Its own two records: it has found the dead run, and is about to remove what that left.
+    stopped = {"verb": "put_if_absent", "prefix": "runs/", "nth": 2, "action": "signal"}
     result = commands.met({**stopped, "what": int(signal.SIGTERM)}, command, "hyperv://lab/web")
     assert result.code == 143, result
     assert "nothing of it stays" not in result.err
     assert "left behind on the host: what an unfinished run of web made is not all removed yet" in result.err
+    assert ("the sweep is not finished; it has not got through: web" in result.err) == (command == "sweep")
     assert commands("sweep", "hyperv://lab").code == 0
     commands.is_clean()
     assert commands.all_closed("web")
@@ -80,7 +82,7 @@ def test_a_clean_up_that_is_stopped_is_not_called_done(commands: HostCommands, c
 @pytest.mark.parametrize(
     ("order", "protected"),
     [
-        ({"verb": "put_if_absent", "prefix": "seals/", "nth": 2}, ["chained"]),
+        ({"verb": "put_if_absent", "prefix": "seals/", "nth": 2}, ["chained", "large"]),
         ({**SEALED, "nth": 1}, ["chained"]),  # and not yet released
         ({"verb": "create", "prefix": "packs/", "nth": 1}, []),
     ],
@@ -112,8 +114,9 @@ def test_people_hear_of_what_is_not_protected_when_they_stop_a_run(
     order |= {"action": "signal", "what": int(signal.SIGINT)}
     result = commands.met(order, "backup", "hyperv://lab", "--all", *quiet)
     assert result.code == 130, result
-    assert "Interrupted: 1 of 4 VMs are protected.\n  not protected: " in result.text
-    assert result.text.count("  not protected: ") == 3
+    # The seal that was being written is written: nobody has to guess.
+    assert "Interrupted: 2 of 4 VMs are protected.\n  not protected: " in result.text
+    assert result.text.count("  not protected: ") == 2
     assert "nothing of it stays open or held" in result.err
 
 

@@ -1,6 +1,7 @@
 """What goes wrong while a host is probed: it is told, and nothing is left, or the next probe removes it."""
 
 import json
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 
 from tests.lab_captures import Doors, doors, is_under_way
 from tests.lab_process import Lab, running_lab
+from vmkeep import stopping
 from vmkeep.capture.outcome import left_behind_by
 from vmkeep.capture.probe import ProbeNotes
-from vmkeep.cli.host_probe import ProbeWish, earlier_probes, probe
+from vmkeep.cli.host_probe import ProbeWish, earlier_probes, left_told, probe
 from vmkeep.cli.host_verdicts import Check, confirmed, exit_code_of, refuted
 from vmkeep.host.files.host_files import HostFiles
 from vmkeep.host.files.paths import PathMap
@@ -224,6 +226,40 @@ def test_an_interruption_says_what_could_not_be_removed(lab: Lab, host: Doors, n
     assert len(journals(notes)) == 1
     host.host = replace(host.host, watch=lambda _: None)
     assert states(probed(host, notes))["probe-earlier"] == "confirmed"
+
+
+def test_a_signal_while_an_earlier_probe_is_removed_says_so(
+    lab: Lab, host: Doors, notes: ProbeNotes, handled_signals: None
+) -> None:
+    lab.control.ask("fail", at="destroy-call", vm=VM, times=2, code=32775)
+    probed(host, notes)
+    (journal,) = journals(notes)
+
+    def stop(waiting: Waiting) -> None:
+        if is_under_way(waiting, "remove"):
+            signal.raise_signal(signal.SIGTERM)
+
+    host.host = replace(host.host, watch=stop)
+    with pytest.raises(stopping.Stopped) as told:
+        probed(host, notes)
+    assert any("what earlier probes made" in what for what in left_behind_by(told.value))
+    assert journals(notes) == [journal]
+    host.host = replace(host.host, watch=lambda _: None)
+    assert states(probed(host, notes))["probe-earlier"] == "confirmed"
+    assert journals(notes) == []
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+def test_a_signal_after_a_probe_does_not_hide_what_that_has_left(
+    is_left: bool, handled_signals: None
+) -> None:
+    checks = [*BEFORE]
+    with pytest.raises(stopping.Stopped) as told, left_told(checks):
+        checks.append(
+            refuted("probe-release", "m", "f", hint="h") if is_left else confirmed("probe-release", "m")
+        )
+        signal.raise_signal(signal.SIGINT)
+    assert bool(left_behind_by(told.value)) == is_left
 
 
 def test_what_was_left_on_another_host_is_not_forgotten_here(

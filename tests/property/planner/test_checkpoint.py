@@ -101,7 +101,10 @@ def test_a_plan_is_whole(host: HostFacts, vm: VmFacts, policy: Policy, earlier: 
     if plan.verdict != "go" or plan.consistency is Consistency.CRASH:
         assert plan.reasons
     if plan.verdict == "go":
-        assert policy.level is None or (plan.consistency and plan.consistency.satisfies(policy.level))
+        assert plan.consistency is not None
+        is_short = policy.level is not None and not plan.consistency.satisfies(policy.level)
+        assert not is_short or plan.consistency is Consistency.OFF
+        assert is_short == any(each.code == "shutdown-unproven" for each in plan.reasons)
         assert len(excluded(vm)) < len(vm.disks)
         assert any(each.code == "disks-excluded" for each in plan.reasons) == bool(excluded(vm))
         assert plan.increment != "rct" or (earlier and tracking)

@@ -27,7 +27,15 @@ def _missed(examined: int, population: int, differing: int) -> Fraction:
 def test_the_bound_is_the_largest_share_that_a_sample_may_well_miss(population: int) -> None:
     for examined in range(1, population + 1):
         could_be = [d for d in range(population + 1) if _missed(examined, population, d) > Fraction(1, 20)]
-        assert most_that_can_differ(examined, population) == max(could_be) / population
+        # Of what was not looked at one chunk can always differ, however likely it would have been met.
+        least = int(examined < population)
+        assert most_that_can_differ(examined, population) == max(*could_be, least) / population
+
+
+def test_what_was_not_looked_at_is_never_called_equal() -> None:
+    # One of 309 is missed by 300 with a probability of 9/309, below 5 %: the sample alone would say 0.
+    assert _missed(300, 309, 1) < Fraction(1, 20)
+    assert most_that_can_differ(300, 309) == 1 / 309
 
 
 def test_three_hundred_of_very_many_leave_one_per_cent() -> None:

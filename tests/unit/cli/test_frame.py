@@ -1,18 +1,22 @@
 """What all commands share: text on a terminal, settings, sizes, places."""
 
 import io
+import signal
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.clocks import FakeClock
+from vmkeep import stopping
 from vmkeep.cli import frame
 from vmkeep.cli.progress import TerminalProgress
 from vmkeep.cli.text import rounded, visible
-from vmkeep.errors import UsageError
+from vmkeep.errors import UsageError, VmkeepError
 
 pytestmark = pytest.mark.quick
 
@@ -159,3 +163,47 @@ def test_what_is_no_length_of_time_is_refused_with_an_example(text: str) -> None
     with pytest.raises(UsageError, match="--max-hold takes a length of time such as 90m") as refused:
         frame.seconds_of(text, "--max-hold")
     assert repr(text) in refused.value.message
+
+
+def failing(note: str) -> VmkeepError:
+    error = VmkeepError("the host is away.")
+    error.add_note(note)
+    return error
+
+
+def at_an_error(note: str) -> None:
+    """Be stopped while an error with a note ends what holds signals back."""
+    with stopping.held_back():
+        signal.raise_signal(signal.SIGTERM)
+        raise failing(note)
+
+
+def at_a_handled_error(note: str) -> None:
+    """Be stopped while somebody sees to an error with a note."""
+    try:
+        raise failing(note)
+    except VmkeepError:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("work", [at_an_error, at_a_handled_error])
+def test_a_stop_tells_what_the_error_under_way_had_to_say(
+    work: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer()
+    app.command()(lambda: work("left behind: one"))
+    assert frame.run_app(app, []) == 143
+    told = capsys.readouterr().err
+    assert told.startswith("vmkeep: interrupted; nothing half-written counts.")
+    assert told.count("left behind: one") == 1
+
+
+def test_a_stop_that_leaves_nothing_says_so_and_handlers_are_put_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = [signal.getsignal(number) for number in stopping.SIGNALS]
+    app = typer.Typer()
+    app.command()(lambda: signal.raise_signal(signal.SIGINT))
+    assert frame.run_app(app, []) == 130
+    assert "nothing of it stays open or held" in capsys.readouterr().err
+    assert [signal.getsignal(number) for number in stopping.SIGNALS] == before

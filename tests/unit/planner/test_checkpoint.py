@@ -104,14 +104,23 @@ def test_what_keeps_a_guest_from_taking_part_lowers_the_promise_and_is_told(
 
 
 def test_of_a_vm_that_is_off_nobody_knows_how_its_guest_ended() -> None:
-    """It satisfies every level (contract/plan.md), and the plan does not pretend to know more than that."""
-    for policy in ("required:application", "preferred", "any"):
+    for policy in ("required:off", "required:crash", "preferred", "any"):
         plan = decide(OFF, policy)
         assert (plan.verdict, plan.consistency) == ("go", Consistency.OFF)
         (reason,) = plan.reasons
         assert reason.code == "shutdown-unknown"
         assert "power cut" in reason.effect
         assert reason.fix
+
+
+@pytest.mark.parametrize("level", ["application", "filesystem", "saved"])
+def test_a_vm_that_is_off_does_not_prove_what_is_required(level: str) -> None:
+    """Nothing better can be had of it, so it is taken; that it is enough is not said (mission B2)."""
+    plan = decide(OFF, f"required:{level}", has_earlier_point=True, has_tracking=True)
+    assert (plan.verdict, plan.consistency, plan.increment) == ("go", Consistency.OFF, "rct")
+    assert codes(plan) == ["shutdown-unknown", "shutdown-unproven"]
+    assert f"requires {level}" in plan.reasons[-1].fact
+    assert "required:off" in plan.reasons[-1].fix
 
 
 @pytest.mark.parametrize("mode", ["replica", "test_replica", "extended_replica", None])
@@ -216,7 +225,7 @@ def test_a_required_level_is_promised_or_nothing_is_taken(
     vm: VmFacts, promise: Consistency, level: Consistency
 ) -> None:
     plan = decide(vm, f"required:{level.value}")
-    # Best first; a VM that is off satisfies every level (design section 3).
+    # Best first; of a VM that is off nothing better can be had, so it is never refused (decision 0019).
     ranks = {"application": 5, "filesystem": 4, "saved": 3, "off": 2, "crash": 1}
     is_enough = promise is Consistency.OFF or ranks[promise.value] >= ranks[level.value]
     assert plan.verdict == ("go" if is_enough else "refuse")
