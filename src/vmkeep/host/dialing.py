@@ -39,6 +39,9 @@ def dial(address: str, port: int, timeout_s: float, look: Callable[[], None]) ->
 
 
 def _connect(sock: socket.socket, place: object, timeout_s: float, look: Callable[[], None]) -> None:
+    # A request goes out in two pieces, headers and body: the second must not wait until the first is
+    # acknowledged, which takes 40 ms here and up to 200 ms on Windows.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setblocking(False)
     code = sock.connect_ex(place)  # type: ignore[arg-type]
     if code not in _UNDER_WAY:

@@ -7,7 +7,6 @@ break ``select``; a dying receiver can leave a waiting thread behind.
 """
 
 import logging
-import socket
 import threading
 import uuid
 from collections.abc import Callable
@@ -169,7 +168,6 @@ class _Transport(Tcp):  # type: ignore[misc]
         with self._sock_lock:
             self._sock = dial(self.server, self.port, self.timeout, self._look)
             self.connected = True
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _recv(self, length: int, timeout: float) -> tuple[bytes | None, float]:
         """Return ``length`` bytes, None at the end; TimeoutError says that no answer has begun."""
