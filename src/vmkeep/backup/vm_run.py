@@ -12,18 +12,18 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from vmkeep import stopping
-from vmkeep.backup.audit import Audit
 from vmkeep.backup.errors import ChangesUnusable, RunRefused, VmOccupied
 from vmkeep.backup.leftovers import HOST, clear_leftovers, owner_of, questions, still_owed
-from vmkeep.backup.outcome import Outcome, met_damage, note_failure
+from vmkeep.backup.outcome import Outcome, note_failure
 from vmkeep.backup.proof import end_of_guest, is_lower, proven_by, what_was_asked
+from vmkeep.backup.sealed import Sealed
 from vmkeep.backup.taking import DiskWork, Taking, promised_by
 from vmkeep.backup.tracked import Baseline, Here, find_baseline
 from vmkeep.backup.watched import HoldWatch
 from vmkeep.capture.checkpoint import CheckpointHold, hold_vm
 from vmkeep.capture.host_chain import FrozenDisk
 from vmkeep.capture.limits import HoldLimits
-from vmkeep.capture.outcome import Released, left_behind_by, note_left_behind
+from vmkeep.capture.outcome import note_left_behind
 from vmkeep.capture.removing import HostTrouble
 from vmkeep.capture.states import HOLDING
 from vmkeep.clock import Clock
@@ -48,8 +48,6 @@ from vmkeep.model.point import Claim
 from vmkeep.pace import Pace
 from vmkeep.planner.checkpoint import (
     DISKS_EXCLUDED,
-    DISKS_UNREAD,
-    SHUTDOWN_UNPROVEN,
     decide_checkpoint,
     excluded,
     lowered,
@@ -134,21 +132,6 @@ class _Prepared:
     baseline: Baseline
 
 
-@dataclass
-class _Sealed:
-    """A point that exists, and how its hold ended: what became of it, and what went wrong afterwards."""
-
-    point: SealedPoint
-    audit: Audit
-    plan: Plan
-    claim: Claim
-    unannounced: tuple[str, ...] = ()
-    """Disks that are not held although the plan did not say so."""
-    released: Released | None = None
-    evidence: tuple[dict[str, Any], ...] = ()
-    trouble: VmkeepError | None = None
-
-
 def run_vm(
     doors: Doors,
     vm: VmRef,
@@ -209,7 +192,7 @@ class _VmRun:
         self._progress = progress
         self._journal = repository.journal(self._vm, os.urandom(16).hex())
         self._source = f"hyperv://{doors.name}/{vm.name}"
-        self._sealed: _Sealed | None = None
+        self._sealed: Sealed | None = None
         self._owed = False  # whether something of dead runs may still be on the host
         self._left: list[str] = []  # what of this run is on the host, or may be, although it has ended
         self._warnings: list[str] = []
@@ -247,7 +230,7 @@ class _VmRun:
                 self._progress.end()
             got = self._conclude(sealed)
         if self._is_short_of(sealed, got):
-            promised, why = sealed.claim.promised, _why_unproven(sealed)
+            promised, why = sealed.claim.promised, sealed.why_unproven()
             self._warnings.append(
                 f"the point was promised as {promised.value} and is proven as {got.value}: {why}"
             )
@@ -266,7 +249,7 @@ class _VmRun:
             percent = f" ({waiting.percent} %)" if waiting.percent is not None else ""
             self._progress.begin(f"{self._vm.name}: {waiting.what}{percent}", None)
 
-    def _is_short_of(self, sealed: _Sealed, got: Consistency) -> bool:
+    def _is_short_of(self, sealed: Sealed, got: Consistency) -> bool:
         """Tell whether less is proven than was promised, and the policy minds."""
         return is_lower(got, sealed.claim.promised) and self._wish.policy.mode != "any"
 
@@ -339,7 +322,7 @@ class _VmRun:
 
     # --- while it is held ---------------------------------------------------------------------
 
-    def _take(self, prepared: _Prepared) -> _Sealed:
+    def _take(self, prepared: _Prepared) -> Sealed:
         """Take the point; a host that is too busy to make a checkpoint is asked again for a while."""
         waited = 0.0
         for pause_s in (*_BUSY_PAUSES_S, None):
@@ -357,7 +340,7 @@ class _VmRun:
             prepared = self._prepare(prepared.listing)
         raise AssertionError("the last attempt returns or raises")
 
-    def _take_now(self, prepared: _Prepared) -> _Sealed:
+    def _take_now(self, prepared: _Prepared) -> Sealed:
         """Hold the VM by the best way that works, and take the point."""
         try:
             return self._hold(prepared)
@@ -375,10 +358,10 @@ class _VmRun:
             )
             return self._hold(replace(self._prepare(prepared.listing), plan=plan))
 
-    def _hold(self, prepared: _Prepared) -> _Sealed:
+    def _hold(self, prepared: _Prepared) -> Sealed:
         at_rest = self._clock.now()
         baseline, plan = prepared.baseline, prepared.plan
-        sealed: _Sealed | None = None
+        sealed: Sealed | None = None
         try:
             with hold_vm(
                 self._host,
@@ -405,7 +388,7 @@ class _VmRun:
             sealed.trouble = error
         return sealed
 
-    def _write(self, prepared: _Prepared, held: CheckpointHold, at_rest: datetime) -> _Sealed:
+    def _write(self, prepared: _Prepared, held: CheckpointHold, at_rest: datetime) -> Sealed:
         baseline, wish = prepared.baseline, self._wish
         plan = _told_of_tracking(prepared.plan, held.disks)
         promised = promised_by(plan)
@@ -454,7 +437,7 @@ class _VmRun:
             sealed, audit = taking.take(held, plan, claim, work, observed)
         finally:
             self._is_reading = False
-        return _Sealed(sealed, audit, plan, claim, _unannounced(prepared.vm, held))
+        return Sealed(sealed, audit, plan, claim, _unannounced(prepared.vm, held))
 
     def _work(
         self, disks: Sequence[FrozenDisk], base: SealedPoint | None, *, reread_all: bool
@@ -486,7 +469,7 @@ class _VmRun:
 
     # --- afterwards ---------------------------------------------------------------------------
 
-    def _release(self, held: CheckpointHold, sealed: _Sealed, baseline: Baseline) -> None:
+    def _release(self, held: CheckpointHold, sealed: Sealed, baseline: Baseline) -> None:
         """Let the VM go, store what the next increment needs, and only then drop what the last one needed."""
         self._progress.begin(f"releasing {self._vm.name}", None)
         released = held.release(track=True)
@@ -517,11 +500,11 @@ class _VmRun:
                 )
                 self._left.append(f"the reference point {orphan}")
 
-    def _conclude(self, sealed: _Sealed) -> Consistency:
+    def _conclude(self, sealed: Sealed) -> Consistency:
         """Store the evidence, close the journal if nothing is left to do; return what is proven now."""
         got = proven_by(sealed.point.point, sealed.released)
-        self._warnings += _warnings(sealed)
-        self._left += [*_left_by(sealed), *([still_owed(self._vm.name)] if self._owed else [])]
+        self._warnings += sealed.warnings()
+        self._left += [*sealed.left(), *([still_owed(self._vm.name)] if self._owed else [])]
         released = sealed.released
         try:
             fields = {
@@ -584,16 +567,6 @@ def _left_if_stopped(*points: str | None) -> Iterator[None]:
         raise
 
 
-def _left_by(sealed: _Sealed) -> list[str]:
-    """Return what the run of a point has left on the host, or may have."""
-    left: list[str] = []
-    if sealed.trouble is not None:
-        left += left_behind_by(sealed.trouble) or (sealed.trouble.message,)
-    if sealed.released is not None and not sealed.released.merge.is_done:
-        left.append(f"not merged: {sealed.released.merge.why}")
-    return left
-
-
 def _increment(work: Sequence[DiskWork], baseline: Baseline) -> Increment:
     """Name what was done in the end: change tracking was used for one disk at least, or for none."""
     if any(one.inherit for one in work):
@@ -613,16 +586,6 @@ def _told_of_tracking(plan: Plan, disks: Sequence[FrozenDisk]) -> Plan:
     return replace(plan, reasons=(*plan.reasons, *told))
 
 
-def _why_unproven(sealed: _Sealed) -> str:
-    """Say why the level that was promised is not proven."""
-    released = sealed.released
-    if released is not None and released.why_untracked is not None:
-        return released.why_untracked.fact
-    if released is None and sealed.trouble is not None:
-        return "the VM could not be released, and only then does the host tell what was reached."
-    return "the host does not confirm it."
-
-
 def _all_read(plan: Plan, error: ChangesUnusable) -> Plan:
     reason = Reason(
         "rct-contradicted",
@@ -632,34 +595,3 @@ def _all_read(plan: Plan, error: ChangesUnusable) -> Plan:
         "before may lack changes: run once with --reread-all and keep older points.",
     )
     return replace(plan, increment="compare", reasons=(*plan.reasons, reason))
-
-
-def _warnings(sealed: _Sealed) -> list[str]:
-    """Say what is wrong besides, once the point exists."""
-    wanting = (DISKS_EXCLUDED, DISKS_UNREAD, SHUTDOWN_UNPROVEN)
-    found = [f"{r.fact} {r.effect} {r.fix}" for r in sealed.plan.reasons if r.code in wanting]
-    found += met_damage(sealed.audit)
-    if sealed.trouble is not None:
-        what = "the VM could not be released" if sealed.released is None else "not all is cleaned up"
-        found.append(
-            f"the point is sealed, but {what}; the next run or `vmkeep sweep` will: {sealed.trouble.message}"
-        )
-        left = sealed.trouble.context.get("left_behind")
-        told = found[-1]
-        left = left if isinstance(left, tuple) else ()
-        found += [f"left behind on the host: {each}" for each in left if each not in told]
-    found += [f"{label} is a disk of the VM, and is not in the point." for label in sealed.unannounced]
-    released = sealed.released
-    if released is None:
-        return found
-    if not released.merge.is_done:
-        found.append(
-            f"the merge of the checkpoint has not ended, and the next run looks again: {released.merge.why}"
-        )
-    if not released.is_power_equal:
-        before, after = released.power_before, released.power_after
-        now = "cannot be read" if after is None else f"is {after.word or f'code {after.code}'}"
-        found.append(
-            f"the VM's power state {now} now; before the run it was {before.word or f'code {before.code}'}."
-        )
-    return found
