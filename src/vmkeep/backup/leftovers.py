@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from vmkeep import stopping
-from vmkeep.capture.states import HoldState
+from vmkeep.capture.states import HOLDING, HoldState
 from vmkeep.capture.sweep import NOTHING_SAID, Note, Said, Swept, short_id, sweep
 from vmkeep.clock import WatchedClock
 from vmkeep.errors import VmkeepError
@@ -158,18 +158,16 @@ def look_at(
     left = [each for each in swept if not each.is_clean and each.outcome != "would be removed"]
     if left:
         return Cleared(run, vm, swept, why="; ".join(_said(each) for each in left))
-    was_released = any(record.step == HoldState.RELEASED.value for record in records)
-    elsewhere = None if was_released else other
-    if elsewhere is not None and not any(each.what == "checkpoint" for each in swept):
-        # A VM that moved takes its checkpoint along; one of the same id on another host does not.
-        why = f"it worked on the host {elsewhere!r}, and nothing of it is here; sweep that host"
+    if other is not None and not any(each.what in ("checkpoint", "reference point") for each in swept):
+        # A VM that moved takes its checkpoint and its points along; one of the same id elsewhere does not.
+        why = f"it worked on the host {other!r}, and nothing of it is here; sweep that host"
         return Cleared(run, vm, swept, why=why)
     return Cleared(run, vm, swept)
 
 
 def has_held(records: Sequence[Record]) -> bool:
     """Tell whether a run was about to change anything on a host."""
-    steps = {state.value for state in HoldState}
+    steps = {state.value for state in HoldState} | HOLDING
     return any(record.step in steps for record in records)
 
 

@@ -180,9 +180,7 @@ class Converting:
         if not self.may_have_run:
             return Claimed()
         is_gone = went_by_conversion(host, self.conversion)
-        found = claim_point(host, self.conversion)
-        if not is_gone:  # only what the host itself says to come of the call can be its point
-            return found if found.is_proven else Claimed()
+        found = claim_point(host, self.conversion, is_gone=is_gone)
         if found.doubtful:
             ids = tuple(point.id for point in found.doubtful)
             raise CheckpointUnidentified(

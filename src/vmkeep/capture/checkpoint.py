@@ -134,6 +134,7 @@ class CheckpointHold:
         # The two calls that make something; what they have made may have to be looked for.
         self._creation: Creation | None = None
         self._converting: Converting | None = None
+        self._is_converted = False
         self._merge: Merge | None = None
         self._is_told = False
         self._limit_watch: LimitWatch | None = None
@@ -310,6 +311,8 @@ class CheckpointHold:
                 self._log.note(RELEASING, checkpoint=checkpoint.id, how="destroy")
                 self._destroy(self._host, checkpoint)
         self._enter_released()
+        if self._point is not None and not self._is_converted:  # its checkpoint may be there all the same
+            self._destroy(self._host, checkpoint)
         with self._timed("merge"):
             merge = self._merge = await_merge(self._host, self._vm.vm.id, self._layers, self._limits.merge_s)
         if self._point is not None and why is not None:
@@ -345,6 +348,7 @@ class CheckpointHold:
         self._converting = Converting(self._host, self._log, checkpoint, self._creation)
         try:
             self._point = self._converting.make()
+            self._is_converted = True
         except HostTrouble as error:
             found = self._converting.left(self._host)
             self._point = found.ours

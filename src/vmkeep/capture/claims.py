@@ -223,9 +223,13 @@ def is_being_converted(host: HyperV, asked: Asked) -> bool:
 
 
 def claim_point(
-    host: HyperV, conversion: Conversion, disowned: Collection[str] = ()
+    host: HyperV, conversion: Conversion, disowned: Collection[str] = (), *, is_gone: bool
 ) -> Claimed[ReferencePoint]:
-    """Find the reference point of a conversion whose end nobody heard, and whose checkpoint has gone."""
+    """Find the reference point of a conversion whose end nobody heard, once it has ended.
+
+    ``is_gone``: its checkpoint has gone, so somebody's conversion or removal has taken it. While it is
+    still there, only what the host itself says to come of the call is claimed.
+    """
     asked = conversion.asked
     found = [
         each
@@ -235,22 +239,31 @@ def claim_point(
     if not found:
         return Claimed()
     jobs, now = list_jobs(host), read_host_time(host)
-    return _chosen([(each, judge_point(each, conversion, jobs, now)) for each in found])
+    if is_gone:
+        return _chosen([(each, judge_point(each, conversion, jobs, now)) for each in found])
+    named = _chosen([(each, _by_name(each, conversion, jobs) or Verdict.STRANGER) for each in found])
+    return named if named.is_proven else Claimed()
+
+
+def _by_name(made: ReferencePoint, conversion: Conversion, jobs: Sequence[SeenJob]) -> Verdict | None:
+    """Judge by what the host names: the job that made it, or the checkpoint it was made of."""
+    asked, maker = conversion.asked, _maker(jobs, made.id)
+    if asked.job is not None and maker is not None:
+        return Verdict.PROVEN if maker.id == asked.job else Verdict.STRANGER
+    named = {guid for setting in made.settings for guid in _GUID.findall(setting.lower())[:1]}
+    if named & set(_GUID.findall(conversion.checkpoint.lower())[-1:]):
+        return Verdict.PROVEN
+    return Verdict.STRANGER if named - {asked.vm_id.lower()} else None
 
 
 def judge_point(
     made: ReferencePoint, conversion: Conversion, jobs: Sequence[SeenJob], now: datetime | None
 ) -> Verdict:
-    """Say whose a new reference point is: by its job, by what it names, by how long ago we asked."""
+    """Say whose a new point is, once our checkpoint has gone: by names, jobs and times."""
+    by_name = _by_name(made, conversion, jobs)
+    if by_name is not None:
+        return by_name
     asked, maker = conversion.asked, _maker(jobs, made.id)
-    if asked.job is not None and maker is not None:
-        return Verdict.PROVEN if maker.id == asked.job else Verdict.STRANGER
-    named = {guid for setting in made.settings for guid in _GUID.findall(setting.lower())[:1]}
-    ours = _GUID.findall(conversion.checkpoint.lower())[-1:]
-    if named & set(ours):
-        return Verdict.PROVEN
-    if named - {asked.vm_id.lower()}:
-        return Verdict.STRANGER
     if asked.since is None or now is None or now - asked.since > _DAY:
         return Verdict.DOUBTFUL
     if _is_unlike(made, conversion):

@@ -31,6 +31,7 @@ from vmkeep.host.hyperv import (
     destroy_reference_point,
     is_there,
     list_recovery_checkpoints,
+    list_reference_points,
     read_merge,
     read_power_state,
 )
@@ -196,19 +197,18 @@ def sweep(
     rests on: they stay. What the run had no time to write down is proven or concluded
     (:mod:`claims`); that holds once, so it goes to ``note`` before anything is taken
     away. Of the rest a person may have ``said`` whose it is. ``marked_only``: this is
-    not the host the run wrote of, where a VM of the same id may be another one; then
-    only a checkpoint with the run's own mark is touched. Failures of the host are data
-    in the answer; only when every item :attr:`Swept.is_clean` may the run be buried.
+    not the host the run wrote of, where a VM of the same id may be another one; then only
+    a checkpoint with the run's own mark is touched, or a reference point that it wrote
+    down. Failures of the host are data in the answer; only when every item
+    :attr:`Swept.is_clean` may the run be buried.
     """
     kept = frozenset(durable)
     traces = _read(records)
-    # A step that is added belongs to the last hold; of those before nothing was left when it began.
-    notes = [*([_forget] * (len(traces) - 1)), note]
-    sweeps = [
-        _Sweep(host, owner, trace, kept, dry_run, marked_only, merge_limit_s, noted, said)
-        for trace, noted in zip(traces, notes, strict=False)
-    ]
-    return tuple(swept for one in sweeps for swept in one.run())
+    if not traces:
+        return ()
+    # Of the holds before the last one nothing was left when it began.
+    trace = traces[-1]
+    return tuple(_Sweep(host, owner, trace, kept, dry_run, marked_only, merge_limit_s, note, said).run())
 
 
 class _Sweep:
@@ -244,8 +244,12 @@ class _Sweep:
             return [Swept("VM", "", "left", "the journal does not say which VM was held")]
         swept: list[Swept] = []
         if self._marked_only:
-            # Layers and reference points that were written down are those of the other host.
-            self._trace = replace(self._trace, layers={}, reference_point=None, previous=None)
+            try:
+                is_here = self._has_points()
+            except HostTrouble as error:
+                return [Swept("VM", self._trace.vm_id, "failed", error.message)]
+            if not is_here:  # layers and reference points that were written down are those of the other host
+                self._trace = replace(self._trace, layers={}, reference_point=None, previous=None)
         elif not self._has_vm():
             return [Swept("VM", self._trace.vm_id, "finished", _NO_VM)]
         for part in (self._checkpoints, self._reference_points, self._merge):
@@ -256,6 +260,13 @@ class _Sweep:
             except HostTrouble as error:
                 swept.append(Swept("VM", self._trace.vm_id, "failed", error.message))
         return swept
+
+    def _has_points(self) -> bool:
+        """Tell whether a reference point that the run wrote down is here: then the VM has moved here."""
+        written = {self._trace.reference_point, self._trace.previous} - {None}
+        if not written:
+            return False
+        return any(point.id in written for point in list_reference_points(self._host, self._trace.vm_id))
 
     def _has_vm(self) -> bool:
         """Tell whether the VM is there; a host that fails to answer has not said no."""
@@ -383,9 +394,7 @@ class _Sweep:
         """Find the reference point of a conversion that the run did not hear the end of."""
         # Later runs' own points are new, too.
         disowned = (*self._trace.disowned, *self._durable)
-        found = claim_point(self._host, self._trace.conversion, disowned)
-        if not self._is_converted:  # only what the host itself says to come of it can be its point
-            found = Claimed(found.ours) if found.is_proven else Claimed()
+        found = claim_point(self._host, self._trace.conversion, disowned, is_gone=self._is_converted)
         ours, doubtful = self._heard(found)
         told = [Swept("reference point", each.id, "left", _DOUBTFUL, is_asked=True) for each in doubtful]
         return [point.id for point in ours], told

@@ -60,7 +60,6 @@ _NOT_BEGUN: Final = (
     *NOT_RUN,
     ClocksDisagree,
     EndpointUnusable,
-    HostFault,
     HostNotTrusted,
     InstanceMissing,
     LoginImpossible,
@@ -68,6 +67,9 @@ _NOT_BEGUN: Final = (
     RightMissing,
     UnknownToHost,
 )
+# Of other faults only these: access denied, not supported, a parameter or an object that is none. A service
+# that dies in the middle of a call answers with a fault, too (0x800706BE).
+_REFUSED: Final = frozenset({0x80041002, 0x80041003, 0x80041008, 0x80070005, 0x80070032, 0x80070057})
 LONGEST_SILENCE_S: Final = 300.0
 
 
