@@ -179,7 +179,7 @@ class Converting:
         """
         if not self.may_have_run:
             return Claimed()
-        is_gone = went_by_conversion(host, self.conversion)
+        is_gone = went_by_conversion(host, self.conversion, patient=True)
         found = claim_point(host, self.conversion, is_gone=is_gone)
         if found.doubtful:
             ids = tuple(point.id for point in found.doubtful)

@@ -6,7 +6,7 @@ there before a call may be another program's. Decision 0017 says what counts as 
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final, Generic, TypeVar
@@ -101,16 +101,16 @@ class Claimed(Generic[T]):
 
 
 def may_still_begin(asked: Asked, now: datetime | None) -> bool:
-    """Tell whether a call whose answer nobody heard may still be on its way."""
-    return asked.job is None and (now is None or asked.since is None or now - asked.since < _BEGUN)
+    """Tell whether a call whose answer nobody heard may still be on its way, by the host's clock."""
+    return now is None or asked.since is None or now - asked.since < _BEGUN
 
 
 def has_settled(host: HyperV, asked: Asked, *, patient: bool) -> bool:
     """Tell whether the host makes no checkpoint of the VM any more; a lost call is given a minute to begin.
 
-    ``patient`` waits for the end of what is under way, as long as one may take.
+    ``patient``, for the run that has just called, waits for the end of what is under way.
     """
-    is_lost = may_still_begin(asked, read_host_time(host))
+    is_lost = asked.job is None and (patient or may_still_begin(asked, read_host_time(host)))
     quiet_since: float | None = None
     for waited in pauses(host.clock, Kind.CREATE.limit_s):
         if is_being_made(host, asked):
@@ -140,7 +140,7 @@ def claim_checkpoint(host: HyperV, asked: Asked, disowned: Collection[str] = ())
     ]
     if not found:
         return Claimed()
-    jobs = list_jobs(host)
+    jobs, asked = list_jobs(host), _trusted(asked, read_host_time(host))
     judged = [(each, judge_checkpoint(each, asked, jobs)) for each in found]
     return _chosen(_earliest(judged) if asked.job is not None else judged)
 
@@ -194,14 +194,15 @@ def _earliest(
 # --- reference points -----------------------------------------------------------------------
 
 
-def went_by_conversion(host: HyperV, conversion: Conversion) -> bool:
+def went_by_conversion(host: HyperV, conversion: Conversion, *, patient: bool) -> bool:
     """Wait for the end of a conversion under way, or about to begin; tell whether its checkpoint has gone.
 
-    That the checkpoint has gone is not the end: the reference point may come after it.
-    Raises OutcomeUnknown if the host is still at it after half an hour.
+    That the checkpoint has gone is not the end: the reference point may come after it. ``patient``: this
+    is the run that has just called. Raises OutcomeUnknown if the host is still at it after half an hour.
     """
     asked = conversion.asked
-    needed_s = LOST_CALL_S if may_still_begin(asked, read_host_time(host)) else _UNDER_WAY_S
+    is_lost = asked.job is None and (patient or may_still_begin(asked, read_host_time(host)))
+    needed_s = LOST_CALL_S if is_lost else _UNDER_WAY_S
     quiet_since: float | None = None
     for waited in pauses(host.clock, Kind.CONVERT.limit_s):
         is_left = is_there(host, conversion.checkpoint)
@@ -239,6 +240,7 @@ def claim_point(
     if not found:
         return Claimed()
     jobs, now = list_jobs(host), read_host_time(host)
+    conversion = replace(conversion, asked=_trusted(asked, now))
     if is_gone:
         return _chosen([(each, judge_point(each, conversion, jobs, now)) for each in found])
     named = _chosen([(each, _by_name(each, conversion, jobs) or Verdict.STRANGER) for each in found])
@@ -307,6 +309,12 @@ def _others(
 
 
 # --- both -----------------------------------------------------------------------------------
+
+
+def _trusted(asked: Asked, now: datetime | None) -> Asked:
+    """Return the call, without its time if the host's clock was set back: then no time proves anything."""
+    is_back = now is not None and asked.since is not None and _is_before(now, asked.since)
+    return replace(asked, since=None) if is_back else asked
 
 
 def _last(moment: datetime) -> datetime:

@@ -329,7 +329,7 @@ class _Sweep:
         conversion = self._trace.conversion
         if self._dry_run:
             return not is_there(self._host, conversion.checkpoint)
-        return went_by_conversion(self._host, conversion)
+        return went_by_conversion(self._host, conversion, patient=False)
 
     def _write_down(self, checkpoint: CheckpointFacts) -> None:
         """Tell whoever looks after us which checkpoint we remove, and what has to be merged after it."""

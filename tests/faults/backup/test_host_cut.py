@@ -1,6 +1,7 @@
 """The connection to the host is cut: for a minute a run goes on, for longer it ends and says what is left."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.host_runs import SCENARIO, Host, Meeting, RunClock, host_of, says, sh
 from tests.lab_process import Lab, running_lab
 from vmkeep.errors import ExitCode, VmkeepError
 from vmkeep.host.files.host_files import HostFiles
+from vmkeep.host.wsman import HostFault
 from vmkeep.model.consistency import Consistency
 
 # The patience with a server of files is a minute (host/files/link.py).
@@ -124,3 +126,22 @@ def test_an_answer_that_is_lost_is_looked_for_and_nothing_is_made_twice(
     assert outcome.plan.increment == "rct"
     host.is_clean("web")
     host.all_hold(2)
+
+
+@pytest.mark.parametrize("code", [0x800706BE, 0x80041001], ids=["the call failed", "WBEM_E_FAILED"])
+@pytest.mark.parametrize("action", ["CreateSnapshot", "ConvertToReferencePoint"])
+def test_a_host_that_answers_with_a_fault_when_it_has_begun_keeps_nothing_of_ours(
+    lab: Lab, place: tuple[Host, HostFiles, Network], action: str, code: int
+) -> None:
+    host, _, _ = place
+    before = host.state("web")["checkpoints"]
+    lab.control.ask("disturb", effect="fault after", action=action, code=code)
+    with pytest.raises(HostFault) if action == "CreateSnapshot" else nullcontext():
+        host.take("web")
+    lab.control.ask("calm")
+    ours = [c for c in host.state("web")["checkpoints"] if c not in before]
+    assert ours == [], "it was looked for at once"
+    host.clock.later(hours=1)
+    assert host.take("web").exit_code is ExitCode.OK
+    host.is_clean("web")
+    assert host.all_closed("web")

@@ -8,9 +8,12 @@ import pytest
 
 from tests.host_runs import SCENARIO, Host, HostState, host_of
 from tests.lab_process import running_lab
+from vmkeep.backup.host_sweep import sweep_host
 from vmkeep.backup.outcome import Outcome
+from vmkeep.capture.checkpoint import CheckpointHold
 from vmkeep.errors import ExitCode
 from vmkeep.model.consistency import Consistency
+from vmkeep.repository.points import Points
 
 OTHER = SCENARIO.replace("stranger_reference_points = 1", "stranger_reference_points = 2")
 
@@ -76,3 +79,62 @@ def test_a_vm_that_moved_takes_its_tracking_along(hosts: tuple[Host, Host]) -> N
     assert (outcome.plan.increment, parent_of(outcome)) == ("rct", first.sealed.point.id)
     primary.holds(outcome.sealed)
     primary.is_clean("web")
+
+
+class Dead(BaseException):
+    """Stands for the end of the process."""
+
+
+def die_before_the_tracking(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run end, as by kill -9, when its checkpoint is a reference point that nothing names yet."""
+
+    def attach(points: Points, kind: str, *rest: object) -> str:
+        if kind == "tracking":
+            raise Dead
+        return real(points, kind, *rest)  # type: ignore[arg-type]
+
+    def nothing(*_: object) -> None:
+        return
+
+    real = Points.attach
+    with monkeypatch.context() as patched:
+        patched.setattr(Points, "attach", attach)
+        patched.setattr(CheckpointHold, "_abandon", nothing)
+        with pytest.raises(Dead):
+            host.take("web")
+
+
+@pytest.mark.parametrize("has_vm", [True, False], ids=["of a VM of that id", "of no such VM"])
+def test_a_run_that_died_after_the_release_is_not_buried_by_another_host(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch, has_vm: bool
+) -> None:
+    primary, other = hosts
+    other.doors = replace(other.doors, computer="HV-OTHER")
+    if not has_vm:
+        other.lab.control.ask("power", vm="web", to="off")
+        other.lab.control.ask("delete", vm="web")
+    die_before_the_tracking(primary, monkeypatch)
+    (left,) = primary.points_left()["web"]
+    primary.clock.later(hours=1)
+    (there,) = sweep_host(other.doors, other.opened(), None, dry_run=False, ended=lambda _: None)
+    assert not there.is_clean
+    assert "sweep that host" in there.cleared[0].why
+    assert not primary.all_closed("web")
+    (here,) = sweep_host(primary.doors, primary.opened(), None, dry_run=False, ended=lambda _: None)
+    assert here.is_clean
+    removed = [each.id for each in here.cleared[0].swept if each.what == "reference point"]
+    assert removed == [f"Microsoft:{left}"]
+    assert primary.points_left().get("web", []) == []
+    assert primary.all_closed("web")
+
+
+def test_a_run_whose_vm_came_here_with_its_points_is_swept_here(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, _ = hosts
+    die_before_the_tracking(host, monkeypatch)
+    host.clock.later(hours=1)
+    host.doors = replace(host.doors, computer="HV-NEW-HOME")  # all that tells hosts apart
+    (swept,) = sweep_host(host.doors, host.opened(), None, dry_run=False, ended=lambda _: None)
+    assert swept.is_clean, swept
+    assert host.points_left().get("web", []) == []

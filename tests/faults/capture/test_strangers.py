@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 from xml.sax.saxutils import escape
@@ -12,9 +13,10 @@ import pytest
 import vmkeep_lab
 from tests.lab_captures import OWNER, Doors, NotedJournal, QuickClock, doors
 from tests.lab_process import ForeignClient, Lab, embedded, reference, running_lab, text
+from vmkeep.capture.claims import Asked, claim_checkpoint
 from vmkeep.capture.outcome import left_behind_by
 from vmkeep.capture.sweep import Swept, sweep
-from vmkeep.host.hyperv import CheckpointUnidentified
+from vmkeep.host.hyperv import CheckpointUnidentified, list_recovery_checkpoints, read_host_time
 from vmkeep.host.wsman import OutcomeUnknown
 
 VM: Final = "web-server"
@@ -216,6 +218,27 @@ def test_of_two_points_of_one_moment_none_is_taken_and_a_person_is_asked(
         stranger.remove(point=each)
 
 
+def test_a_strangers_point_beside_our_checkpoint_is_not_what_became_of_it(
+    lab: Lab, host: Doors, clock: Meanwhile, stranger: Stranger
+) -> None:
+    theirs: list[str] = []
+
+    def convert() -> None:
+        lose(lab, "ConvertToReferencePoint", "close before")
+        clock.action = lambda: theirs.append(stranger.mark())
+
+    host.journal = Announced({"convert": convert})
+    with host.hold(VM) as held:
+        released = held.release(track=True)
+    assert released.tracking is None
+    assert released.consistency is None, "their point says nothing of ours"
+    assert released.merge.is_done
+    assert host.ours() == []
+    (point,) = theirs
+    assert point in stranger.points
+    stranger.remove(point=point)
+
+
 def test_a_strangers_point_is_no_baseline_where_ours_never_came(
     lab: Lab, host: Doors, clock: Meanwhile, stranger: Stranger
 ) -> None:
@@ -273,3 +296,17 @@ def test_a_checkpoint_made_in_a_long_silence_is_not_taken(
     assert is_told is (not notes), "what bears notes is nobody's question"
     assert (host.journal.steps[-1] == "hold-released") is bool(notes)
     stranger.remove(checkpoint=theirs[0])
+
+
+def test_by_a_clock_that_was_set_back_nothing_is_told_from_a_strangers(
+    host: Doors, stranger: Stranger
+) -> None:
+    vm_id = host.vm(VM).vm.id
+    known = tuple(each.id for each in list_recovery_checkpoints(host.host, vm_id))
+    now = read_host_time(host.host)
+    assert now is not None
+    made = stranger.hold()
+    found = claim_checkpoint(host.host, Asked(vm_id, known, now + timedelta(hours=1)))
+    assert found.ours is None
+    assert [each.id for each in found.doubtful] == [f"Microsoft:{made}"], "it may be from before, or ours"
+    stranger.remove(checkpoint=made)

@@ -214,6 +214,9 @@ def _send(host: HyperV, call: Call, arguments: Mapping[str, Argument], fate: Fat
     except _NOT_BEGUN:
         fate.may_have_run = False
         raise
+    except HostFault as fault:
+        fate.may_have_run = fault.context.get("hresult") not in _REFUSED
+        raise
 
 
 def _ask(host: HyperV, call: Call, arguments: Mapping[str, Argument], fate: Fate | None) -> Result:

@@ -10,7 +10,7 @@ from tests.fakes.wsman_host import Question, Reply, fault
 from vmkeep.host.hyperv import errors
 from vmkeep.host.hyperv.classes import DESTROY_CHECKPOINT, SETTINGS
 from vmkeep.host.hyperv.jobs import Fate, Kind, Outcome, perform
-from vmkeep.host.wsman import HostFault, HostUnreachable, OutcomeUnknown
+from vmkeep.host.wsman import HostError, HostFault, HostUnreachable, OutcomeUnknown
 
 pytestmark = pytest.mark.quick
 
@@ -238,7 +238,7 @@ def _interrupt(_: object) -> None:
 def test_what_was_refused_has_not_run(answer: Reply) -> None:
     host, fate = TableHost(), Fate()
     host.on(DESTROY, answer)
-    with pytest.raises((errors.HyperVError, HostFault)):
+    with pytest.raises((errors.HyperVError, HostError)):
         make(host, fate)
     assert (fate.may_have_run, fate.job) == (False, None)
 
