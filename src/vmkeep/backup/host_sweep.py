@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from vmkeep import stopping
-from vmkeep.backup.leftovers import HOST, Cleared, clear_leftovers, look_at, still_owed
+from vmkeep.backup.leftovers import HOST, Cleared, HostNames, clear_leftovers, look_at, still_owed
 from vmkeep.backup.outcome import note_failure
 from vmkeep.backup.tracked import find_baseline
 from vmkeep.backup.vm_run import Doors
@@ -149,7 +149,7 @@ class _Sweep:
             with stopping.at_once():
                 dead, alive = journal.look()
             if not self.dry_run and dead:
-                dead = journal.begin({"sweep": True, HOST: self.doors.computer or self.inventory.host.name})
+                dead = journal.begin({"sweep": True, HOST: self._names.computer})
                 with journal.kept():
                     try:
                         cleared = self._clear(journal, dead)
@@ -166,12 +166,16 @@ class _Sweep:
         return VmSwept(self.vm, tuple(cleared), living, self._unwritten(dead, living))
 
     def _clear(self, journal: Journal, dead: Sequence[Sequence[Record]]) -> list[Cleared]:
-        host, name = self.doors.host, self.doors.computer or self.inventory.host.name
-        return clear_leftovers(host, name, self.repository, journal, dead, self._durable(), self.said)
+        host, names = self.doors.host, self._names
+        return clear_leftovers(host, names, self.repository, journal, dead, self._durable(), self.said)
 
     def _look(self, records: Sequence[Record]) -> Cleared:
-        name = self.doors.computer or self.inventory.host.name
-        return look_at(self.doors.host, name, self.repository, records, self._durable(), said=self.said)
+        durable = self._durable()
+        return look_at(self.doors.host, self._names, self.repository, records, durable, said=self.said)
+
+    @property
+    def _names(self) -> HostNames:
+        return replace(self.doors.names, computer=self.doors.computer or self.inventory.host.name)
 
     def _durable(self) -> tuple[str, ...]:
         listing = self.repository.points.listing(self.vm.id)

@@ -21,7 +21,9 @@ from vmkeep.repository.journal import Journal, Record
 from vmkeep.repository.repository import Repository
 
 HOST: Final = "host"
-"""The key of the host's name in the first record of a run."""
+"""The key of the host's own name in the first record of a run."""
+SOURCE: Final = "source"
+"""The key of what was protected there, as an address with the configured name of the host."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,14 @@ def still_owed(vm_name: str) -> str:
     return f"what an unfinished run of {vm_name} made is not all removed yet"
 
 
+@dataclass(frozen=True)
+class HostNames:
+    """A host, as the configuration calls it, and as it calls itself; None where it does not tell."""
+
+    configured: str
+    computer: str | None
+
+
 @contextmanager
 def stoppable(host: HyperV) -> Iterator[HyperV]:
     """Let a signal that is held back end whatever a sweep waits for.
@@ -82,7 +92,7 @@ def stoppable(host: HyperV) -> Iterator[HyperV]:
 
 def clear_leftovers(
     host: HyperV,
-    host_name: str | None,
+    here: HostNames,
     repository: Repository,
     journal: Journal,
     dead: Sequence[Sequence[Record]],
@@ -97,14 +107,14 @@ def clear_leftovers(
     """
     cleared = []
     for records in sorted(dead, key=lambda records: records[0].time):
-        cleared.append(_clear_one(host, host_name, repository, journal, list(records), durable, said))
+        cleared.append(_clear_one(host, here, repository, journal, list(records), durable, said))
         journal.renew()
     return cleared
 
 
 def _clear_one(
     host: HyperV,
-    host_name: str | None,
+    here: HostNames,
     repository: Repository,
     journal: Journal,
     records: list[Record],
@@ -114,7 +124,7 @@ def _clear_one(
     def note(step: str, detail: Mapping[str, Any]) -> None:
         records.append(journal.add_to(records, step, detail))
 
-    found = look_at(host, host_name, repository, tuple(records), durable, note, said)
+    found = look_at(host, here, repository, tuple(records), durable, note, said)
     if not found.why:
         journal.bury(records)
     return Cleared(found.run, found.vm, found.swept, not found.why, found.why)
@@ -122,7 +132,7 @@ def _clear_one(
 
 def look_at(
     host: HyperV,
-    host_name: str | None,
+    here: HostNames,
     repository: Repository,
     records: Sequence[Record],
     durable: Collection[str],
@@ -138,7 +148,7 @@ def look_at(
     if not has_held(records):
         return Cleared(run, vm)
     steps = [(record.step, record.detail) for record in records]
-    other = _other_host(records, host_name)
+    other = _other_host(records, here)
     marked_only = other is not None
     try:
         owner = owner_of(repository, run)
@@ -171,11 +181,14 @@ def has_held(records: Sequence[Record]) -> bool:
     return any(record.step in steps for record in records)
 
 
-def _other_host(records: Sequence[Record], host_name: str | None) -> str | None:
-    """Return the host a run worked on, if that is known to be another one."""
-    begun: Mapping[str, object] = next((r.detail for r in records if HOST in r.detail), {})
-    name = begun.get(HOST)
-    return str(name) if name and host_name and str(name).lower() != host_name.lower() else None
+def _other_host(records: Sequence[Record], here: HostNames) -> str | None:
+    """Return the host a run worked on, unless it is this one: by its own name, else by the configured one."""
+    begun: Mapping[str, object] = next((r.detail for r in records if SOURCE in r.detail), {})
+    computer, source = begun.get(HOST), str(begun.get(SOURCE, ""))
+    configured = source.removeprefix("hyperv://").partition("/")[0]
+    if computer and here.computer:
+        return str(computer) if str(computer).lower() != here.computer.lower() else None
+    return configured if configured and configured != here.configured else None
 
 
 def _said(swept: Swept) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from vmkeep import stopping
 from vmkeep.backup.errors import ChangesUnusable, RunRefused, VmOccupied
-from vmkeep.backup.leftovers import HOST, clear_leftovers, owner_of, questions, still_owed
+from vmkeep.backup.leftovers import HOST, SOURCE, HostNames, clear_leftovers, owner_of, questions, still_owed
 from vmkeep.backup.outcome import Outcome, note_failure
 from vmkeep.backup.proof import end_of_guest, is_lower, proven_by, what_was_asked
 from vmkeep.backup.sealed import Sealed
@@ -102,6 +102,11 @@ class Doors:
     files: HostFiles
     computer: str | None = None
     seen: Inventory | None = None
+
+    @property
+    def names(self) -> HostNames:
+        """Both names of the host."""
+        return HostNames(self.name, self.computer)
 
 
 def _unheard(*_: object) -> None:
@@ -210,7 +215,7 @@ class _VmRun:
 
     def _run(self) -> Outcome:
         started = self._clock.monotonic()
-        dead = self._journal.begin({"source": self._source, HOST: self._doors.computer})
+        dead = self._journal.begin({SOURCE: self._source, HOST: self._doors.computer})
         self._owed = bool(dead)
         with self._journal.kept():
             try:
@@ -263,7 +268,7 @@ class _VmRun:
             durable = self._baseline(listing).durable
         self._progress.begin(f"{self._vm.name}: clean up after {len(dead)} unfinished runs", None)
         cleared = clear_leftovers(
-            self._host, self._doors.computer, self._repository, self._journal, dead, durable
+            self._host, self._doors.names, self._repository, self._journal, dead, durable
         )
         for each in cleared:
             removed = [f"{s.what} {s.id}" for s in each.swept if s.outcome == "removed"]

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from vmkeep.capture.claims import (
     RECORD_S,
     Asked,
+    Became,
     Claimed,
     Conversion,
     claim_checkpoint,
@@ -174,13 +175,14 @@ class Converting:
     def left(self, host: HyperV) -> Claimed[ReferencePoint]:
         """Find the reference point of a call that failed, or whose end nobody heard; none, as a rule.
 
-        Waits until the call has ended, and a lost one can begin no more. Raises OutcomeUnknown while
-        the host is still at it, CheckpointUnidentified where nobody can tell whose a new point is.
+        To be asked before the checkpoint is removed. Waits until the call has ended, and a lost one
+        can begin no more. Raises OutcomeUnknown while the host is still at it, CheckpointUnidentified
+        where nobody can tell whose a new point is.
         """
         if not self.may_have_run:
             return Claimed()
         is_gone = went_by_conversion(host, self.conversion, patient=True)
-        found = claim_point(host, self.conversion, is_gone=is_gone)
+        found = claim_point(host, self.conversion, Became.GONE if is_gone else Became.THERE)
         if found.doubtful:
             ids = tuple(point.id for point in found.doubtful)
             raise CheckpointUnidentified(

@@ -26,7 +26,7 @@ from vmkeep.capture.removing import (
     layers_above,
     unheard,
 )
-from vmkeep.capture.states import MADE, RELEASING, HoldLog, HoldState, Journal
+from vmkeep.capture.states import MADE, RELEASING, UNKNOWN, HoldLog, HoldState, Journal
 from vmkeep.capture.tracked import record_of, with_changes
 from vmkeep.clock import Clock, WatchedClock
 from vmkeep.formats.errors import SourceChanged
@@ -443,14 +443,15 @@ class CheckpointHold:
                 self._layers = self._layers or layers_above(host, checkpoint)
             is_known = self._converting is None or self._point is not None
             if self._converting is not None and not is_known:
-                # First: the note below would make a sweep forget that there may be a reference point.
+                # First: what is found when we have removed the checkpoint ourselves, can only be doubtful.
                 with problems.kept("a reference point of a conversion that was stopped may be left"):
                     self._point = self._converting.left(host).ours
                     is_known = True
             # Without a journal it has to go all the same: ours it is in any case.
             with problems.kept("the journal"):
-                if is_known and self._point is None:
-                    self._log.note(RELEASING, checkpoint=checkpoint.id, how="destroy")
+                point = {} if is_known else {"point": UNKNOWN}
+                if self._point is None:
+                    self._log.note(RELEASING, checkpoint=checkpoint.id, how="destroy", **point)
             with problems.kept(f"the checkpoint {checkpoint.name!r} ({checkpoint.id})"):
                 self._destroy(host, checkpoint)
                 checkpoint = None

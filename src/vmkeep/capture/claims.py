@@ -223,13 +223,21 @@ def is_being_converted(host: HyperV, asked: Asked) -> bool:
     return read_power_state(host, asked.vm_id).phase not in (None, MERGING) or _is_at_work(host, asked.job)
 
 
+class Became(Enum):
+    """What became of the checkpoint of a conversion whose end nobody heard."""
+
+    GONE = "gone, and not by us: converted, or removed by somebody"
+    THERE = "still there"
+    UNKNOWN = "gone, perhaps by us, and perhaps converted before"
+
+
 def claim_point(
-    host: HyperV, conversion: Conversion, disowned: Collection[str] = (), *, is_gone: bool
+    host: HyperV, conversion: Conversion, became: Became, disowned: Collection[str] = ()
 ) -> Claimed[ReferencePoint]:
     """Find the reference point of a conversion whose end nobody heard, once it has ended.
 
-    ``is_gone``: its checkpoint has gone, so somebody's conversion or removal has taken it. While it is
-    still there, only what the host itself says to come of the call is claimed.
+    Only of a checkpoint that went otherwise than by us its point can be concluded; else there
+    is what the host itself says to come of the call, and what nobody can tell.
     """
     asked = conversion.asked
     found = [
@@ -241,10 +249,12 @@ def claim_point(
         return Claimed()
     jobs, now = list_jobs(host), read_host_time(host)
     conversion = replace(conversion, asked=_trusted(asked, now))
-    if is_gone:
+    if became is Became.GONE:
         return _chosen([(each, judge_point(each, conversion, jobs, now)) for each in found])
-    named = _chosen([(each, _by_name(each, conversion, jobs) or Verdict.STRANGER) for each in found])
-    return named if named.is_proven else Claimed()
+    # A call that nobody heard to be taken has not run where its checkpoint stands; one that failed may have.
+    is_idle = became is Became.THERE and asked.job is None
+    other = Verdict.STRANGER if is_idle else Verdict.DOUBTFUL
+    return _chosen([(each, _by_name(each, conversion, jobs) or other) for each in found])
 
 
 def _by_name(made: ReferencePoint, conversion: Conversion, jobs: Sequence[SeenJob]) -> Verdict | None:
@@ -255,7 +265,8 @@ def _by_name(made: ReferencePoint, conversion: Conversion, jobs: Sequence[SeenJo
     named = {guid for setting in made.settings for guid in _GUID.findall(setting.lower())[:1]}
     if named & set(_GUID.findall(conversion.checkpoint.lower())[-1:]):
         return Verdict.PROVEN
-    return Verdict.STRANGER if named - {asked.vm_id.lower()} else None
+    neutral = {asked.vm_id.lower(), *_GUID.findall(made.id.lower())[-1:]}
+    return Verdict.STRANGER if named - neutral else None
 
 
 def judge_point(

@@ -34,8 +34,10 @@ class HoldState(Enum):
 ASKING: Final = "hold-asking"  # since: the call for a checkpoint is sent again, or later than announced
 ASKED: Final = "hold-asked"  # job: the host has taken the call that was announced last
 MADE: Final = "hold-made"  # checkpoint: it exists, and is not named yet
-# checkpoint, how (convert, destroy); to convert: known_points, since, disks (how many); of a sweep: layers
+# checkpoint, how (convert, destroy); to convert: known_points, since, disks (how many); of a sweep: layers;
+# to destroy, point: UNKNOWN where a conversion came before, and nobody knows what it made
 RELEASING: Final = "hold-releasing"
+UNKNOWN: Final = "unknown"
 DECIDED: Final = "hold-decided"  # not_ours: what a person has said is another program's; of a sweep only
 
 # After one of these something of the run may be on the host.

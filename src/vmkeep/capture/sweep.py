@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
 
 from vmkeep.capture.claims import (
     Asked,
+    Became,
     Claimed,
     Conversion,
     claim_checkpoint,
@@ -22,18 +23,17 @@ from vmkeep.capture.claims import (
     went_by_conversion,
 )
 from vmkeep.capture.removing import HostTrouble, await_merge, destroy_ours, layers_above
-from vmkeep.capture.states import ASKED, ASKING, DECIDED, MADE, RELEASING, HoldState
+from vmkeep.capture.states import ASKED, ASKING, DECIDED, MADE, RELEASING, UNKNOWN, HoldState
 from vmkeep.host.hyperv import (
     HyperV,
     Owner,
     ReferencePoint,
-    VmNotFound,
     destroy_reference_point,
+    is_gone,
     is_there,
     list_recovery_checkpoints,
     list_reference_points,
     read_merge,
-    read_power_state,
 )
 from vmkeep.model.facts import CheckpointFacts
 
@@ -109,6 +109,7 @@ class _Trace:
     checkpoint: str | None = None
     layers: Mapping[str, str] = field(default_factory=dict)
     converting: bool = False
+    is_taken_away: bool = False
     converting_since: datetime | None = None
     converting_job: str | None = None
     disks: int | None = None
@@ -150,7 +151,9 @@ def _read(records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[_Trace]:
 
 def _read_call(trace: _Trace, step: str, detail: Mapping[str, Any]) -> None:
     """Take from one record what it says of a call: when, for what, and whether the host took it."""
-    if step == RELEASING:
+    if step == RELEASING and detail.get("point") == UNKNOWN:
+        trace.is_taken_away = trace.converting
+    elif step == RELEASING:
         trace.converting = detail["how"] == "convert"
         trace.known_points = tuple(detail.get("known_points", trace.known_points))
         trace.converting_since, trace.converting_job = _moment(detail), None
@@ -255,8 +258,6 @@ class _Sweep:
         for part in (self._checkpoints, self._reference_points, self._merge):
             try:
                 swept += part()
-            except VmNotFound:
-                return [*swept, Swept("VM", self._trace.vm_id, "finished", "the VM is not on this host")]
             except HostTrouble as error:
                 swept.append(Swept("VM", self._trace.vm_id, "failed", error.message))
         return swept
@@ -271,12 +272,9 @@ class _Sweep:
     def _has_vm(self) -> bool:
         """Tell whether the VM is there; a host that fails to answer has not said no."""
         try:
-            read_power_state(self._host, self._trace.vm_id)
-        except VmNotFound:
-            return False
+            return not is_gone(self._host, self._trace.vm_id)
         except HostTrouble:
             return True
-        return True
 
     def _heard(self, found: Claimed[T]) -> tuple[list[T], list[T]]:
         """Return what is ours and what is still doubtful, after a person's word.
@@ -394,7 +392,10 @@ class _Sweep:
         """Find the reference point of a conversion that the run did not hear the end of."""
         # Later runs' own points are new, too.
         disowned = (*self._trace.disowned, *self._durable)
-        found = claim_point(self._host, self._trace.conversion, disowned, is_gone=self._is_converted)
+        became = Became.GONE if self._is_converted else Became.THERE
+        if self._trace.is_taken_away:
+            became = Became.UNKNOWN
+        found = claim_point(self._host, self._trace.conversion, became, disowned)
         ours, doubtful = self._heard(found)
         told = [Swept("reference point", each.id, "left", _DOUBTFUL, is_asked=True) for each in doubtful]
         return [point.id for point in ours], told

@@ -138,3 +138,46 @@ def test_a_run_whose_vm_came_here_with_its_points_is_swept_here(
     (swept,) = sweep_host(host.doors, host.opened(), None, dry_run=False, ended=lambda _: None)
     assert swept.is_clean, swept
     assert host.points_left().get("web", []) == []
+
+
+def no_clock(host: Host) -> None:
+    """Let a host keep its own name to itself, as to an account that may not read root/cimv2."""
+    host.doors = replace(host.doors, computer=None)
+    for resource in ("Win32_OperatingSystem", "root/cimv2"):
+        fault = {"effect": "fault", "action": "Enumerate", "resource": resource, "code": 0x80041003}
+        host.lab.control.ask("disturb", times=0, **fault)
+
+
+@pytest.mark.parametrize("silent", ["the host of the run", "the host of the sweep"])
+def test_hosts_that_do_not_tell_their_names_are_told_apart_by_the_configured_ones(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    primary, other = hosts
+    if silent == "the host of the run":
+        primary.doors = replace(primary.doors, computer=None)
+        other.doors = replace(other.doors, computer="HV-OTHER")
+    else:
+        no_clock(other)
+    die_before_the_tracking(primary, monkeypatch)
+    primary.clock.later(hours=1)
+    (there,) = sweep_host(other.doors, other.opened(), None, dry_run=False, ended=lambda _: None)
+    assert "'lab'" in there.cleared[0].why, there
+    assert not primary.all_closed("web")
+    (here,) = sweep_host(primary.doors, primary.opened(), None, dry_run=False, ended=lambda _: None)
+    assert here.is_clean
+    assert primary.points_left().get("web", []) == []
+
+
+def test_one_answer_that_there_is_no_such_vm_buries_no_run(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, _ = hosts
+    die_before_the_tracking(host, monkeypatch)
+    host.clock.later(hours=1)
+    missing = {"action": "Get", "resource": "Msvm_ComputerSystem", "code": 0x80041002}
+    host.lab.control.ask("disturb", effect="fault", times=1, **missing)
+    (swept,) = sweep_host(host.doors, host.opened(), None, dry_run=False, ended=lambda _: None)
+    host.lab.control.ask("calm")
+    assert swept.is_clean, swept
+    assert any(each.outcome == "removed" for each in swept.cleared[0].swept)
+    host.is_clean()

@@ -1,6 +1,6 @@
 """A conversion that goes on, or only begins, when nobody expects it: its reference point does not stay."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,11 @@ import pytest
 from tests.faults.capture.test_strangers import VM, Announced, Stranger, lose
 from tests.lab_captures import OWNER, Doors, NotedJournal, QuickClock, doors
 from tests.lab_process import Lab, running_lab
-from vmkeep.capture.sweep import sweep
+from vmkeep.capture import claims
+from vmkeep.capture.outcome import left_behind_by
+from vmkeep.capture.sweep import short_id, sweep
+from vmkeep.host.hyperv import CheckpointUnidentified
+from vmkeep.host.wsman import HostFault
 
 CONVERT_S = 2.0
 # Slow enough for a sweep to come meanwhile.
@@ -129,4 +133,75 @@ def test_a_lost_conversion_that_begins_a_minute_later_leaves_no_point(lab: Lab, 
         released = held.release(track=True)
     assert released.tracking is None
     assert stranger.points == before
+    assert host.ours() == []
+
+
+def test_after_our_own_removal_a_strangers_point_is_not_what_a_conversion_made(
+    lab: Lab, host: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = Stranger(lab, host.vm(VM).vm.id)
+    lab.control.ask("fail", at="convert-job")
+
+    def deaf(*_: object) -> None:
+        raise HostFault("the host does not list them.")
+
+    with monkeypatch.context() as patched:  # nobody learns what came of the conversion
+        patched.setattr(claims, "list_reference_points", deaf)
+        with pytest.raises(HostFault) as told, host.hold(VM) as held:
+            held.release(track=True)
+    assert any("reference point" in each for each in left_behind_by(told.value))
+    assert host.ours() == []
+    lab.control.ask("push", seconds=400.0)
+    theirs = stranger.mark()
+    lab.control.ask("push", seconds=400.0)  # the host forgets who made it
+    swept = sweep(host.host, host.journal.records, OWNER)
+    assert theirs in stranger.points
+    assert [short_id(each.id) for each in swept if each.is_asked] == [theirs.lower()]
+    stranger.remove(point=theirs)
+
+
+class AnnouncedToConvert(NotedJournal):
+    """Somebody does something as soon as the host has taken the conversion and ended it."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        super().__init__()
+        self._action = action
+
+    def step(self, name: str, detail: Mapping[str, Any]) -> None:
+        super().step(name, detail)
+        if name == "hold-asked" and "hold-held" in self.steps:
+            self._action()
+
+
+def test_a_new_point_beside_our_checkpoint_may_be_what_a_failed_conversion_made(
+    lab: Lab, host: Doors
+) -> None:
+    stranger = Stranger(lab, host.vm(VM).vm.id)
+    made: list[str] = []
+
+    def meanwhile() -> None:
+        made.append(stranger.mark())
+        lab.control.ask("push", seconds=400.0)  # nobody can tell any more who made it
+
+    lab.control.ask("fail", at="convert-job")
+    host.journal = AnnouncedToConvert(meanwhile)
+    with pytest.raises(CheckpointUnidentified) as told, host.hold(VM) as held:
+        held.release(track=True)
+    assert any(made[0] in each for each in left_behind_by(told.value))
+    assert host.journal.steps[-1] != "hold-released"
+    assert host.ours() == []
+    stranger.remove(point=made[0])
+
+
+@pytest.mark.parametrize("how", ["lost", "busy", "fault"])
+def test_a_removal_that_fails_for_a_moment_is_tried_again(lab: Lab, host: Doors, how: str) -> None:
+    with pytest.raises(ValueError, match="something else") as told, host.hold(VM):
+        if how == "lost":
+            lose(lab, "DestroySnapshot", "close before")
+        elif how == "busy":
+            lab.control.ask("fail", at="destroy-call", code=32775)
+        else:
+            lab.control.ask("disturb", effect="fault", action="DestroySnapshot", code=0x800706BE)
+        raise ValueError("something else")
+    assert left_behind_by(told.value) == ()
     assert host.ours() == []

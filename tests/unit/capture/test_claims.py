@@ -149,7 +149,11 @@ def test_the_point_of_our_job_is_ours_and_that_of_another_is_not() -> None:
 
 def test_a_point_that_names_our_checkpoint_is_ours_and_one_that_names_another_is_not() -> None:
     assert of_point(settings=(rf"{OTHER}\x\0\0\L",)) is Verdict.PROVEN
-    assert of_point(settings=(rf"{MADE}\x\0\0\L",), our_job=OURS) is Verdict.STRANGER
+    another = "Microsoft:DDDDDDDD-0000-4000-8000-00000000000D"
+    assert of_point(settings=(rf"{another}\x\0\0\L",), our_job=OURS) is Verdict.STRANGER
+    assert of_point(settings=(rf"{MADE}\x\0\0\L",), our_job=OURS) is Verdict.CONCLUDED, (
+        "its own id says nothing"
+    )
 
 
 def test_a_point_with_other_disks_or_a_guest_that_nobody_asked_is_unlike_ours() -> None:

@@ -58,7 +58,7 @@ from vmkeep.host.hyperv.reference_points import (
     list_reference_points,
     tracking_of,
 )
-from vmkeep.host.hyperv.states import PowerState, read_power_state
+from vmkeep.host.hyperv.states import PowerState, is_gone, read_power_state
 from vmkeep.host.hyperv.volumes import read_free_bytes
 
 __all__ = [
@@ -104,6 +104,7 @@ __all__ = [
     "destroy_reference_point",
     "detailed",
     "is_foreign",
+    "is_gone",
     "is_there",
     "layers_of",
     "list_jobs",

@@ -16,7 +16,7 @@ from vmkeep.clock import Clock, unwatched
 from vmkeep.errors import VmkeepError
 from vmkeep.host.hyperv.classes import GET_ERROR, Call
 from vmkeep.host.hyperv.codes import DONE, HRESULTS, JOB_STARTED, hresults_in, judge, refusal, spelled
-from vmkeep.host.hyperv.errors import HyperVError, JobOverdue
+from vmkeep.host.hyperv.errors import HyperVError, JobOverdue, OperationFailed
 from vmkeep.host.wsman import (
     Argument,
     Client,
@@ -187,9 +187,10 @@ def perform(
     if result.return_value == DONE:
         return Done(Outcome.COMPLETED, result, None)
     if result.return_value != JOB_STARTED:
-        if fate is not None:
-            fate.may_have_run = False
-        raise refusal(f"cannot {what}", result.return_value)
+        error = refusal(f"cannot {what}", result.return_value)
+        if fate is not None:  # a failure, a timeout, a status unknown refuse nothing
+            fate.may_have_run = isinstance(error, OperationFailed)
+        raise error
     job = result.ref_or_none("Job") if "Job" in result else None
     if job is None:  # a job that cannot be asked: only the object itself can tell
         return Done(Outcome.VANISHED, result, None)

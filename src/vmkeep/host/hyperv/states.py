@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vmkeep.host.hyperv.classes import COMPUTER_SYSTEM
+from vmkeep.host.hyperv.classes import COMPUTER_SYSTEM, SETTINGS
 from vmkeep.host.hyperv.errors import VmNotFound
 from vmkeep.host.hyperv.jobs import HyperV, outlast
-from vmkeep.host.wsman import Instance, InstanceMissing, Ref
+from vmkeep.host.wsman import Instance, InstanceMissing, Ref, quoted
 from vmkeep.model.facts import ComponentState, Operation, ReplicationFacts, ReplicationMode, VmState
 
 # Two families of EnabledState are in use, the v2 provider's and the older one; both are accepted.
@@ -90,6 +90,25 @@ def read_power_state(host: HyperV, vm_id: str) -> PowerState:
     except InstanceMissing as error:
         raise VmNotFound(f"the host has no VM {vm_id} any more.") from error
     return power_state_of(system)
+
+
+def is_gone(host: HyperV, vm_id: str) -> bool:
+    """Tell whether the host has no such VM, by its lists, which name the host itself at least.
+
+    One answer that there is none proves nothing: a service that starts gives it, too, and so does
+    a host to somebody without rights.
+    """
+    try:
+        read_power_state(host, vm_id)
+    except VmNotFound:
+        pass
+    else:
+        return False
+    where = f"VirtualSystemIdentifier = {quoted(vm_id)}"
+    systems = outlast(host, lambda: list(COMPUTER_SYSTEM.all(host.client)))
+    settings = outlast(host, lambda: list(SETTINGS.all(host.client, where)))
+    names = {system.text("Name").upper() for system in systems}
+    return bool(names) and vm_id.upper() not in names and not settings
 
 
 def power_state_of(system: Instance) -> PowerState:
