@@ -5,8 +5,9 @@ The lab is a program of its own: nothing of it is imported, it is started.
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import TimeoutExpired
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
@@ -15,6 +16,7 @@ import typer
 from vmkeep.cli.frame import AsJson, answer, settings, until_stopped
 from vmkeep.cli.programs import LabFailed, running_lab
 from vmkeep.cli.text import visible
+from vmkeep.clock import LOOK_S
 
 app = typer.Typer(help="Simulate a Hyper-V host.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -51,7 +53,10 @@ def serve(
         sys.stdout.flush()
         end = "" if state else ", which goes at the end"
         _tell(f"{facts['name']} runs in {folder}{end}; stop it with Ctrl+C.")
-        process.wait()
+        # Never without an end: a signal right before the system call would be heard of only after it.
+        while process.poll() is None:
+            with suppress(TimeoutExpired):
+                process.wait(LOOK_S)
         raise LabFailed(f"the simulated host ended by itself, with exit code {process.returncode}.")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.host_runs import SCENARIO, Host, HostState, host_of
 from tests.lab_process import running_lab
-from vmkeep.backup.host_sweep import sweep_host
+from vmkeep.backup.host_sweep import VmSwept, sweep_host
 from vmkeep.backup.outcome import Outcome
 from vmkeep.capture.checkpoint import CheckpointHold
 from vmkeep.errors import ExitCode
@@ -81,6 +81,12 @@ def test_a_vm_that_moved_takes_its_tracking_along(hosts: tuple[Host, Host]) -> N
     primary.is_clean("web")
 
 
+def swept_on(host: Host) -> VmSwept:
+    """Sweep a host on which one VM has dead runs, and return what became of it."""
+    (swept,) = sweep_host(host.doors, host.opened(), None, dry_run=False, ended=lambda _: None)
+    return swept
+
+
 class Dead(BaseException):
     """Stands for the end of the process."""
 
@@ -116,11 +122,11 @@ def test_a_run_that_died_after_the_release_is_not_buried_by_another_host(
     die_before_the_tracking(primary, monkeypatch)
     (left,) = primary.points_left()["web"]
     primary.clock.later(hours=1)
-    (there,) = sweep_host(other.doors, other.opened(), None, dry_run=False, ended=lambda _: None)
+    there = swept_on(other)
     assert not there.is_clean
     assert "sweep that host" in there.cleared[0].why
     assert not primary.all_closed("web")
-    (here,) = sweep_host(primary.doors, primary.opened(), None, dry_run=False, ended=lambda _: None)
+    here = swept_on(primary)
     assert here.is_clean
     removed = [each.id for each in here.cleared[0].swept if each.what == "reference point"]
     assert removed == [f"Microsoft:{left}"]
@@ -135,12 +141,12 @@ def test_a_run_whose_vm_came_here_with_its_points_is_swept_here(
     die_before_the_tracking(host, monkeypatch)
     host.clock.later(hours=1)
     host.doors = replace(host.doors, computer="HV-NEW-HOME")  # all that tells hosts apart
-    (swept,) = sweep_host(host.doors, host.opened(), None, dry_run=False, ended=lambda _: None)
+    swept = swept_on(host)
     assert swept.is_clean, swept
     assert host.points_left().get("web", []) == []
 
 
-def no_clock(host: Host) -> None:
+def keep_its_name(host: Host) -> None:
     """Let a host keep its own name to itself, as to an account that may not read root/cimv2."""
     host.doors = replace(host.doors, computer=None)
     for resource in ("Win32_OperatingSystem", "root/cimv2"):
@@ -157,13 +163,13 @@ def test_hosts_that_do_not_tell_their_names_are_told_apart_by_the_configured_one
         primary.doors = replace(primary.doors, computer=None)
         other.doors = replace(other.doors, computer="HV-OTHER")
     else:
-        no_clock(other)
+        keep_its_name(other)
     die_before_the_tracking(primary, monkeypatch)
     primary.clock.later(hours=1)
-    (there,) = sweep_host(other.doors, other.opened(), None, dry_run=False, ended=lambda _: None)
+    there = swept_on(other)
     assert "'lab'" in there.cleared[0].why, there
     assert not primary.all_closed("web")
-    (here,) = sweep_host(primary.doors, primary.opened(), None, dry_run=False, ended=lambda _: None)
+    here = swept_on(primary)
     assert here.is_clean
     assert primary.points_left().get("web", []) == []
 
@@ -176,7 +182,7 @@ def test_one_answer_that_there_is_no_such_vm_buries_no_run(
     host.clock.later(hours=1)
     missing = {"action": "Get", "resource": "Msvm_ComputerSystem", "code": 0x80041002}
     host.lab.control.ask("disturb", effect="fault", times=1, **missing)
-    (swept,) = sweep_host(host.doors, host.opened(), None, dry_run=False, ended=lambda _: None)
+    swept = swept_on(host)
     host.lab.control.ask("calm")
     assert swept.is_clean, swept
     assert any(each.outcome == "removed" for each in swept.cleared[0].swept)
