@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from vmkeep.capture.checkpoint import CheckpointHold, hold_vm
 from vmkeep.capture.limits import HoldLimits
@@ -33,6 +33,10 @@ from vmkeep.secrets import Secret
 
 OWNER = Owner("0123456789abcdef", "fedcba9876543210")
 _PIECE = 1 << 20
+
+
+MANY: Final = 1000
+"""More often than anybody tries again."""
 
 
 class QuickClock:

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from vmkeep.host.hyperv import (
     CheckpointMissing,
     HyperV,
     HyperVError,
     MergeUnfinished,
+    OperationFailed,
     Owner,
     VmBusy,
     Waiting,
@@ -20,8 +22,11 @@ from vmkeep.host.hyperv import (
 )
 from vmkeep.host.hyperv.jobs import Kind, pauses
 from vmkeep.host.hyperv.states import DELETING_CHECKPOINT, MERGING
-from vmkeep.host.wsman import HostError
+from vmkeep.host.wsman import HostError, HostFault
 from vmkeep.model.facts import CheckpointFacts
+
+# For so long a removal that failed is tried again: nobody else may come for a day.
+_AGAIN_S: Final = 30.0
 
 HostTrouble = (HyperVError, HostError)
 """What a host can answer that must not keep a run from cleaning up the rest."""
@@ -70,21 +75,27 @@ def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> boo
 
     False if it was gone, or went by something that the host was already doing. Safe to repeat,
     also while the host is still at it: it refuses a second call until the first has ended.
-    Raises NotOurs if its name is neither the one it was made with nor our mark.
+    What fails for a moment is tried again for half a minute. Raises NotOurs if its name is
+    neither the one it was made with nor our mark.
     """
-    refusal: VmBusy | None = None
+    trouble: HyperVError | HostError | None = None
     for waited in pauses(host.clock, Kind.DESTROY.limit_s):
         try:
             now = read_checkpoint(host, checkpoint.id)
             return destroy_checkpoint(host, now if now.name == owner.name else checkpoint)
         except CheckpointMissing:
             return False
-        except VmBusy as error:
-            refusal = error
-            if read_power_state(host, checkpoint.vm_id).phase not in (DELETING_CHECKPOINT, MERGING):
-                if is_there(host, checkpoint.id):
-                    raise
+        except (VmBusy, OperationFailed, HostFault) as error:
+            trouble = error
+            is_going = isinstance(error, VmBusy) and _is_going(host, checkpoint.vm_id)
+            if not is_going and not is_there(host, checkpoint.id):
                 return False  # what the host was doing has just ended
+            if not is_going and waited >= _AGAIN_S:
+                raise
         host.watch(Waiting(Kind.DESTROY.words, waited))
-    assert refusal is not None, "the loop was gone through"
-    raise refusal
+    assert trouble is not None, "the loop was gone through"
+    raise trouble
+
+
+def _is_going(host: HyperV, vm_id: str) -> bool:
+    return read_power_state(host, vm_id).phase in (DELETING_CHECKPOINT, MERGING)

@@ -220,7 +220,7 @@ def test_a_signal_while_the_vm_is_held_lets_it_go(
 
 def test_a_signal_tells_of_what_the_host_would_not_remove(hosts: Hosts, here: Lab) -> None:
     with held(hosts, here) as process:
-        here.control.ask("fail", at="destroy-call", vm=VM, code=32775)
+        here.control.ask("fail", at="destroy-call", vm=VM, code=32773)
         process.send_signal(signal.SIGTERM)
         here.control.ask("calm")
         _, err = process.communicate(timeout=_PATIENCE_S)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.host_runs import SCENARIO, Host, Meeting, host_of
+from tests.lab_captures import MANY
 from tests.lab_process import Lab, running_lab
 from vmkeep.backup.host_sweep import VmSwept, sweep_host
 from vmkeep.backup.vm_run import Doors
@@ -22,7 +23,7 @@ def leave(host: Host, lab: Lab) -> None:
     """Let a run end while its checkpoint cannot be removed; then the VM is deleted."""
 
     def go() -> None:
-        lab.control.ask("fail", at="destroy-job", times=9, vm="large")
+        lab.control.ask("fail", at="destroy-job", times=MANY, vm="large")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

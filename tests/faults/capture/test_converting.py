@@ -191,3 +191,17 @@ def test_a_new_point_beside_our_checkpoint_may_be_what_a_failed_conversion_made(
     assert host.journal.steps[-1] != "hold-released"
     assert host.ours() == []
     stranger.remove(point=made[0])
+
+
+@pytest.mark.parametrize("how", ["lost", "busy", "fault"])
+def test_a_removal_that_fails_for_a_moment_is_tried_again(lab: Lab, host: Doors, how: str) -> None:
+    with pytest.raises(ValueError, match="something else") as told, host.hold(VM):
+        if how == "lost":
+            lose(lab, "DestroySnapshot", "close before")
+        elif how == "busy":
+            lab.control.ask("fail", at="destroy-call", code=32775)
+        else:
+            lab.control.ask("disturb", effect="fault", action="DestroySnapshot", code=0x800706BE)
+        raise ValueError("something else")
+    assert left_behind_by(told.value) == ()
+    assert host.ours() == []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab_captures import Doors, doors, is_under_way
+from tests.lab_captures import MANY, Doors, doors, is_under_way
 from tests.lab_process import Lab, running_lab
 from vmkeep import stopping
 from vmkeep.capture.outcome import left_behind_by
@@ -144,8 +144,9 @@ def test_a_checkpoint_that_cannot_be_removed_is_told_and_the_next_probe_removes_
     lab: Lab, host: Doors, notes: ProbeNotes
 ) -> None:
     before = hosts_own(lab)
-    lab.control.ask("fail", at="destroy-call", vm=VM, times=2, code=32775)
+    lab.control.ask("fail", at="destroy-call", vm=VM, times=MANY, code=32775)
     checks = probed(host, notes)
+    lab.control.ask("heal")
     told = checks["probe-release"]
     assert (told.state, told.error) == ("refuted", "HV011")
     assert "Remove-VMCheckpoint" in told.hint
@@ -168,11 +169,12 @@ def test_what_cannot_be_removed_the_second_time_keeps_the_next_probe_away(
     lab: Lab, host: Doors, notes: ProbeNotes
 ) -> None:
     before = hosts_own(lab)
-    lab.control.ask("fail", at="destroy-call", vm=VM, times=3, code=32775)
+    lab.control.ask("fail", at="destroy-call", vm=VM, times=MANY, code=32775)
     probed(host, notes)
     (journal,) = journals(notes)
     held = hosts_own(lab)
     again = probed(host, notes)
+    lab.control.ask("heal")
     assert states(again) == {"probe-earlier": "refuted"} | dict.fromkeys(STEPS, "skipped")
     assert hosts_own(lab) == held
     assert journals(notes) == [journal]
@@ -217,10 +219,11 @@ def test_an_interruption_says_what_could_not_be_removed(lab: Lab, host: Doors, n
         if is_under_way(waiting, "create"):
             raise Interrupted
 
-    lab.control.ask("fail", at="destroy-call", vm=VM, times=1, code=32775)
+    lab.control.ask("fail", at="destroy-call", vm=VM, times=MANY, code=32775)
     host.host = replace(host.host, watch=stop)
     with pytest.raises(Interrupted) as told:
         probed(host, notes)
+    lab.control.ask("heal")
     assert any("--probe" in note for note in told.value.__notes__)
     assert any("the checkpoint " in what for what in left_behind_by(told.value))
     assert len(journals(notes)) == 1
@@ -231,8 +234,9 @@ def test_an_interruption_says_what_could_not_be_removed(lab: Lab, host: Doors, n
 def test_a_signal_while_an_earlier_probe_is_removed_says_so(
     lab: Lab, host: Doors, notes: ProbeNotes, handled_signals: None
 ) -> None:
-    lab.control.ask("fail", at="destroy-call", vm=VM, times=2, code=32775)
+    lab.control.ask("fail", at="destroy-call", vm=VM, times=MANY, code=32775)
     probed(host, notes)
+    lab.control.ask("heal")
     (journal,) = journals(notes)
 
     def stop(waiting: Waiting) -> None:
@@ -265,8 +269,9 @@ def test_a_signal_after_a_probe_does_not_hide_what_that_has_left(
 def test_what_was_left_on_another_host_is_not_forgotten_here(
     lab: Lab, host: Doors, notes: ProbeNotes
 ) -> None:
-    lab.control.ask("fail", at="destroy-call", vm=VM, times=2, code=32775)
+    lab.control.ask("fail", at="destroy-call", vm=VM, times=MANY, code=32775)
     probed(host, notes)
+    lab.control.ask("heal")
     (journal,) = journals(notes)
     mine = journal.read_text()
     first, *more = mine.splitlines(keepends=True)
@@ -331,8 +336,9 @@ def test_facts_and_hints_name_nobody(lab: Lab, host: Doors, notes: ProbeNotes) -
     vm_id = host.vm(VM).vm.id
     found: list[Check] = []
     for at in ("create-call", "destroy-call"):
-        lab.control.ask("fail", at=at, vm=VM, times=2, code=32775)
+        lab.control.ask("fail", at=at, vm=VM, times=MANY, code=32775)
         found += probed(host, notes).values()
+        lab.control.ask("heal")
     found += probed(host, notes).values()
     found += probed(host, notes, "nobody").values()
     for check in found:
