@@ -159,7 +159,7 @@ class _Sweep:
                         raise
                     journal.finish({"outcome": "swept"})
             else:
-                cleared = [self._look(records) for records in dead]
+                cleared = [self._look(journal, records) for records in dead]
         except VmkeepError as error:
             return VmSwept(self.vm, error=error)
         living = tuple(record.run for record in alive)
@@ -169,9 +169,10 @@ class _Sweep:
         host, names = self.doors.host, self._names
         return clear_leftovers(host, names, self.repository, journal, dead, self._durable(), self.said)
 
-    def _look(self, records: Sequence[Record]) -> Cleared:
+    def _look(self, journal: Journal, records: Sequence[Record]) -> Cleared:
         durable = self._durable()
-        return look_at(self.doors.host, self._names, self.repository, records, durable, said=self.said)
+        host, names = self.doors.host, self._names
+        return look_at(host, names, self.repository, journal, records, durable, said=self.said)
 
     @property
     def _names(self) -> HostNames:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from vmkeep import stopping
 from vmkeep.capture.states import HOLDING, HoldState
-from vmkeep.capture.sweep import NOTHING_SAID, Note, Said, Swept, short_id, sweep
+from vmkeep.capture.sweep import NOTHING_SAID, Note, Said, Swept, nothing_noted, short_id, sweep
 from vmkeep.clock import WatchedClock
 from vmkeep.errors import VmkeepError
 from vmkeep.host.hyperv import HyperV, Owner
@@ -124,7 +124,7 @@ def _clear_one(
     def note(step: str, detail: Mapping[str, Any]) -> None:
         records.append(journal.add_to(records, step, detail))
 
-    found = look_at(host, here, repository, tuple(records), durable, note, said)
+    found = look_at(host, here, repository, journal, tuple(records), durable, note, said)
     if not found.why:
         journal.bury(records)
     return Cleared(found.run, found.vm, found.swept, not found.why, found.why)
@@ -134,6 +134,7 @@ def look_at(
     host: HyperV,
     here: HostNames,
     repository: Repository,
+    journal: Journal,
     records: Sequence[Record],
     durable: Collection[str],
     note: Note | None = None,
@@ -145,7 +146,8 @@ def look_at(
     """
     first = records[0]
     run, vm = first.run, first.vm.name
-    if not has_held(records):
+    lost_of = None if journal.is_whole(records) else first.vm.id
+    if lost_of is None and not has_held(records):
         return Cleared(run, vm)
     steps = [(record.step, record.detail) for record in records]
     other = _other_host(records, here)
@@ -153,14 +155,17 @@ def look_at(
     try:
         owner = owner_of(repository, run)
         with stoppable(host) as host:
-            if note is None:
-                swept = sweep(
-                    host, steps, owner, durable=durable, dry_run=True, marked_only=marked_only, said=said
-                )
-            else:
-                swept = sweep(
-                    host, steps, owner, durable=durable, marked_only=marked_only, note=note, said=said
-                )
+            swept = sweep(
+                host,
+                steps,
+                owner,
+                durable=durable,
+                dry_run=note is None,
+                marked_only=marked_only,
+                note=note or nothing_noted,
+                said=said,
+                lost_of=lost_of,
+            )
     except RunAlive:
         raise
     except (VmkeepError, OSError) as error:

@@ -86,7 +86,7 @@ class Creation:
             found = self.left(self._host)
             if found.ours is None:
                 raise
-            return read_checkpoint(self._host, found.ours.id)
+            return read_checkpoint(self._host, self._vm.id, found.ours.id)
 
     def left(self, host: HyperV) -> Claimed[CheckpointFacts]:
         """Find what the call has made although it failed; nothing, as a rule.

@@ -261,7 +261,7 @@ class CheckpointHold:
         Raises SourceChanged naming the file, CheckpointMissing when the checkpoint has gone.
         """
         checkpoint = self._held()
-        if not is_there(self._host, checkpoint.id):
+        if not is_there(self._host, checkpoint.vm_id, checkpoint.id):
             raise CheckpointMissing(f"the checkpoint {checkpoint.name!r} is gone while it was read.")
         now = identities(self.disks, self.files)
         for file, identity in self._start.items():
@@ -422,6 +422,11 @@ class CheckpointHold:
         is_gone = self.state is HoldState.RELEASED
         if self.state in (HoldState.PREPARED, HoldState.HELD):
             is_gone = self._abandon_checkpoint(host, problems)
+        elif is_gone and self._merge is None and not self._is_converted and self.checkpoint is not None:
+            is_gone = False  # what a conversion that failed has made is known; its checkpoint may stand
+            with problems.kept(f"the checkpoint {self.checkpoint.name!r} ({self.checkpoint.id})"):
+                destroy_ours(host, self.checkpoint, self._owner)
+                is_gone = True
         if is_gone and self._merge is None:
             self._merge = await_merge(host, vm_id, self._layers, self._limits.abandon_merge_s)
             if not self._merge.is_done:

@@ -18,14 +18,14 @@ from vmkeep.host.hyperv import (
     Waiting,
     is_there,
     list_jobs,
-    list_reference_points,
+    list_surely,
     list_unmarked,
     read_host_time,
     read_power_state,
 )
 from vmkeep.host.hyperv.created import LOST_CALL_S, is_among
 from vmkeep.host.hyperv.jobs import Kind, pauses
-from vmkeep.host.hyperv.states import CREATING_CHECKPOINT, MERGING
+from vmkeep.host.hyperv.states import CREATING_CHECKPOINT, MERGING, MOVING
 from vmkeep.host.wsman import OutcomeUnknown
 from vmkeep.model.facts import CheckpointFacts
 
@@ -177,7 +177,9 @@ def _by_interval(created: datetime | None, own: SeenJob) -> Verdict:
 def _by_age(passed: timedelta, concluded: timedelta, doubtful: timedelta) -> Verdict:
     if passed <= concluded:
         return Verdict.CONCLUDED
-    return Verdict.DOUBTFUL if passed <= doubtful else Verdict.STRANGER
+    if passed <= doubtful:
+        return Verdict.DOUBTFUL
+    return Verdict.UNLIKE if passed <= _DAY else Verdict.STRANGER  # a clock may have been set forward
 
 
 def _earliest(
@@ -205,7 +207,7 @@ def went_by_conversion(host: HyperV, conversion: Conversion, *, patient: bool) -
     needed_s = LOST_CALL_S if is_lost else _UNDER_WAY_S
     quiet_since: float | None = None
     for waited in pauses(host.clock, Kind.CONVERT.limit_s):
-        is_left = is_there(host, conversion.checkpoint)
+        is_left = is_there(host, asked.vm_id, conversion.checkpoint)
         if is_being_converted(host, asked):
             quiet_since = None
             host.watch(Waiting(Kind.CONVERT.words, waited))
@@ -219,8 +221,9 @@ def went_by_conversion(host: HyperV, conversion: Conversion, *, patient: bool) -
 
 
 def is_being_converted(host: HyperV, asked: Asked) -> bool:
-    """Tell whether the host does anything to the VM now but merge, or still works for our call."""
-    return read_power_state(host, asked.vm_id).phase not in (None, MERGING) or _is_at_work(host, asked.job)
+    """Tell whether the host works on our call, or does anything to the VM but merge, export or move it."""
+    phase = read_power_state(host, asked.vm_id).phase
+    return phase not in {None, MERGING, *MOVING} or _is_at_work(host, asked.job)
 
 
 class Became(Enum):
@@ -241,9 +244,7 @@ def claim_point(
     """
     asked = conversion.asked
     found = [
-        each
-        for each in list_reference_points(host, asked.vm_id)
-        if not is_among(each.id, (*asked.known, *disowned))
+        each for each in list_surely(host, asked.vm_id) if not is_among(each.id, (*asked.known, *disowned))
     ]
     if not found:
         return Claimed()
@@ -253,8 +254,17 @@ def claim_point(
         return _chosen([(each, judge_point(each, conversion, jobs, now)) for each in found])
     # A call that nobody heard to be taken has not run where its checkpoint stands; one that failed may have.
     is_idle = became is Became.THERE and asked.job is None
-    other = Verdict.STRANGER if is_idle else Verdict.DOUBTFUL
-    return _chosen([(each, _by_name(each, conversion, jobs) or other) for each in found])
+    return _chosen([(each, _beside(each, conversion, jobs, is_idle=is_idle)) for each in found])
+
+
+def _beside(
+    made: ReferencePoint, conversion: Conversion, jobs: Sequence[SeenJob], *, is_idle: bool
+) -> Verdict:
+    """Say whose a new point is where our checkpoint stands, or where we may have removed it ourselves."""
+    by_name = _by_name(made, conversion, jobs)
+    if is_idle and by_name is not Verdict.PROVEN:
+        return Verdict.STRANGER
+    return by_name or Verdict.DOUBTFUL
 
 
 def _by_name(made: ReferencePoint, conversion: Conversion, jobs: Sequence[SeenJob]) -> Verdict | None:
@@ -266,7 +276,8 @@ def _by_name(made: ReferencePoint, conversion: Conversion, jobs: Sequence[SeenJo
     if named & set(_GUID.findall(conversion.checkpoint.lower())[-1:]):
         return Verdict.PROVEN
     neutral = {asked.vm_id.lower(), *_GUID.findall(made.id.lower())[-1:]}
-    return Verdict.STRANGER if named - neutral else None
+    # What a host names there is only believed (docs/believed.md): what is not ours by it may be ours.
+    return Verdict.UNLIKE if named - neutral else None
 
 
 def judge_point(

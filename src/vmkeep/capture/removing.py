@@ -8,13 +8,13 @@ from vmkeep.host.hyperv import (
     CheckpointMissing,
     HyperV,
     HyperVError,
+    ListsIncomplete,
     MergeUnfinished,
     OperationFailed,
     Owner,
     VmBusy,
     Waiting,
     destroy_checkpoint,
-    is_there,
     layers_of,
     read_checkpoint,
     read_power_state,
@@ -22,7 +22,7 @@ from vmkeep.host.hyperv import (
 )
 from vmkeep.host.hyperv.jobs import Kind, pauses
 from vmkeep.host.hyperv.states import DELETING_CHECKPOINT, MERGING
-from vmkeep.host.wsman import HostError, HostFault
+from vmkeep.host.wsman import HostError, HostFault, InstanceMissing
 from vmkeep.model.facts import CheckpointFacts
 
 # For so long a removal that failed is tried again: nobody else may come for a day.
@@ -56,7 +56,7 @@ def await_merge(host: HyperV, vm_id: str, layers: Mapping[str, str], limit_s: fl
 def layers_above(host: HyperV, checkpoint: CheckpointFacts) -> Mapping[str, str]:
     """Return the layers that have to vanish after a checkpoint, which still exists; none if it has gone."""
     try:
-        return layers_of(host, read_checkpoint(host, checkpoint.id))
+        return layers_of(host, read_checkpoint(host, checkpoint.vm_id, checkpoint.id))
     except CheckpointMissing:
         return {}
 
@@ -81,16 +81,13 @@ def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> boo
     trouble: HyperVError | HostError | None = None
     for waited in pauses(host.clock, Kind.DESTROY.limit_s):
         try:
-            now = read_checkpoint(host, checkpoint.id)
+            now = read_checkpoint(host, checkpoint.vm_id, checkpoint.id)
             return destroy_checkpoint(host, now if now.name == owner.name else checkpoint)
         except CheckpointMissing:
             return False
-        except (VmBusy, OperationFailed, HostFault) as error:
+        except (VmBusy, OperationFailed, ListsIncomplete, HostFault, InstanceMissing) as error:
             trouble = error
-            is_going = isinstance(error, VmBusy) and _is_going(host, checkpoint.vm_id)
-            if not is_going and not is_there(host, checkpoint.id):
-                return False  # what the host was doing has just ended
-            if not is_going and waited >= _AGAIN_S:
+            if waited >= _AGAIN_S and not _is_going(host, checkpoint.vm_id):
                 raise
         host.watch(Waiting(Kind.DESTROY.words, waited))
     assert trouble is not None, "the loop was gone through"

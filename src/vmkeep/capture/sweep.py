@@ -33,13 +33,17 @@ from vmkeep.host.hyperv import (
     is_there,
     list_recovery_checkpoints,
     list_reference_points,
+    list_unmarked,
     read_merge,
 )
+from vmkeep.host.hyperv.created import is_among
 from vmkeep.model.facts import CheckpointFacts
 
 T = TypeVar("T", CheckpointFacts, ReferencePoint)
 
 _DOUBTFUL: Final = "it cannot be told from another program's"
+_LOST: Final = "a record of the run cannot be read, and may have named it"
+_LOST_HERE: Final = "a record of the run cannot be read, and this is not the host it worked on"
 _BEING_MADE: Final = "the host is still making a checkpoint"
 _BEING_CONVERTED: Final = "the host is still making a reference point of the run's checkpoint"
 _NO_VM: Final = (
@@ -178,7 +182,8 @@ def _moment(detail: Mapping[str, Any]) -> datetime | None:
     return datetime.fromisoformat(since) if since else None
 
 
-def _forget(_: str, __: Mapping[str, Any]) -> None:
+def nothing_noted(_: str, __: Mapping[str, Any]) -> None:
+    """Take a step that is written nowhere: of a sweep that changes nothing."""
     return
 
 
@@ -191,8 +196,9 @@ def sweep(
     dry_run: bool = False,
     marked_only: bool = False,
     merge_limit_s: float = 3600.0,
-    note: Note = _forget,
+    note: Note = nothing_noted,
     said: Said = NOTHING_SAID,
+    lost_of: str | None = None,
 ) -> tuple[Swept, ...]:
     """Remove what the run with these journal records, (step, detail) in order, left of itself on the host.
 
@@ -202,16 +208,20 @@ def sweep(
     away. Of the rest a person may have ``said`` whose it is. ``marked_only``: this is
     not the host the run wrote of, where a VM of the same id may be another one; then only
     a checkpoint with the run's own mark is touched, or a reference point that it wrote
-    down. Failures of the host are data in the answer; only when every item
+    down. ``lost_of``: records of the run are lost, and this is its VM; then whatever they may
+    have named is left and told, too. Failures of the host are data in the answer; only when every item
     :attr:`Swept.is_clean` may the run be buried.
     """
     kept = frozenset(durable)
     traces = _read(records)
-    if not traces:
+    if not traces and lost_of is None:
         return ()
     # Of the holds before the last one nothing was left when it began.
-    trace = traces[-1]
-    return tuple(_Sweep(host, owner, trace, kept, dry_run, marked_only, merge_limit_s, note, said).run())
+    trace = traces[-1] if traces else _Trace()
+    trace.vm_id = trace.vm_id or (lost_of or "").upper()  # as hosts spell GUIDs
+    is_whole = lost_of is None
+    one = _Sweep(host, owner, trace, kept, dry_run, marked_only, merge_limit_s, note, said, is_whole)
+    return tuple(one.run())
 
 
 class _Sweep:
@@ -228,6 +238,7 @@ class _Sweep:
         merge_limit_s: float,
         note: Note,
         said: Said,
+        is_whole: bool,
     ) -> None:
         self._host = host
         self._owner = owner
@@ -238,6 +249,7 @@ class _Sweep:
         self._merge_limit_s = merge_limit_s
         self._note = note
         self._said = said
+        self._is_whole = is_whole
         self._is_converted = False
         self._would_remove = False
 
@@ -260,7 +272,29 @@ class _Sweep:
                 swept += part()
             except HostTrouble as error:
                 swept.append(Swept("VM", self._trace.vm_id, "failed", error.message))
+        if not self._is_whole:
+            try:
+                swept += self._unaccounted({each.id for each in swept})
+            except HostTrouble as error:
+                swept.append(Swept("VM", self._trace.vm_id, "failed", error.message))
         return swept
+
+    def _unaccounted(self, told: Collection[str]) -> list[Swept]:
+        """Tell of what lost records may have named: all that is not known to be somebody else's."""
+        trace = self._trace
+        if self._marked_only:
+            return [Swept("VM", trace.vm_id, "left", _LOST_HERE)]
+        others = (*told, *trace.disowned)
+        swept: list[Swept] = []
+        unmarked = list_unmarked(self._host, trace.vm_id, known_before=(*trace.known_checkpoints, *others))
+        mine, left = self._heard(Claimed(None, tuple(unmarked)))
+        swept += [self._remove(checkpoint) for checkpoint in mine]
+        swept += [Swept("checkpoint", each.id, "left", _LOST, is_asked=True) for each in left]
+        known = (*trace.known_points, *self._durable, *others)
+        points = [p for p in list_reference_points(self._host, trace.vm_id) if not is_among(p.id, known)]
+        ours, doubtful = self._heard(Claimed(None, tuple(points)))
+        swept += [self._drop(point.id) for point in ours]
+        return swept + [Swept("reference point", each.id, "left", _LOST, is_asked=True) for each in doubtful]
 
     def _has_points(self) -> bool:
         """Tell whether a reference point that the run wrote down is here: then the VM has moved here."""
@@ -299,22 +333,22 @@ class _Sweep:
                 return [Swept("VM", trace.vm_id, "left", _BEING_CONVERTED)]
             self._is_converted = self._has_converted()
         mine, swept = self._find()
-        for checkpoint in mine:
-            if self._dry_run:
-                swept.append(Swept("checkpoint", checkpoint.id, "would be removed"))
-                self._would_remove = True
-                continue
-            try:
-                self._write_down(checkpoint)
-                is_by_us = destroy_ours(self._host, checkpoint, self._owner)
-            except HostTrouble as error:
-                swept.append(Swept("checkpoint", checkpoint.id, "failed", error.message))
-                continue
-            swept.append(Swept("checkpoint", checkpoint.id, "removed"))
+        return swept + [self._remove(checkpoint) for checkpoint in mine]
+
+    def _remove(self, checkpoint: CheckpointFacts) -> Swept:
+        """Remove a checkpoint of the run, and say what came of it."""
+        if self._dry_run:
+            self._would_remove = True
+            return Swept("checkpoint", checkpoint.id, "would be removed")
+        try:
+            self._write_down(checkpoint)
+            is_by_us = destroy_ours(self._host, checkpoint, self._owner)
             if self._is_converting and not is_by_us:
                 # Whatever the host was doing: it may have been what the run asked for at last.
                 self._is_converted = self._has_converted()
-        return swept
+        except HostTrouble as error:
+            return Swept("checkpoint", checkpoint.id, "failed", error.message)
+        return Swept("checkpoint", checkpoint.id, "removed")
 
     @property
     def _is_converting(self) -> bool:
@@ -326,15 +360,19 @@ class _Sweep:
         """Tell whether the checkpoint went with the conversion, before whose end nothing may be removed."""
         conversion = self._trace.conversion
         if self._dry_run:
-            return not is_there(self._host, conversion.checkpoint)
+            return not is_there(self._host, conversion.asked.vm_id, conversion.checkpoint)
         return went_by_conversion(self._host, conversion, patient=False)
 
     def _write_down(self, checkpoint: CheckpointFacts) -> None:
         """Tell whoever looks after us which checkpoint we remove, and what has to be merged after it."""
         trace = self._trace
         layers = trace.layers or layers_above(self._host, checkpoint)
-        if trace.converting or (trace.checkpoint, trace.layers) != (checkpoint.id, layers):
-            self._note(RELEASING, {"checkpoint": checkpoint.id, "how": "destroy", "layers": dict(layers)})
+        # What comes of a conversion can be told less certainly afterwards, and must not be forgotten.
+        point = {"point": UNKNOWN} if self._is_converting else {}
+        if point or (trace.checkpoint, trace.layers) != (checkpoint.id, layers):
+            self._note(
+                RELEASING, {"checkpoint": checkpoint.id, "how": "destroy", "layers": dict(layers), **point}
+            )
         trace.layers = layers
 
     def _find(self) -> tuple[list[CheckpointFacts], list[Swept]]:

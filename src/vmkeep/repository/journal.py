@@ -292,6 +292,12 @@ class Journal:
         _, number = self._behind(dead)
         return read_record(self._store, self._ring, self._write_for(dead, number, step, detail))
 
+    def is_whole(self, dead: Sequence[Record]) -> bool:
+        """Tell whether these are all the records a run ever wrote, by the numbers of all that are stored."""
+        infos = self._store.list(f"{self._folder}{dead[0].run}/")
+        stored = sorted(_number_of(info.name) for info in infos)
+        return stored == list(range(len(stored))) == [record.number for record in dead]
+
     def _behind(self, dead: Sequence[Record]) -> tuple[list[Record], int]:
         """Return a dead run's records, and the number behind every one, also one that cannot be read."""
         run = dead[0].run

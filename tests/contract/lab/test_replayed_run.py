@@ -63,7 +63,7 @@ def run(host: HyperV, vm_id: str, owner: Owner) -> list[Any]:
     marked = mark_checkpoint(host, made, owner)
     assert (marked.name, marked.notes) == (owner.name, owner.notes)
     assert [each.name for each in list_recovery_checkpoints(host, vm_id)].count(owner.name) == 1
-    frozen = read_checkpoint(host, made.id)
+    frozen = read_checkpoint(host, vm_id, made.id)
     disks = with_details(host, frozen.disks)
     told += [made.id, frozen.kind, frozen.created, frozen.unread_disks]
     told += [(disk.slot, disk.disk_id, disk.virtual_size) for disk in disks]

@@ -1,8 +1,10 @@
 """A VM is deleted while a run of it is dead: on the run's own host that is the end, on another it is not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,8 @@ from tests.lab_captures import MANY
 from tests.lab_process import Lab, running_lab
 from vmkeep.backup.host_sweep import VmSwept, sweep_host
 from vmkeep.backup.vm_run import Doors
+from vmkeep.errors import VmkeepError
+from vmkeep.repository.journal import Journal
 
 
 @pytest.fixture
@@ -64,3 +68,34 @@ def test_a_host_that_does_not_answer_has_not_said_that_the_vm_is_gone(host: Host
     (vm,) = swept_at(host, host.doors)
     host.lab.control.ask("calm")
     assert not any(each.buried for each in vm.cleared)
+
+
+@pytest.mark.parametrize("times", range(1, 9))
+def test_a_host_that_does_not_find_our_checkpoint_for_a_moment_has_not_removed_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """As a service that starts answers: whatever comes of the run, nothing stays that nobody knows."""
+    real = Journal.step
+
+    def step(journal: Journal, name: str, detail: Mapping[str, Any] | None = None) -> None:
+        real(journal, name, detail)
+        if name == "hold-made":
+            host.lab.control.ask(
+                "disturb",
+                effect="fault",
+                action="Get",
+                resource="Msvm_VirtualSystemSettingData",
+                code=0x80041002,
+                times=times,
+            )
+
+    before = host.state("web")["checkpoints"]
+    with monkeypatch.context() as patched, suppress(VmkeepError):
+        patched.setattr(Journal, "step", step)
+        host.take("web")
+    host.lab.control.ask("calm")
+    assert host.state("web")["checkpoints"] == before or not host.all_closed("web")
+    host.clock.later(hours=1)
+    swept_at(host, host.doors)
+    assert host.state("web")["checkpoints"] == before
+    assert host.all_closed("web")

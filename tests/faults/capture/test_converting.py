@@ -11,7 +11,7 @@ from tests.lab_captures import OWNER, Doors, NotedJournal, QuickClock, doors
 from tests.lab_process import Lab, running_lab
 from vmkeep.capture import claims
 from vmkeep.capture.outcome import left_behind_by
-from vmkeep.capture.sweep import short_id, sweep
+from vmkeep.capture.sweep import NOTHING_SAID, Said, Swept, short_id, sweep
 from vmkeep.host.hyperv import CheckpointUnidentified
 from vmkeep.host.wsman import HostFault
 
@@ -41,16 +41,19 @@ class Dead(BaseException):
 
 
 class Dying(NotedJournal):
-    """A run that is killed right behind the host's answer to its conversion, and writes nothing any more."""
+    """A run that is killed right behind a record about its conversion, and writes nothing any more."""
 
-    is_dead = False
+    def __init__(self, last: str = "hold-asked") -> None:
+        super().__init__()
+        self._last = last
+        self._is_dead = False
 
     def step(self, name: str, detail: Mapping[str, Any]) -> None:
-        if self.is_dead:
+        if self._is_dead:
             raise Dead
         super().step(name, detail)
-        self.is_dead = name == "hold-asked" and "hold-held" in self.steps
-        if self.is_dead:
+        self._is_dead = name == self._last and "hold-held" in self.steps
+        if self._is_dead:
             raise Dead
 
 
@@ -146,7 +149,7 @@ def test_after_our_own_removal_a_strangers_point_is_not_what_a_conversion_made(
         raise HostFault("the host does not list them.")
 
     with monkeypatch.context() as patched:  # nobody learns what came of the conversion
-        patched.setattr(claims, "list_reference_points", deaf)
+        patched.setattr(claims, "list_surely", deaf)
         with pytest.raises(HostFault) as told, host.hold(VM) as held:
             held.release(track=True)
     assert any("reference point" in each for each in left_behind_by(told.value))
@@ -158,6 +161,53 @@ def test_after_our_own_removal_a_strangers_point_is_not_what_a_conversion_made(
     assert theirs in stranger.points
     assert [short_id(each.id) for each in swept if each.is_asked] == [theirs.lower()]
     stranger.remove(point=theirs)
+
+
+def die_converting(host: Doors, last: str) -> None:
+    host.journal = Dying(last)
+    held = host.hold(VM)
+    with pytest.raises(Dead):
+        held.release(track=True)
+    held._close_own()
+
+
+def test_a_question_is_asked_again_by_the_next_sweep_until_it_is_answered(lab: Lab, host: Doors) -> None:
+    stranger = Stranger(lab, host.vm(VM).vm.id)
+    lab.control.ask("fail", at="convert-job")
+    die_converting(host, "hold-asked")
+    made = stranger.mark()  # as if the conversion that failed had made it
+    lab.control.ask("push", seconds=400.0)  # the host forgets its jobs
+    records = host.journal.records
+
+    def swept(said: Said = NOTHING_SAID) -> tuple[Swept, ...]:
+        return sweep(host.host, records, OWNER, note=lambda *record: records.append(record), said=said)
+
+    for _ in range(3):
+        asked = [short_id(each.id) for each in swept() if each.is_asked]
+        assert asked == [made.lower()]
+    assert all(each.is_clean for each in swept(Said.of([made], [])))
+    assert made not in stranger.points
+
+
+def test_a_conversion_that_arrives_as_a_sweep_dies_is_asked_about_by_the_next(lab: Lab, host: Doors) -> None:
+    stranger = Stranger(lab, host.vm(VM).vm.id)
+    before = stranger.points
+    die_converting(host, "hold-releasing")
+    checkpoint = stranger.checkpoints[-1]
+    records = host.journal.records
+
+    def note(step: str, detail: Mapping[str, Any]) -> None:
+        records.append((step, detail))
+        if detail.get("how") == "destroy":
+            stranger.convert(checkpoint)  # the run's own call, lost on its way, arrives
+            raise Dead
+
+    with pytest.raises(Dead):
+        sweep(host.host, records, OWNER, note=note)
+    (made,) = set(stranger.points) - set(before)
+    swept = sweep(host.host, records, OWNER, note=lambda *record: records.append(record))
+    assert [short_id(each.id) for each in swept if each.is_asked] == [made.lower()]
+    stranger.remove(point=made)
 
 
 class AnnouncedToConvert(NotedJournal):

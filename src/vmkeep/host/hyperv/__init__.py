@@ -31,6 +31,7 @@ from vmkeep.host.hyperv.errors import (
     HostOutOfSpace,
     HyperVError,
     JobOverdue,
+    ListsIncomplete,
     MergeUnfinished,
     NotOurs,
     NotSupported,
@@ -56,6 +57,7 @@ from vmkeep.host.hyperv.reference_points import (
     convert_checkpoint,
     destroy_reference_point,
     list_reference_points,
+    list_surely,
     tracking_of,
 )
 from vmkeep.host.hyperv.states import PowerState, is_gone, read_power_state
@@ -78,6 +80,7 @@ __all__ = [
     "HyperVError",
     "Inventory",
     "JobOverdue",
+    "ListsIncomplete",
     "MergeState",
     "MergeUnfinished",
     "NotOurs",
@@ -110,6 +113,7 @@ __all__ = [
     "list_jobs",
     "list_recovery_checkpoints",
     "list_reference_points",
+    "list_surely",
     "list_unmarked",
     "mark_checkpoint",
     "read_checkpoint",

@@ -24,6 +24,7 @@ from vmkeep.host.hyperv.errors import (
     CheckpointsDisabled,
     CheckpointUnidentified,
     HyperVError,
+    ListsIncomplete,
     NotOurs,
     OperationFailed,
     SettingIgnored,
@@ -39,12 +40,13 @@ from vmkeep.host.hyperv.settings import (
     checkpoint_setting_of,
     guid_of,
 )
-from vmkeep.host.hyperv.states import obstacle_of, read_power_state, vm_ref
+from vmkeep.host.hyperv.states import is_gone, obstacle_of, read_power_state, vm_ref
 from vmkeep.host.wsman import (
     ActionHappened,
     Argument,
     EmbeddedInstance,
     HostError,
+    Instance,
     InstanceMissing,
     OutcomeUnknown,
     quoted,
@@ -79,18 +81,35 @@ def list_recovery_checkpoints(host: HyperV, vm_id: str) -> tuple[CheckpointFacts
     return tuple(checkpoint_of(row) for row in rows)
 
 
-def read_checkpoint(host: HyperV, checkpoint_id: str) -> CheckpointFacts:
+def read_checkpoint(host: HyperV, vm_id: str, checkpoint_id: str) -> CheckpointFacts:
     """Read one checkpoint with its disks, whose paths are the frozen files. Raises CheckpointMissing."""
-    return _read(host, checkpoint_id, with_disks=True)
+    return _read(host, vm_id, checkpoint_id, with_disks=True)
 
 
-def is_there(host: HyperV, checkpoint_id: str) -> bool:
-    """Tell whether a checkpoint still exists. Safe to repeat."""
+def is_there(host: HyperV, vm_id: str, checkpoint_id: str) -> bool:
+    """Tell whether a checkpoint still exists. Safe to repeat. Raises ListsIncomplete."""
+    return _find(host, vm_id, checkpoint_id) is not None
+
+
+def list_settings(host: HyperV, vm_id: str) -> list[Instance]:
+    """List the settings of a VM and of its checkpoints; none if the VM is gone (:func:`is_gone`).
+
+    Raises ListsIncomplete where its own are not among them: then nothing can be told from what is not.
+    """
+    where = f"VirtualSystemIdentifier = {quoted(vm_id)}"
+    rows = outlast(host, lambda: list(SETTINGS.all(host.client, where)))
+    if not any(row.text("VirtualSystemType") == REALISED for row in rows) and not is_gone(host, vm_id):
+        raise ListsIncomplete("the host does not list the settings of the VM, and not that it is gone.")
+    return rows
+
+
+def _find(host: HyperV, vm_id: str, checkpoint_id: str) -> Instance | None:
+    """Read the settings of a checkpoint; one answer that there are none is not believed."""
     try:
-        outlast(host, lambda: host.client.get(SETTINGS.ref(checkpoint_id)))
+        return outlast(host, lambda: host.client.get(SETTINGS.ref(checkpoint_id)))
     except InstanceMissing:
-        return False
-    return True
+        rows = list_settings(host, vm_id)
+        return next((row for row in rows if is_among(row.text("InstanceID"), [checkpoint_id])), None)
 
 
 def create_checkpoint(
@@ -135,7 +154,7 @@ def create_checkpoint(
             f"the job that should make a checkpoint of {called} is gone; nobody knows its end."
         )
     for found in named_by_host(host, done, SETTINGS.name, "ResultingSnapshot"):
-        checkpoint = _read(host, found, with_disks=True)
+        checkpoint = _read(host, vm_id, found, with_disks=True)
         if _is_new(checkpoint, vm_id, known_before):
             return checkpoint
     raise CheckpointUnidentified(f"the host made a checkpoint of {called} and does not say which.")
@@ -162,7 +181,7 @@ def mark_checkpoint(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> 
     Safe to repeat. Raises NotOurs if it meanwhile has another name than
     ``checkpoint``, and SettingIgnored if the name did not stick.
     """
-    now = _read(host, checkpoint.id)
+    now = _read(host, checkpoint.vm_id, checkpoint.id)
     if now.name == owner.name:
         return _with_disks_of(now, checkpoint)
     if now.name != checkpoint.name or now.kind != "recovery":
@@ -174,7 +193,7 @@ def mark_checkpoint(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> 
         perform(host, MODIFY_SETTINGS, {"SystemSettings": wanted}, Kind.MODIFY, checkpoint.id)
     except (OutcomeUnknown, ActionHappened):
         pass  # whether it ran is read below
-    marked = _read(host, checkpoint.id)
+    marked = _read(host, checkpoint.vm_id, checkpoint.id)
     if marked.name != owner.name:
         raise SettingIgnored(
             f"checkpoint {checkpoint.id} was to be called {owner.name!r}, and is {marked.name!r}."
@@ -189,7 +208,7 @@ def destroy_checkpoint(host: HyperV, checkpoint: CheckpointFacts) -> bool:
     was judged to be ours: raises NotOurs if name or kind are no longer those.
     """
     try:
-        now = _read(host, checkpoint.id)
+        now = _read(host, checkpoint.vm_id, checkpoint.id)
     except CheckpointMissing:
         return False
     if (now.name, now.kind, now.vm_id) != (checkpoint.name, "recovery", checkpoint.vm_id):
@@ -203,9 +222,11 @@ def destroy_checkpoint(host: HyperV, checkpoint: CheckpointFacts) -> bool:
     except (OutcomeUnknown, ActionHappened):
         pass  # whether it ran is read below
     except InstanceMissing:
+        if is_there(host, now.vm_id, now.id):
+            raise
         return False
     except HyperVError:
-        if is_there(host, now.id):
+        if is_there(host, now.vm_id, now.id):
             raise
     _wait_until_gone(host, now)
     return True
@@ -218,7 +239,7 @@ def _wait_until_gone(host: HyperV, checkpoint: CheckpointFacts) -> None:
     """
     quiet_since: float | None = None
     for waited in pauses(host.clock, Kind.DESTROY.limit_s):
-        if not is_there(host, checkpoint.id):
+        if not is_there(host, checkpoint.vm_id, checkpoint.id):
             return
         if read_power_state(host, checkpoint.vm_id).phase is not None:
             quiet_since = None
@@ -229,11 +250,10 @@ def _wait_until_gone(host: HyperV, checkpoint: CheckpointFacts) -> None:
     raise OperationFailed(f"the host removed the checkpoint {checkpoint.name!r}, and it is still there.")
 
 
-def _read(host: HyperV, checkpoint_id: str, *, with_disks: bool = False) -> CheckpointFacts:
-    try:
-        row = outlast(host, lambda: host.client.get(SETTINGS.ref(checkpoint_id)))
-    except InstanceMissing as error:
-        raise CheckpointMissing(f"the checkpoint {checkpoint_id} is not there any more.") from error
+def _read(host: HyperV, vm_id: str, checkpoint_id: str, *, with_disks: bool = False) -> CheckpointFacts:
+    row = _find(host, vm_id, checkpoint_id)
+    if row is None:
+        raise CheckpointMissing(f"the checkpoint {checkpoint_id} is not there any more.")
     if not with_disks:
         return checkpoint_of(row)
     return checkpoint_of(row, *read_placed(host, guid_of(checkpoint_id)))

@@ -191,6 +191,16 @@ class JobOverdue(HyperVError):
     )
 
 
+class ListsIncomplete(HyperVError):
+    """The host says that something of a VM is missing, and lists nothing else of the VM either."""
+
+    code = "HV023"
+    retry = Retry.LATER
+    default_hint = (
+        "Its Hyper-V service may just be starting, or the account may not see the VM; repeat in a minute."
+    )
+
+
 class MergeUnfinished(HyperVError):
     """A removed checkpoint's layers were not merged back into the disks."""
 

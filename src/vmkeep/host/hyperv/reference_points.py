@@ -8,7 +8,7 @@ happened already is recognised by what was not there before it.
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from vmkeep.host.hyperv.checkpoints import is_there
+from vmkeep.host.hyperv.checkpoints import is_there, list_settings
 from vmkeep.host.hyperv.classes import (
     CONVERT_CHECKPOINT,
     DESTROY_REFERENCE_POINT,
@@ -55,6 +55,15 @@ def list_reference_points(host: HyperV, vm_id: str) -> tuple[ReferencePoint, ...
     return tuple(_point_of(row) for row in _rows(host, vm_id))
 
 
+def list_surely(host: HyperV, vm_id: str) -> tuple[ReferencePoint, ...]:
+    """List a VM's reference points for somebody who concludes from what is not among them.
+
+    Raises ListsIncomplete where the host does not even list the VM's own settings.
+    """
+    list_settings(host, vm_id)
+    return list_reference_points(host, vm_id)
+
+
 def convert_checkpoint(
     host: HyperV,
     checkpoint: CheckpointFacts,
@@ -71,7 +80,7 @@ def convert_checkpoint(
     checkpoint is gone already, and the error the host's codes stand for; OutcomeUnknown,
     ActionHappened and CheckpointUnidentified where the host does not say what it has made.
     """
-    if not is_there(host, checkpoint.id):
+    if not is_there(host, checkpoint.vm_id, checkpoint.id):
         raise CheckpointMissing(f"the checkpoint {checkpoint.name!r} is gone.")
     arguments = {"AffectedSnapshot": SETTINGS.ref(checkpoint.id)}
     done = perform(host, CONVERT_CHECKPOINT, arguments, Kind.CONVERT, checkpoint.name, fate)
@@ -91,6 +100,9 @@ def destroy_reference_point(host: HyperV, vm_id: str, point_id: str) -> bool:
     The ledger of the caller is the only proof that it is ours.
     """
     row = _find(host, vm_id, point_id)
+    if row is None:
+        list_settings(host, vm_id)
+        row = _find(host, vm_id, point_id)
     if row is None:
         return False
     arguments = {"AffectedReferencePoint": _ref_of(row)}

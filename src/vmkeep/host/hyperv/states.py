@@ -31,6 +31,8 @@ _HEALTH_CRITICAL: Final = frozenset({20, 25})  # major failure (low disk space, 
 CREATING_CHECKPOINT: Final = 32768
 DELETING_CHECKPOINT: Final = 32770
 MERGING: Final = 32772
+MOVING: Final = frozenset({32773, 32774, 32778, 32779, 32780})
+"""The VM is exported or moved: nothing else is done to it then (32775 while busy)."""
 _OPERATIONS: Final[Mapping[int, Operation]] = {
     CREATING_CHECKPOINT: "backup",
     32769: "backup",  # applying a checkpoint: the plan has no word of its own for it, and waits all the same

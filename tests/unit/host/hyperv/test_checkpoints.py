@@ -353,7 +353,7 @@ def test_a_mark_is_written_and_read_back() -> None:
     host = a_host()
     unmarked(host)
     host.on(MODIFY, modifies(host))
-    found = read_checkpoint(host.hyperv(), f"Microsoft:{CHECKPOINT}")
+    found = read_checkpoint(host.hyperv(), WEB, f"Microsoft:{CHECKPOINT}")
     marked = mark_checkpoint(host.hyperv(), found, OURS)
     assert (marked.name, marked.notes, marked.disks) == (OURS.name, OURS.notes, found.disks)
     text = host.calls[0].inputs["SystemSettings"]
@@ -366,7 +366,7 @@ def test_a_mark_is_written_and_read_back() -> None:
 def test_marking_again_does_nothing() -> None:
     host = a_host()
     appear(host, checkpoint(ElementName=OURS.name))
-    found = read_checkpoint(host.hyperv(), f"Microsoft:{CHECKPOINT}")
+    found = read_checkpoint(host.hyperv(), WEB, f"Microsoft:{CHECKPOINT}")
     assert mark_checkpoint(host.hyperv(), found, OURS).name == OURS.name
     assert host.calls == []
 
@@ -375,7 +375,7 @@ def test_a_silent_no_op_is_noticed() -> None:
     host = a_host()
     unmarked(host)
     host.on(MODIFY, returns(0))
-    found = read_checkpoint(host.hyperv(), f"Microsoft:{CHECKPOINT}")
+    found = read_checkpoint(host.hyperv(), WEB, f"Microsoft:{CHECKPOINT}")
     with pytest.raises(SettingIgnored):
         mark_checkpoint(host.hyperv(), found, OURS)
 
@@ -389,14 +389,14 @@ def test_a_lost_answer_to_marking_is_read_back() -> None:
         return LOST
 
     host.on(MODIFY, unheard)
-    found = read_checkpoint(host.hyperv(), f"Microsoft:{CHECKPOINT}")
+    found = read_checkpoint(host.hyperv(), WEB, f"Microsoft:{CHECKPOINT}")
     assert mark_checkpoint(host.hyperv(), found, OURS).name == OURS.name
 
 
 def test_a_checkpoint_that_somebody_named_meanwhile_is_not_marked() -> None:
     host = a_host()
     appear(host, checkpoint(ElementName="another product"))
-    found = read_checkpoint(host.hyperv(), f"Microsoft:{CHECKPOINT}")
+    found = read_checkpoint(host.hyperv(), WEB, f"Microsoft:{CHECKPOINT}")
     with pytest.raises(NotOurs):
         mark_checkpoint(host.hyperv(), replace(found, name="as it was"), OURS)
     assert host.calls == []
@@ -421,7 +421,7 @@ def test_ours_is_removed_and_nothing_else(answer: Reply) -> None:
     host = a_host()
     appear(host, checkpoint(ElementName=OURS.name))
     host.on(DESTROY, removes(host, answer))
-    ours = read_checkpoint(host.hyperv(), f"Microsoft:{CHECKPOINT}")
+    ours = read_checkpoint(host.hyperv(), WEB, f"Microsoft:{CHECKPOINT}")
     destroy_checkpoint(host.hyperv(), ours)
     assert [c.id for c in list_recovery_checkpoints(host.hyperv(), WEB)] == [f"Microsoft:{STRANGER}"]
     assert destroy_checkpoint(host.hyperv(), ours) is False
@@ -439,7 +439,7 @@ def test_ours_is_removed_and_nothing_else(answer: Reply) -> None:
 def test_what_is_not_what_was_looked_at_is_not_removed(changed: Row) -> None:
     host = a_host()
     appear(host, checkpoint(ElementName=OURS.name))
-    ours = read_checkpoint(host.hyperv(), f"Microsoft:{CHECKPOINT}")
+    ours = read_checkpoint(host.hyperv(), WEB, f"Microsoft:{CHECKPOINT}")
     host.rows[SETTINGS][-1].update(changed)
     with pytest.raises(NotOurs):
         destroy_checkpoint(host.hyperv(), ours)
@@ -449,7 +449,7 @@ def test_what_is_not_what_was_looked_at_is_not_removed(changed: Row) -> None:
 def test_a_checkpoint_that_is_going_is_waited_for() -> None:
     host = a_host()
     appear(host, checkpoint(ElementName=OURS.name))
-    ours = read_checkpoint(host.hyperv(), f"Microsoft:{CHECKPOINT}")
+    ours = read_checkpoint(host.hyperv(), WEB, f"Microsoft:{CHECKPOINT}")
     host.on(DESTROY, returns(0))
     host.rows["Msvm_ComputerSystem"][0]["OperationalStatus"] = [11, 32770]
     began = host.clock.monotonic()
@@ -466,7 +466,7 @@ def test_a_checkpoint_that_is_going_is_waited_for() -> None:
 def test_a_removal_that_did_nothing_is_noticed() -> None:
     host = a_host()
     appear(host, checkpoint(ElementName=OURS.name))
-    ours = read_checkpoint(host.hyperv(), f"Microsoft:{CHECKPOINT}")
+    ours = read_checkpoint(host.hyperv(), WEB, f"Microsoft:{CHECKPOINT}")
     host.on(DESTROY, returns(0))
     with pytest.raises(OperationFailed, match="still there"):
         destroy_checkpoint(host.hyperv(), ours)
@@ -474,7 +474,7 @@ def test_a_removal_that_did_nothing_is_noticed() -> None:
 
 def test_reading_what_is_gone() -> None:
     host = a_host()
-    assert is_there(host.hyperv(), f"Microsoft:{STRANGER}")
-    assert not is_there(host.hyperv(), f"Microsoft:{CHECKPOINT}")
+    assert is_there(host.hyperv(), WEB, f"Microsoft:{STRANGER}")
+    assert not is_there(host.hyperv(), WEB, f"Microsoft:{CHECKPOINT}")
     with pytest.raises(CheckpointMissing):
-        read_checkpoint(host.hyperv(), f"Microsoft:{CHECKPOINT}")
+        read_checkpoint(host.hyperv(), WEB, f"Microsoft:{CHECKPOINT}")

@@ -71,7 +71,7 @@ def merged(host: TableHost, path: str = LEAF) -> None:
 def frozen(host: TableHost, path: str = LEAF) -> dict[str, str]:
     host.rows["Msvm_VirtualSystemSettingData"] = [settings(), checkpoint()]
     host.rows["Msvm_StorageAllocationSettingData"].append(medium(CHECKPOINT, path))
-    return layers_of(host.hyperv(), read_checkpoint(host.hyperv(), f"Microsoft:{CHECKPOINT}"))
+    return layers_of(host.hyperv(), read_checkpoint(host.hyperv(), WEB, f"Microsoft:{CHECKPOINT}"))
 
 
 def test_the_layer_is_the_file_above_the_frozen_one() -> None:

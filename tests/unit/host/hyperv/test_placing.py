@@ -199,7 +199,7 @@ def checkpoint_host(*more_media: Row) -> TableHost:
     "parent", [path_to(drive_id(CHECKPOINT)), path_to(drive_id(CHECKPOINT).lower()), None]
 )
 def test_a_checkpoints_stray_medium_is_told(parent: str | None) -> None:
-    found = read_checkpoint(checkpoint_host(stray("odd", parent)).hyperv(), f"Microsoft:{CHECKPOINT}")
+    found = read_checkpoint(checkpoint_host(stray("odd", parent)).hyperv(), WEB, f"Microsoft:{CHECKPOINT}")
     assert [disk.label for disk in found.disks] == ["scsi 0:0"]
     assert found.unread_disks == (f"odd ({LOST})",)
 
@@ -213,12 +213,12 @@ def test_a_checkpoints_stray_medium_is_told(parent: str | None) -> None:
     ],
 )
 def test_an_empty_drive_of_a_checkpoint_is_no_trouble(other: Row) -> None:
-    found = read_checkpoint(checkpoint_host(other).hyperv(), f"Microsoft:{CHECKPOINT}")
+    found = read_checkpoint(checkpoint_host(other).hyperv(), WEB, f"Microsoft:{CHECKPOINT}")
     assert (len(found.disks), found.unread_disks) == (1, ())
 
 
 def test_an_odd_id_that_names_its_checkpoint_is_a_disk_of_it() -> None:
     odd = stray(f"Microsoft:{CHECKPOINT}\\nvme\\1", path_to(drive_id(CHECKPOINT)))
-    found = read_checkpoint(checkpoint_host(odd).hyperv(), f"Microsoft:{CHECKPOINT}")
+    found = read_checkpoint(checkpoint_host(odd).hyperv(), WEB, f"Microsoft:{CHECKPOINT}")
     assert [disk.path for disk in found.disks] == ["D:\\VMs\\web\\system.vhdx", LOST]
     assert found.unread_disks == ()
