@@ -33,7 +33,7 @@ from vmkeep.host.hyperv import (
     convert_checkpoint,
     create_checkpoint,
     list_recovery_checkpoints,
-    list_reference_points,
+    list_surely,
     read_checkpoint,
     read_host_time,
     read_power_state,
@@ -172,17 +172,18 @@ class Converting:
         """
         return _until_heard(self._host, self._fate, self._ask)
 
-    def left(self, host: HyperV) -> Claimed[ReferencePoint]:
+    def left(self, host: HyperV, became: Became | None = None) -> Claimed[ReferencePoint]:
         """Find the reference point of a call that failed, or whose end nobody heard; none, as a rule.
 
-        To be asked before the checkpoint is removed. Waits until the call has ended, and a lost one
-        can begin no more. Raises OutcomeUnknown while the host is still at it, CheckpointUnidentified
-        where nobody can tell whose a new point is.
+        To be asked before the checkpoint is removed; else ``became`` says how it went. Waits until
+        the call has ended, and a lost one can begin no more. Raises OutcomeUnknown while the host is
+        still at it, CheckpointUnidentified where nobody can tell whose a new point is.
         """
         if not self.may_have_run:
             return Claimed()
         is_gone = went_by_conversion(host, self.conversion, patient=True)
-        found = claim_point(host, self.conversion, Became.GONE if is_gone else Became.THERE)
+        became = became or (Became.GONE if is_gone else Became.THERE)
+        found = claim_point(host, self.conversion, became)
         if found.doubtful:
             ids = tuple(point.id for point in found.doubtful)
             raise CheckpointUnidentified(
@@ -199,7 +200,7 @@ class Converting:
         """Write down that the checkpoint is converted now; return the reference points there are."""
         known: tuple[str, ...] = ()
         for _ in range(2):
-            known = tuple(point.id for point in list_reference_points(self._host, self._checkpoint.vm_id))
+            known = tuple(point.id for point in list_surely(self._host, self._checkpoint.vm_id))
             started, since = self._host.clock.monotonic(), read_host_time(self._host)
             asked = Asked(self._checkpoint.vm_id, known, since)
             self._announced = replace(self._announced, asked=asked)

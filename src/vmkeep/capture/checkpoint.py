@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Self
 
 from vmkeep import stopping
 from vmkeep.capture.calls import Converting, Creation
-from vmkeep.capture.claims import Claimed
+from vmkeep.capture.claims import Became, Claimed
 from vmkeep.capture.errors import HandlesOpen
 from vmkeep.capture.folder import HeldFile
 from vmkeep.capture.host_chain import FrozenDisk, identities, open_configuration, open_frozen
@@ -39,6 +39,7 @@ from vmkeep.host.hyperv import (
     PowerState,
     ReferencePoint,
     Waiting,
+    Went,
     destroy_reference_point,
     is_there,
     layers_of,
@@ -308,7 +309,7 @@ class CheckpointHold:
                 why = self._convert(checkpoint)
         if self._point is None:
             with self._timed("destroy"):
-                self._log.note(RELEASING, checkpoint=checkpoint.id, how="destroy")
+                self._log.note(RELEASING, checkpoint=checkpoint.id, how="destroy", **self._doubt())
                 self._destroy(self._host, checkpoint)
         self._enter_released()
         if self._point is not None and not self._is_converted:  # its checkpoint may be there all the same
@@ -361,9 +362,15 @@ class CheckpointHold:
 
     def _destroy(self, host: HyperV, checkpoint: CheckpointFacts) -> None:
         """Destroy the checkpoint; where a conversion was quicker after all, find its reference point."""
-        is_by_us = destroy_ours(host, checkpoint, self._owner)
-        if not is_by_us and self._point is None and self._converting is not None:
-            self._point = self._converting.left(host).ours
+        went = destroy_ours(host, checkpoint, self._owner)
+        if went is not Went.BY_US and self._point is None and self._converting is not None:
+            is_sure = went is Went.OTHERWISE
+            self._point = self._converting.left(host, became=None if is_sure else Became.UNKNOWN).ours
+
+    def _doubt(self) -> Mapping[str, str]:
+        """Return what a record says of a conversion that may have run, until its end is written down."""
+        is_open = self._converting is not None and self._converting.may_have_run
+        return {"point": UNKNOWN} if is_open else {}
 
     def _enter_released(self) -> None:
         self._log.enter(
@@ -454,9 +461,8 @@ class CheckpointHold:
                     is_known = True
             # Without a journal it has to go all the same: ours it is in any case.
             with problems.kept("the journal"):
-                point = {} if is_known else {"point": UNKNOWN}
                 if self._point is None:
-                    self._log.note(RELEASING, checkpoint=checkpoint.id, how="destroy", **point)
+                    self._log.note(RELEASING, checkpoint=checkpoint.id, how="destroy", **self._doubt())
             with problems.kept(f"the checkpoint {checkpoint.name!r} ({checkpoint.id})"):
                 self._destroy(host, checkpoint)
                 checkpoint = None

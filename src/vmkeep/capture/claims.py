@@ -177,9 +177,7 @@ def _by_interval(created: datetime | None, own: SeenJob) -> Verdict:
 def _by_age(passed: timedelta, concluded: timedelta, doubtful: timedelta) -> Verdict:
     if passed <= concluded:
         return Verdict.CONCLUDED
-    if passed <= doubtful:
-        return Verdict.DOUBTFUL
-    return Verdict.UNLIKE if passed <= _DAY else Verdict.STRANGER  # a clock may have been set forward
+    return Verdict.DOUBTFUL if passed <= doubtful else Verdict.STRANGER
 
 
 def _earliest(

@@ -14,6 +14,7 @@ from vmkeep.host.hyperv import (
     Owner,
     VmBusy,
     Waiting,
+    Went,
     destroy_checkpoint,
     layers_of,
     read_checkpoint,
@@ -70,23 +71,27 @@ def unheard(host: HyperV) -> HyperV:
     return HyperV(host.client, host.clock, nobody)
 
 
-def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> bool:
+def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> Went:
     """Remove a checkpoint that is known to be ours, whether its name got its mark or not.
 
-    False if it was gone, or went by something that the host was already doing. Safe to repeat,
-    also while the host is still at it: it refuses a second call until the first has ended.
-    What fails for a moment is tried again for half a minute. Raises NotOurs if its name is
-    neither the one it was made with nor our mark.
+    It also goes by something that the host was already doing. Safe to repeat, also while the
+    host is still at it: it refuses a second call until the first has ended. What fails for a
+    moment is tried again for half a minute. Raises NotOurs if its name is neither the one it
+    was made with nor our mark.
     """
+    missing = Went.OTHERWISE
     trouble: HyperVError | HostError | None = None
     for waited in pauses(host.clock, Kind.DESTROY.limit_s):
         try:
             now = read_checkpoint(host, checkpoint.vm_id, checkpoint.id)
-            return destroy_checkpoint(host, now if now.name == owner.name else checkpoint)
+            went = destroy_checkpoint(host, now if now.name == owner.name else checkpoint)
+            return missing if went is Went.OTHERWISE else went
         except CheckpointMissing:
-            return False
+            return missing
         except (VmBusy, OperationFailed, ListsIncomplete, HostFault, InstanceMissing) as error:
             trouble = error
+            if not isinstance(error, VmBusy):  # a call that failed may run all the same
+                missing = Went.PERHAPS_BY_US
             if waited >= _AGAIN_S and not _is_going(host, checkpoint.vm_id):
                 raise
         host.watch(Waiting(Kind.DESTROY.words, waited))

@@ -28,6 +28,7 @@ from vmkeep.host.hyperv import (
     HyperV,
     Owner,
     ReferencePoint,
+    Went,
     destroy_reference_point,
     is_gone,
     is_there,
@@ -155,10 +156,10 @@ def _read(records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[_Trace]:
 
 def _read_call(trace: _Trace, step: str, detail: Mapping[str, Any]) -> None:
     """Take from one record what it says of a call: when, for what, and whether the host took it."""
-    if step == RELEASING and detail.get("point") == UNKNOWN:
-        trace.is_taken_away = trace.converting
+    if step == RELEASING and detail.get("how") == "destroy":
+        trace.is_taken_away = trace.converting = detail.get("point") == UNKNOWN
     elif step == RELEASING:
-        trace.converting = detail["how"] == "convert"
+        trace.converting = True
         trace.known_points = tuple(detail.get("known_points", trace.known_points))
         trace.converting_since, trace.converting_job = _moment(detail), None
         trace.disks = detail.get("disks")
@@ -252,6 +253,7 @@ class _Sweep:
         self._is_whole = is_whole
         self._is_converted = False
         self._would_remove = False
+        self._why_unknown = ""
 
     def run(self) -> list[Swept]:
         """Do all of it, checkpoints first; a failure of one thing keeps nothing from the next."""
@@ -342,10 +344,11 @@ class _Sweep:
             return Swept("checkpoint", checkpoint.id, "would be removed")
         try:
             self._write_down(checkpoint)
-            is_by_us = destroy_ours(self._host, checkpoint, self._owner)
-            if self._is_converting and not is_by_us:
+            went = destroy_ours(self._host, checkpoint, self._owner)
+            if self._is_converting and went is Went.OTHERWISE:
                 # Whatever the host was doing: it may have been what the run asked for at last.
                 self._is_converted = self._has_converted()
+            self._trace.is_taken_away |= went is Went.PERHAPS_BY_US
         except HostTrouble as error:
             return Swept("checkpoint", checkpoint.id, "failed", error.message)
         return Swept("checkpoint", checkpoint.id, "removed")
@@ -366,7 +369,11 @@ class _Sweep:
     def _write_down(self, checkpoint: CheckpointFacts) -> None:
         """Tell whoever looks after us which checkpoint we remove, and what has to be merged after it."""
         trace = self._trace
-        layers = trace.layers or layers_above(self._host, checkpoint)
+        layers = trace.layers
+        try:
+            layers = layers or layers_above(self._host, checkpoint)
+        except HostTrouble as error:  # the checkpoint must go all the same
+            self._why_unknown = error.message
         # What comes of a conversion can be told less certainly afterwards, and must not be forgotten.
         point = {"point": UNKNOWN} if self._is_converting else {}
         if point or (trace.checkpoint, trace.layers) != (checkpoint.id, layers):
@@ -410,6 +417,8 @@ class _Sweep:
         swept: list[Swept] = []
         if not new and self._is_converting:
             new, swept = self._converted()
+            if not new and not swept:
+                self._write_down_that_nothing_came()
         is_durable = trace.state is HoldState.TRACKED or not self._durable.isdisjoint(new)
         previous = [trace.previous] if trace.previous is not None else []
         unneeded = [point for point in (previous if is_durable else new) if point not in self._durable]
@@ -426,6 +435,13 @@ class _Sweep:
         was_there = destroy_reference_point(self._host, trace.vm_id, point)
         return Swept("reference point", point, "removed" if was_there else "finished")
 
+    def _write_down_that_nothing_came(self) -> None:
+        """Keep later sweeps from asking about points that others have made since."""
+        trace = self._trace
+        if not self._dry_run and not is_there(self._host, trace.vm_id, trace.conversion.checkpoint):
+            detail = {"checkpoint": trace.checkpoint, "reference_point": None, "layers": dict(trace.layers)}
+            self._note(HoldState.RELEASED.value, detail)
+
     def _converted(self) -> tuple[list[str], list[Swept]]:
         """Find the reference point of a conversion that the run did not hear the end of."""
         # Later runs' own points are new, too.
@@ -440,6 +456,8 @@ class _Sweep:
 
     def _merge(self) -> list[Swept]:
         layers = self._trace.layers
+        if self._why_unknown:
+            return [Swept("merge", self._trace.vm_id, "failed", f"the layers: {self._why_unknown}")]
         if not layers:
             return []
         names = ", ".join(layers.values())

@@ -210,6 +210,25 @@ def test_a_conversion_that_arrives_as_a_sweep_dies_is_asked_about_by_the_next(la
     stranger.remove(point=made)
 
 
+@pytest.mark.parametrize("effect", [None, "fault after", "close after"])
+def test_a_removal_of_ours_whose_answer_says_nothing_makes_no_strangers_point_ours(
+    lab: Lab, host: Doors, effect: str | None
+) -> None:
+    stranger = Stranger(lab, host.vm(VM).vm.id)
+    lab.control.ask("fail", at="convert-job")
+    die_converting(host, "hold-asked")
+    theirs = stranger.mark()
+    lab.control.ask("push", seconds=400.0)  # the host forgets its jobs
+    if effect is not None:
+        lab.control.ask("disturb", effect=effect, action="DestroySnapshot", code=0x800706BE)
+    records = host.journal.records
+    for _ in range(2):
+        swept = sweep(host.host, records, OWNER, note=lambda *record: records.append(record))
+        assert [short_id(each.id) for each in swept if each.is_asked] == [theirs.lower()]
+    assert host.ours() == []
+    stranger.remove(point=theirs)
+
+
 class AnnouncedToConvert(NotedJournal):
     """Somebody does something as soon as the host has taken the conversion and ended it."""
 

@@ -23,6 +23,7 @@ from vmkeep.host.hyperv import (
     SettingIgnored,
     VmBusy,
     Waiting,
+    Went,
     destroy_checkpoint,
     destroy_reference_point,
     list_recovery_checkpoints,
@@ -122,7 +123,7 @@ def test_what_another_product_made_just_before_a_call_that_failed_stays(
     (theirs,) = [each for each in list_recovery_checkpoints(host.host, vm_id) if each.id not in before]
     assert theirs.id == f"Microsoft:{journal.theirs}"
     assert journal.steps[-1] == "hold-released"
-    assert destroy_checkpoint(host.host, theirs)
+    assert destroy_checkpoint(host.host, theirs) is Went.BY_US
 
 
 def test_a_call_that_the_host_has_no_time_for_is_announced_anew(lab: Lab, host: Doors) -> None:

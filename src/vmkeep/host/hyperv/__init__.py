@@ -9,6 +9,7 @@ disk files; policy, journals and retries of refused calls are the caller's.
 from vmkeep.host.hyperv.changes import changed_ranges
 from vmkeep.host.hyperv.checkpoints import (
     CheckpointWish,
+    Went,
     create_checkpoint,
     destroy_checkpoint,
     is_there,
@@ -100,6 +101,7 @@ __all__ = [
     "VmBusy",
     "VmNotFound",
     "Waiting",
+    "Went",
     "changed_ranges",
     "convert_checkpoint",
     "create_checkpoint",

@@ -7,6 +7,7 @@ lists what it may have left. Marking a marked checkpoint and removing a removed 
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Final, Literal
 
 from vmkeep.host.hyperv.classes import (
@@ -75,10 +76,12 @@ class CheckpointWish:
 
 
 def list_recovery_checkpoints(host: HyperV, vm_id: str) -> tuple[CheckpointFacts, ...]:
-    """List a VM's recovery checkpoints, everybody's, without their disks. Safe to repeat."""
-    where = f"VirtualSystemIdentifier = {quoted(vm_id)} AND VirtualSystemType = {quoted(RECOVERY_CHECKPOINT)}"
-    rows = outlast(host, lambda: list(SETTINGS.all(host.client, where)))
-    return tuple(checkpoint_of(row) for row in rows)
+    """List a VM's recovery checkpoints, everybody's, without their disks. Safe to repeat.
+
+    Raises ListsIncomplete where the list proves nothing.
+    """
+    rows = list_settings(host, vm_id)
+    return tuple(checkpoint_of(row) for row in rows if row.text("VirtualSystemType") == RECOVERY_CHECKPOINT)
 
 
 def read_checkpoint(host: HyperV, vm_id: str, checkpoint_id: str) -> CheckpointFacts:
@@ -201,35 +204,45 @@ def mark_checkpoint(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> 
     return _with_disks_of(marked, checkpoint)
 
 
-def destroy_checkpoint(host: HyperV, checkpoint: CheckpointFacts) -> bool:
+class Went(Enum):
+    """How a checkpoint went that was to be removed."""
+
+    BY_US = "by our call, as the host says"
+    PERHAPS_BY_US = "after a call of ours whose answer says nothing"
+    OTHERWISE = "before any call of ours that may have run"
+
+
+def destroy_checkpoint(host: HyperV, checkpoint: CheckpointFacts) -> Went:
     """Remove a recovery checkpoint and wait until it is gone; its merge goes on (:mod:`merging`).
 
-    False if it was gone already; safe to repeat. ``checkpoint`` is the one that
-    was judged to be ours: raises NotOurs if name or kind are no longer those.
+    Safe to repeat. ``checkpoint`` is the one that was judged to be ours: raises NotOurs
+    if name or kind are no longer those.
     """
     try:
         now = _read(host, checkpoint.vm_id, checkpoint.id)
     except CheckpointMissing:
-        return False
+        return Went.OTHERWISE
     if (now.name, now.kind, now.vm_id) != (checkpoint.name, "recovery", checkpoint.vm_id):
         raise NotOurs(
             f"checkpoint {checkpoint.id} is now called {now.name!r} ({now.kind}), "
             f"not {checkpoint.name!r} (recovery)."
         )
     arguments = {"AffectedSnapshot": SETTINGS.ref(now.id)}
+    went = Went.PERHAPS_BY_US
     try:
         perform(host, DESTROY_CHECKPOINT, arguments, Kind.DESTROY, now.name)
+        went = Went.BY_US
     except (OutcomeUnknown, ActionHappened):
         pass  # whether it ran is read below
-    except InstanceMissing:
+    except VmBusy:  # the call was refused
         if is_there(host, now.vm_id, now.id):
             raise
-        return False
-    except HyperVError:
+        return Went.OTHERWISE
+    except (HyperVError, InstanceMissing):
         if is_there(host, now.vm_id, now.id):
             raise
     _wait_until_gone(host, now)
-    return True
+    return went
 
 
 def _wait_until_gone(host: HyperV, checkpoint: CheckpointFacts) -> None:

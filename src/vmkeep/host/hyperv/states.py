@@ -31,6 +31,8 @@ _HEALTH_CRITICAL: Final = frozenset({20, 25})  # major failure (low disk space, 
 CREATING_CHECKPOINT: Final = 32768
 DELETING_CHECKPOINT: Final = 32770
 MERGING: Final = 32772
+# A service that starts may list the host before its VMs.
+_LOOK_AGAIN_S: Final = 5.0
 MOVING: Final = frozenset({32773, 32774, 32778, 32779, 32780})
 """The VM is exported or moved: nothing else is done to it then (32775 while busy)."""
 _OPERATIONS: Final[Mapping[int, Operation]] = {
@@ -98,8 +100,15 @@ def is_gone(host: HyperV, vm_id: str) -> bool:
     """Tell whether the host has no such VM, by its lists, which name the host itself at least.
 
     One answer that there is none proves nothing: a service that starts gives it, too, and so does
-    a host to somebody without rights.
+    a host to somebody without rights. What is gone is looked for twice.
     """
+    if not _is_missing(host, vm_id):
+        return False
+    host.clock.sleep(_LOOK_AGAIN_S)
+    return _is_missing(host, vm_id)
+
+
+def _is_missing(host: HyperV, vm_id: str) -> bool:
     try:
         read_power_state(host, vm_id)
     except VmNotFound:

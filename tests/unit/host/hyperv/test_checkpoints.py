@@ -34,6 +34,7 @@ from vmkeep.host.hyperv import (
     Owner,
     SettingIgnored,
     VmBusy,
+    Went,
     create_checkpoint,
     destroy_checkpoint,
     is_there,
@@ -424,7 +425,7 @@ def test_ours_is_removed_and_nothing_else(answer: Reply) -> None:
     ours = read_checkpoint(host.hyperv(), WEB, f"Microsoft:{CHECKPOINT}")
     destroy_checkpoint(host.hyperv(), ours)
     assert [c.id for c in list_recovery_checkpoints(host.hyperv(), WEB)] == [f"Microsoft:{STRANGER}"]
-    assert destroy_checkpoint(host.hyperv(), ours) is False
+    assert destroy_checkpoint(host.hyperv(), ours) is Went.OTHERWISE
     assert len(host.calls) == 1
 
 
@@ -459,7 +460,7 @@ def test_a_checkpoint_that_is_going_is_waited_for() -> None:
             host.rows[SETTINGS] = [row for row in host.rows[SETTINGS] if row["ElementName"] != OURS.name]
 
     host.before = before
-    assert destroy_checkpoint(host.hyperv(), ours) is True
+    assert destroy_checkpoint(host.hyperv(), ours) is Went.BY_US
     assert host.clock.monotonic() - began > 300
 
 
