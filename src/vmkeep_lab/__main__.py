@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from vmkeep_lab.host.control import ControlServer, Request
 from vmkeep_lab.host.provider import Host
-from vmkeep_lab.judge import judge, read_truth
+from vmkeep_lab.judge import TruthError, judge, read_truth
 from vmkeep_lab.replay import Replay, TraceError, read_trace
 from vmkeep_lab.scenario import OtherScenario, ScenarioError, load, raise_host, scenario_names
 from vmkeep_lab.wire.certificate import make_certificate
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Mapping[str, Any] = {"serve": _serve, "replay": _replay, "judge": _judge, "scenarios": _scenarios}
     try:
         return int(run[given.command](given))
-    except (ScenarioError, OtherScenario, TraceError, OSError) as error:
+    except (ScenarioError, OtherScenario, TraceError, TruthError, OSError) as error:
         print(f"vmkeep_lab: {error}", file=sys.stderr)
         return _REFUSED
 

@@ -73,23 +73,32 @@ def excluded(vm: VmFacts) -> tuple[DiskFacts, ...]:
     return tuple(disk for disk in vm.disks if disk.kind not in _FREEZABLE or disk.path is None)
 
 
+def _about_host(host: HostFacts) -> Iterator[Reason]:
+    """Yield what of the host itself forbids a checkpoint."""
+    nothing = "Nothing is taken."
+    if host.edition is None or host.build is None:
+        what = "build" if host.edition else "edition"
+        fact = f"The host does not tell which {what} of Windows it is."
+        yield Reason("host-unknown", fact, nothing, r"Let the account read root\cimv2 (docs/rights.md).")
+        return
+    if host.edition != "server":
+        what = "The host is a desktop edition of Windows."
+        yield Reason("edition-unsupported", what, nothing, "Use Windows Server.")
+    if host.build < _OLDEST_BUILD:
+        yield Reason(
+            "host-too-old",
+            f"The host's build is {host.build}; recovery checkpoints came with "
+            f"Windows Server 2016 ({_OLDEST_BUILD}).",
+            nothing,
+            "Export the VM and use folder:PATH, until vmkeep supports this host.",
+        )
+
+
 def _obstacles(host: HostFacts, vm: VmFacts) -> Iterator[tuple[bool, Reason]]:
     """Yield what forbids a checkpoint now, the gravest first, and whether it goes by itself."""
     nothing = "Nothing is taken."
-    if host.edition != "server":
-        what = "a desktop edition of Windows" if host.edition else "of an unknown edition"
-        yield False, Reason("edition-unsupported", f"The host is {what}.", nothing, "Use Windows Server.")
-    if host.build is None or host.build < _OLDEST_BUILD:
-        yield (
-            False,
-            Reason(
-                "host-too-old",
-                f"The host's build is {host.build or 'unknown'}; recovery checkpoints came with "
-                f"Windows Server 2016 ({_OLDEST_BUILD}).",
-                nothing,
-                "Export the VM and use folder:PATH, until vmkeep supports this host.",
-            ),
-        )
+    for reason in _about_host(host):
+        yield False, reason
     if vm.checkpoint_setting == "disabled":
         yield (
             False,

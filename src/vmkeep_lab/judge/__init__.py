@@ -4,6 +4,6 @@
 ``truth.jsonl`` each of them equals.
 """
 
-from vmkeep_lab.judge.judge import Verdict, judge, read_truth
+from vmkeep_lab.judge.judge import TruthError, Verdict, judge, read_truth
 
-__all__ = ["Verdict", "judge", "read_truth"]
+__all__ = ["TruthError", "Verdict", "judge", "read_truth"]

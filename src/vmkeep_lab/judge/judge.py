@@ -29,10 +29,20 @@ class Verdict:
         return bool(self.equals) and not self.fault
 
 
+class TruthError(Exception):
+    """A file is not what a lab wrote about its disks."""
+
+
 def read_truth(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a truth file; the last may be torn where the lab was killed."""
+    """Read the lines of a truth file; the last may be torn where the lab was killed.
+
+    Raises TruthError for what is no truth file.
+    """
     lines = path.read_text("utf-8").split("\n")
-    return [json.loads(each) for each in lines[:-1]]
+    try:
+        return [json.loads(each) for each in lines[:-1]]
+    except ValueError as error:
+        raise TruthError(f"{path} is no truth file of a lab: {error}") from error
 
 
 def judge(truth: Sequence[dict[str, Any]], files: Sequence[Path]) -> list[Verdict]:

@@ -111,9 +111,9 @@ def _refuse(class_name: str) -> Callable[[TableHost], None]:
 
 ODDITIES: dict[str, tuple[Callable[[TableHost], None], str, str, str, int]] = {
     "too old": (_set("Win32_OperatingSystem", 0, BuildNumber="9600"), "version", "refuted", "build 9600", 1),
-    "no build": (_set("Win32_OperatingSystem", 0, BuildNumber="?"), "version", "unknown", "", 3),
+    "no build": (_set("Win32_OperatingSystem", 0, BuildNumber="?"), "version", "refuted", "does not tell", 1),
     "workstation": (_set("Win32_OperatingSystem", 0, ProductType=1), "edition", "refuted", "workstation", 1),
-    "no edition": (_set("Win32_OperatingSystem", 0, ProductType=9), "edition", "unknown", "", 3),
+    "no edition": (_set("Win32_OperatingSystem", 0, ProductType=9), "edition", "refuted", "does not tell", 1),
     "free space unknown": (_refuse("Win32_Volume"), "free-space", "unknown", "2 of 2", 3),
     "a class refused": (_refuse("Msvm_VssComponent"), "classes", "refuted", "Msvm_VssComponent", 3),
     "VMs refused": (_refuse("Msvm_ComputerSystem"), "read-wmi", "refuted", "5", 13),

@@ -141,9 +141,9 @@ def test_a_guest_that_does_not_tell_what_it_runs_promises_no_application() -> No
     ("host", "vm", "verdict", "code"),
     [
         (replace(HOST, edition="client"), WINDOWS, "refuse", "edition-unsupported"),
-        (replace(HOST, edition=None), WINDOWS, "refuse", "edition-unsupported"),
+        (replace(HOST, edition=None), WINDOWS, "refuse", "host-unknown"),
         (replace(HOST, build=9600), WINDOWS, "refuse", "host-too-old"),
-        (replace(HOST, build=None), WINDOWS, "refuse", "host-too-old"),
+        (replace(HOST, build=None), WINDOWS, "refuse", "host-unknown"),
         (HOST, replace(WINDOWS, checkpoint_setting="disabled"), "refuse", "checkpoints-disabled"),
         (HOST, replace(WINDOWS, disks=()), "refuse", "no-disk-freezable"),
         (HOST, replace(WINDOWS, disks=(replace(DISK, kind="passthrough"),)), "refuse", "no-disk-freezable"),
