@@ -251,7 +251,8 @@ class _Sweep:
         self._note = note
         self._said = said
         self._is_whole = is_whole
-        self._is_converted = False
+        self._became: Became | None = None  # nobody knows, and nothing may be concluded
+        self._went: Went | None = None
         self._would_remove = False
         self._why_unknown = ""
 
@@ -333,7 +334,7 @@ class _Sweep:
         if self._is_converting:
             if self._dry_run and is_being_converted(self._host, trace.conversion.asked):
                 return [Swept("VM", trace.vm_id, "left", _BEING_CONVERTED)]
-            self._is_converted = self._has_converted()
+            self._became = self._look_what_became()
         mine, swept = self._find()
         return swept + [self._remove(checkpoint) for checkpoint in mine]
 
@@ -342,13 +343,16 @@ class _Sweep:
         if self._dry_run:
             self._would_remove = True
             return Swept("checkpoint", checkpoint.id, "would be removed")
+        before, self._became = self._became, None
         try:
             self._write_down(checkpoint)
-            went = destroy_ours(self._host, checkpoint, self._owner)
-            if self._is_converting and went is Went.OTHERWISE:
+            self._went = destroy_ours(self._host, checkpoint, self._owner)
+            self._trace.is_taken_away |= self._went is Went.PERHAPS_BY_US
+            if self._went is Went.BY_US:
+                self._became = before
+            elif self._is_converting:
                 # Whatever the host was doing: it may have been what the run asked for at last.
-                self._is_converted = self._has_converted()
-            self._trace.is_taken_away |= went is Went.PERHAPS_BY_US
+                self._became = self._look_what_became()
         except HostTrouble as error:
             return Swept("checkpoint", checkpoint.id, "failed", error.message)
         return Swept("checkpoint", checkpoint.id, "removed")
@@ -359,12 +363,16 @@ class _Sweep:
         is_open = self._trace.converting and self._trace.state is HoldState.HELD
         return is_open and not self._marked_only
 
-    def _has_converted(self) -> bool:
-        """Tell whether the checkpoint went with the conversion, before whose end nothing may be removed."""
+    def _look_what_became(self) -> Became:
+        """Tell what became of the checkpoint, after the conversion's end: before that nothing is removed."""
         conversion = self._trace.conversion
         if self._dry_run:
-            return not is_there(self._host, conversion.asked.vm_id, conversion.checkpoint)
-        return went_by_conversion(self._host, conversion, patient=False)
+            has_gone = not is_there(self._host, conversion.asked.vm_id, conversion.checkpoint)
+        else:
+            has_gone = went_by_conversion(self._host, conversion, patient=False)
+        if self._trace.is_taken_away:
+            return Became.UNKNOWN
+        return Became.GONE if has_gone else Became.THERE
 
     def _write_down(self, checkpoint: CheckpointFacts) -> None:
         """Tell whoever looks after us which checkpoint we remove, and what has to be merged after it."""
@@ -417,7 +425,7 @@ class _Sweep:
         swept: list[Swept] = []
         if not new and self._is_converting:
             new, swept = self._converted()
-            if not new and not swept:
+            if not new and not swept and (self._became is not Became.THERE or self._went is Went.BY_US):
                 self._write_down_that_nothing_came()
         is_durable = trace.state is HoldState.TRACKED or not self._durable.isdisjoint(new)
         previous = [trace.previous] if trace.previous is not None else []
@@ -446,10 +454,10 @@ class _Sweep:
         """Find the reference point of a conversion that the run did not hear the end of."""
         # Later runs' own points are new, too.
         disowned = (*self._trace.disowned, *self._durable)
-        became = Became.GONE if self._is_converted else Became.THERE
-        if self._trace.is_taken_away:
-            became = Became.UNKNOWN
-        found = claim_point(self._host, self._trace.conversion, became, disowned)
+        if self._became is None:
+            what = "whether the run has made one is not known"
+            return [], [Swept("reference point", self._trace.vm_id, "failed", what)]
+        found = claim_point(self._host, self._trace.conversion, self._became, disowned)
         ours, doubtful = self._heard(found)
         told = [Swept("reference point", each.id, "left", _DOUBTFUL, is_asked=True) for each in doubtful]
         return [point.id for point in ours], told

@@ -229,6 +229,41 @@ def test_a_removal_of_ours_whose_answer_says_nothing_makes_no_strangers_point_ou
     stranger.remove(point=theirs)
 
 
+def let_it_convert(stranger: Stranger, host: Doors, died: str) -> None:
+    """Let a run die around its conversion, which the host carries out, or never hears of."""
+    die_converting(host, "hold-asked" if died == "with an answer" else "hold-releasing")
+    if died == "without an answer":
+        stranger.convert(stranger.checkpoints[-1])  # the run's own call, whose answer nobody heard
+
+
+@pytest.mark.parametrize("effect", ["fault", "close before"])
+@pytest.mark.parametrize("died", ["with an answer", "without an answer", "before the call"])
+def test_a_sweep_that_is_disturbed_anywhere_concludes_nothing_wrong(
+    lab: Lab, host: Doors, died: str, effect: str
+) -> None:
+    stranger = Stranger(lab, host.vm(VM).vm.id)
+    records: list[tuple[str, Mapping[str, Any]]] = []
+
+    def note(step: str, detail: Mapping[str, Any]) -> None:
+        records.append((step, detail))
+
+    for after in range(0, 40, 2):
+        before = stranger.points
+        host.journal = NotedJournal()
+        let_it_convert(stranger, host, died)
+        lab.control.ask("push", seconds=400.0)  # the host forgets its jobs
+        records[:] = host.journal.records
+        lab.control.ask("disturb", effect=effect, code=0x800706BE, after=after, times=2)
+        for _ in range(2):
+            swept = sweep(host.host, records, OWNER, note=note)
+            lab.control.ask("calm")
+        left = {point.lower() for point in set(stranger.points) - set(before)}
+        assert left == {short_id(each.id) for each in swept if each.is_asked}, (after, swept)
+        assert host.ours() == [], after
+        for point in left:
+            stranger.remove(point=point)
+
+
 class AnnouncedToConvert(NotedJournal):
     """Somebody does something as soon as the host has taken the conversion and ended it."""
 
