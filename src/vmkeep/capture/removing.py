@@ -10,6 +10,7 @@ from vmkeep.host.hyperv import (
     HyperVError,
     ListsIncomplete,
     MergeUnfinished,
+    NotOurs,
     OperationFailed,
     Owner,
     VmBusy,
@@ -86,6 +87,10 @@ def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> Wen
             now = read_checkpoint(host, checkpoint.vm_id, checkpoint.id)
             went = destroy_checkpoint(host, now if now.name == owner.name else checkpoint)
             return missing if went is Went.OTHERWISE else went
+        except NotOurs as error:  # unless our mark, on its way from a dead run, has just arrived
+            trouble = error
+            if read_checkpoint(host, checkpoint.vm_id, checkpoint.id).name != owner.name:
+                raise
         except CheckpointMissing:
             return missing
         except (VmBusy, OperationFailed, ListsIncomplete, HostFault, InstanceMissing) as error:

@@ -11,6 +11,7 @@ from tests.host_runs import SCENARIO, RunClock, host_of
 from tests.lab_captures import MANY, OWNER, Doors, NotedJournal, is_under_way, sha256_of
 from tests.lab_process import ForeignClient, Lab, embedded, reference, running_lab, text
 from vmkeep.backup.host_sweep import sweep_host
+from vmkeep.capture import removing
 from vmkeep.capture.checkpoint import CheckpointHold
 from vmkeep.capture.errors import HoldLimitReached, LeftBehind
 from vmkeep.capture.limits import HoldLimits
@@ -19,17 +20,22 @@ from vmkeep.capture.sweep import sweep
 from vmkeep.errors import VmkeepError
 from vmkeep.host.hyperv import (
     CheckpointMissing,
+    CheckpointWish,
+    HyperV,
     OperationFailed,
     SettingIgnored,
     VmBusy,
     Waiting,
     Went,
+    create_checkpoint,
     destroy_checkpoint,
     destroy_reference_point,
     list_recovery_checkpoints,
+    mark_checkpoint,
     wait_for_merge,
 )
 from vmkeep.host.wsman import OutcomeUnknown
+from vmkeep.model.facts import CheckpointFacts
 
 VM = "web-server"
 
@@ -227,6 +233,20 @@ def test_what_cannot_be_removed_without_an_error_is_an_error(lab: Lab, host: Doo
         pass
     lab.control.ask("heal")
     assert all(each.is_clean for each in sweep(host.host, host.journal.records, OWNER))
+
+
+def test_a_mark_of_ours_that_arrives_as_the_checkpoint_is_removed_is_no_stranger(
+    host: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(hyperv: HyperV, checkpoint: CheckpointFacts) -> Went:
+        mark_checkpoint(hyperv, checkpoint, OWNER)
+        monkeypatch.setattr(removing, "destroy_checkpoint", destroy_checkpoint)
+        return destroy_checkpoint(hyperv, checkpoint)
+
+    made = create_checkpoint(host.host, host.vm(VM).vm.id, CheckpointWish(consistency=1), known_before=())
+    monkeypatch.setattr(removing, "destroy_checkpoint", late)
+    assert removing.destroy_ours(host.host, made, OWNER) is Went.BY_US
+    assert host.ours() == []
 
 
 def test_a_checkpoint_that_somebody_removed_breaks_the_hold(host: Doors) -> None:
