@@ -373,7 +373,9 @@ def test_an_interrupt_leaves_no_thread_and_no_handle(shared: Samba, tmp_path: Pa
     write_disk(shared, 1)
     script = tmp_path / "reader.py"
     script.write_text(
-        "import sys\n"
+        "import signal, sys\n"
+        # Tests that a shell has started in the background are born deaf to SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from vmkeep.host.files.credentials import Credentials\n"
         "from vmkeep.host.files.host_files import HostFiles\n"
         "from vmkeep.host.files.paths import PathMap\n"
