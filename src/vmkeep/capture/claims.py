@@ -229,6 +229,7 @@ class Became(Enum):
 
     GONE = "gone, and not by us: converted, or removed by somebody"
     THERE = "still there"
+    REMOVED = "removed by us, where it still stood after the conversion's end"
     UNKNOWN = "gone, perhaps by us, and perhaps converted before"
 
 
@@ -251,7 +252,7 @@ def claim_point(
     if became is Became.GONE:
         return _chosen([(each, judge_point(each, conversion, jobs, now)) for each in found])
     # A call that nobody heard to be taken has not run where its checkpoint stands; one that failed may have.
-    is_idle = became is Became.THERE and asked.job is None
+    is_idle = became is not Became.UNKNOWN and asked.job is None
     return _chosen([(each, _beside(each, conversion, jobs, is_idle=is_idle)) for each in found])
 
 

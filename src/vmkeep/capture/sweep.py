@@ -6,15 +6,12 @@ dead the caller has made sure of. What cannot be proven ours is left and told.
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
 
 from vmkeep.capture.claims import (
-    Asked,
     Became,
     Claimed,
-    Conversion,
     claim_checkpoint,
     claim_point,
     has_settled,
@@ -23,7 +20,8 @@ from vmkeep.capture.claims import (
     went_by_conversion,
 )
 from vmkeep.capture.removing import HostTrouble, await_merge, destroy_ours, layers_above
-from vmkeep.capture.states import ASKED, ASKING, DECIDED, MADE, RELEASING, UNKNOWN, HoldState
+from vmkeep.capture.states import DECIDED, RELEASING, UNKNOWN, HoldState
+from vmkeep.capture.traces import Trace, read_trace
 from vmkeep.host.hyperv import (
     HyperV,
     Owner,
@@ -50,10 +48,6 @@ _BEING_CONVERTED: Final = "the host is still making a reference point of the run
 _NO_VM: Final = (
     "the host has no such VM any more, so nothing of the run is there; if it was moved, sweep its new host"
 )
-_STEPS: Final = {state.value: state for state in HoldState}
-_NOTES: Final = frozenset({ASKING, ASKED, MADE, RELEASING, DECIDED})
-_RUNNING: Final = 2
-_CRASH: Final = 2
 
 Note: TypeAlias = Callable[[str, Mapping[str, Any]], None]
 """Adds a step to the journal of the dead run, durably: a later sweep finds it among the records."""
@@ -102,87 +96,6 @@ class Said:
 NOTHING_SAID: Final = Said()
 
 
-@dataclass
-class _Trace:
-    """What the journal of a run says about one hold."""
-
-    vm_id: str = ""
-    known_checkpoints: tuple[str, ...] = ()
-    since: datetime | None = None
-    job: str | None = None
-    is_crash_asked: bool = False
-    checkpoint: str | None = None
-    layers: Mapping[str, str] = field(default_factory=dict)
-    converting: bool = False
-    is_taken_away: bool = False
-    converting_since: datetime | None = None
-    converting_job: str | None = None
-    disks: int | None = None
-    known_points: tuple[str, ...] = ()
-    reference_point: str | None = None
-    previous: str | None = None
-    disowned: frozenset[str] = frozenset()
-    state: HoldState | None = None
-
-    @property
-    def asked(self) -> Asked:
-        """The call for the checkpoint."""
-        return Asked(self.vm_id, self.known_checkpoints, self.since, self.job)
-
-    @property
-    def conversion(self) -> Conversion:
-        """The conversion that was announced last."""
-        asked = Asked(self.vm_id, self.known_points, self.converting_since, self.converting_job)
-        return Conversion(asked, self.checkpoint or "", self.disks, self.is_crash_asked)
-
-
-def _read(records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[_Trace]:
-    """Return what each hold of a run wrote down; other rooms' steps and renewed leases mean nothing here."""
-    traces: list[_Trace] = []
-    for step, detail in records:
-        if (step not in _STEPS and step not in _NOTES) or detail.get("renewed"):
-            continue
-        if step == HoldState.PREPARED.value or not traces:
-            traces.append(_Trace())
-        trace = traces[-1]
-        trace.state = _STEPS.get(step, trace.state)
-        trace.checkpoint = detail.get("checkpoint") or trace.checkpoint
-        trace.layers = detail.get("layers") or trace.layers
-        trace.reference_point = detail.get("reference_point") or trace.reference_point
-        trace.previous = detail.get("previous") or trace.previous
-        _read_call(trace, step, detail)
-    return traces
-
-
-def _read_call(trace: _Trace, step: str, detail: Mapping[str, Any]) -> None:
-    """Take from one record what it says of a call: when, for what, and whether the host took it."""
-    if step == RELEASING and detail.get("how") == "destroy":
-        trace.is_taken_away = trace.converting = detail.get("point") == UNKNOWN
-    elif step == RELEASING:
-        trace.converting = True
-        trace.known_points = tuple(detail.get("known_points", trace.known_points))
-        trace.converting_since, trace.converting_job = _moment(detail), None
-        trace.disks = detail.get("disks")
-    elif step == HoldState.PREPARED.value:
-        trace.vm_id = str(detail["vm"])
-        trace.known_checkpoints = tuple(detail["known_checkpoints"])
-        trace.since = _moment(detail)
-        trace.is_crash_asked = detail.get("level") == _CRASH and detail.get("power") == _RUNNING
-    elif step == ASKING:
-        trace.since, trace.job = _moment(detail), None
-    elif step == ASKED and trace.converting:
-        trace.converting_job = str(detail["job"]).lower()
-    elif step == ASKED:
-        trace.job = str(detail["job"]).lower()
-    elif step == DECIDED:
-        trace.disowned |= frozenset(detail["not_ours"])
-
-
-def _moment(detail: Mapping[str, Any]) -> datetime | None:
-    since = detail.get("since")
-    return datetime.fromisoformat(since) if since else None
-
-
 def nothing_noted(_: str, __: Mapping[str, Any]) -> None:
     """Take a step that is written nowhere: of a sweep that changes nothing."""
     return
@@ -213,103 +126,79 @@ def sweep(
     have named is left and told, too. Failures of the host are data in the answer; only when every item
     :attr:`Swept.is_clean` may the run be buried.
     """
-    kept = frozenset(durable)
-    traces = _read(records)
-    if not traces and lost_of is None:
+    trace = read_trace(records)
+    if trace is None and lost_of is None:
         return ()
-    # Of the holds before the last one nothing was left when it began.
-    trace = traces[-1] if traces else _Trace()
-    trace.vm_id = trace.vm_id or (lost_of or "").upper()  # as hosts spell GUIDs
-    is_whole = lost_of is None
-    one = _Sweep(host, owner, trace, kept, dry_run, marked_only, merge_limit_s, note, said, is_whole)
+    trace = trace or Trace()
+    if not trace.vm_id and lost_of is not None:
+        trace = replace(trace, vm_id=lost_of.upper())  # as hosts spell GUIDs
+    is_whole = trace.is_whole and lost_of is None
+    one = _Sweep(
+        host, owner, trace, tuple(durable), dry_run, marked_only, merge_limit_s, note, said, is_whole
+    )
     return tuple(one.run())
 
 
+@dataclass
 class _Sweep:
     """One sweep of one run."""
 
-    def __init__(
-        self,
-        host: HyperV,
-        owner: Owner,
-        trace: _Trace,
-        durable: frozenset[str],
-        dry_run: bool,
-        marked_only: bool,
-        merge_limit_s: float,
-        note: Note,
-        said: Said,
-        is_whole: bool,
-    ) -> None:
-        self._host = host
-        self._owner = owner
-        self._trace = trace
-        self._durable = durable
-        self._dry_run = dry_run
-        self._marked_only = marked_only
-        self._merge_limit_s = merge_limit_s
-        self._note = note
-        self._said = said
-        self._is_whole = is_whole
-        self._became: Became | None = None  # nobody knows, and nothing may be concluded
-        self._went: Went | None = None
-        self._would_remove = False
-        self._why_unknown = ""
+    host: HyperV
+    owner: Owner
+    trace: Trace
+    durable: tuple[str, ...]
+    dry_run: bool
+    marked_only: bool
+    merge_limit_s: float
+    note: Note
+    said: Said
+    is_whole: bool
+    became: Became | None = None
+    """Of the checkpoint of a conversion whose end nobody heard; None: not known, so nothing is concluded."""
+    would_remove: bool = False
+    why_unknown: str = ""
+    """Why the layers that have to be merged could not be read."""
 
     def run(self) -> list[Swept]:
         """Do all of it, checkpoints first; a failure of one thing keeps nothing from the next."""
-        if not self._trace.vm_id:  # the first record was lost
+        vm_id = self.trace.vm_id
+        if not vm_id:  # the first record was lost
             return [Swept("VM", "", "left", "the journal does not say which VM was held")]
-        swept: list[Swept] = []
-        if self._marked_only:
+        if self.marked_only:
             try:
                 is_here = self._has_points()
             except HostTrouble as error:
-                return [Swept("VM", self._trace.vm_id, "failed", error.message)]
+                return [Swept("VM", vm_id, "failed", error.message)]
             if not is_here:  # layers and reference points that were written down are those of the other host
-                self._trace = replace(self._trace, layers={}, reference_point=None, previous=None)
+                self.trace = replace(self.trace, layers={}, reference_point=None, previous=None)
         elif not self._has_vm():
-            return [Swept("VM", self._trace.vm_id, "finished", _NO_VM)]
+            return [Swept("VM", vm_id, "finished", _NO_VM)]
+        swept: list[Swept] = []
         for part in (self._checkpoints, self._reference_points, self._merge):
-            try:
-                swept += part()
-            except HostTrouble as error:
-                swept.append(Swept("VM", self._trace.vm_id, "failed", error.message))
-        if not self._is_whole:
-            try:
-                swept += self._unaccounted({each.id for each in swept})
-            except HostTrouble as error:
-                swept.append(Swept("VM", self._trace.vm_id, "failed", error.message))
+            swept += self._tried(part)
+        if not self.is_whole:
+            told = [each.id for each in swept]
+            swept += self._tried(lambda: self._unaccounted(told))
         return swept
 
-    def _unaccounted(self, told: Collection[str]) -> list[Swept]:
-        """Tell of what lost records may have named: all that is not known to be somebody else's."""
-        trace = self._trace
-        if self._marked_only:
-            return [Swept("VM", trace.vm_id, "left", _LOST_HERE)]
-        others = (*told, *trace.disowned)
-        swept: list[Swept] = []
-        unmarked = list_unmarked(self._host, trace.vm_id, known_before=(*trace.known_checkpoints, *others))
-        mine, left = self._heard(Claimed(None, tuple(unmarked)))
-        swept += [self._remove(checkpoint) for checkpoint in mine]
-        swept += [Swept("checkpoint", each.id, "left", _LOST, is_asked=True) for each in left]
-        known = (*trace.known_points, *self._durable, *others)
-        points = [p for p in list_reference_points(self._host, trace.vm_id) if not is_among(p.id, known)]
-        ours, doubtful = self._heard(Claimed(None, tuple(points)))
-        swept += [self._drop(point.id) for point in ours]
-        return swept + [Swept("reference point", each.id, "left", _LOST, is_asked=True) for each in doubtful]
+    def _tried(self, part: Callable[[], list[Swept]]) -> list[Swept]:
+        try:
+            return part()
+        except HostTrouble as error:
+            return [Swept("VM", self.trace.vm_id, "failed", error.message)]
 
     def _has_points(self) -> bool:
         """Tell whether a reference point that the run wrote down is here: then the VM has moved here."""
-        written = {self._trace.reference_point, self._trace.previous} - {None}
+        written = [each for each in (self.trace.reference_point, self.trace.previous) if each is not None]
         if not written:
             return False
-        return any(point.id in written for point in list_reference_points(self._host, self._trace.vm_id))
+        points = list_reference_points(self.host, self.trace.vm_id)
+        return any(is_among(point.id, written) for point in points)
 
     def _has_vm(self) -> bool:
         """Tell whether the VM is there; a host that fails to answer has not said no."""
         try:
-            return not is_gone(self._host, self._trace.vm_id)
+            return not is_gone(self.host, self.trace.vm_id)
         except HostTrouble:
             return True
 
@@ -318,10 +207,10 @@ class _Sweep:
 
         What is not ours is written down for good.
         """
-        ours = [each for each in found.doubtful if short_id(each.id) in self._said.ours]
-        theirs = [each.id for each in found.doubtful if short_id(each.id) in self._said.not_ours]
-        if theirs and not self._dry_run:
-            self._note(DECIDED, {"not_ours": theirs})
+        ours = [each for each in found.doubtful if short_id(each.id) in self.said.ours]
+        theirs = [each.id for each in found.doubtful if short_id(each.id) in self.said.not_ours]
+        if theirs and not self.dry_run:
+            self.note(DECIDED, {"not_ours": theirs})
         if ours:  # whatever else there is has been made by others: one call makes one
             return ours, []
         left = [each for each in found.doubtful if each.id not in theirs]
@@ -330,151 +219,172 @@ class _Sweep:
     # --- checkpoints ------------------------------------------------------------------------
 
     def _checkpoints(self) -> list[Swept]:
-        trace = self._trace
         if self._is_converting:
-            if self._dry_run and is_being_converted(self._host, trace.conversion.asked):
-                return [Swept("VM", trace.vm_id, "left", _BEING_CONVERTED)]
-            self._became = self._look_what_became()
+            if self.dry_run and is_being_converted(self.host, self.trace.conversion.asked):
+                return [Swept("VM", self.trace.vm_id, "left", _BEING_CONVERTED)]
+            self.became = self._look_what_became()
         mine, swept = self._find()
         return swept + [self._remove(checkpoint) for checkpoint in mine]
 
+    @property
+    def _is_converting(self) -> bool:
+        """Whether a conversion may have run, and nobody wrote down what came of it."""
+        is_open = self.trace.is_converting and self.trace.state is HoldState.HELD
+        return is_open and not self.marked_only
+
+    def _look_what_became(self) -> Became:
+        """Tell what became of the checkpoint, after the conversion's end: before that nothing is removed."""
+        conversion = self.trace.conversion
+        if self.dry_run:
+            has_gone = not is_there(self.host, conversion.asked.vm_id, conversion.checkpoint)
+        else:
+            has_gone = went_by_conversion(self.host, conversion, patient=False)
+        if self.trace.is_perhaps_removed:
+            return Became.UNKNOWN
+        return Became.GONE if has_gone else Became.THERE
+
     def _remove(self, checkpoint: CheckpointFacts) -> Swept:
         """Remove a checkpoint of the run, and say what came of it."""
-        if self._dry_run:
-            self._would_remove = True
+        if self.dry_run:
+            self.would_remove = True
             return Swept("checkpoint", checkpoint.id, "would be removed")
-        before, self._became = self._became, None
+        before, self.became = self.became, None
         try:
             self._write_down(checkpoint)
-            self._went = destroy_ours(self._host, checkpoint, self._owner)
-            self._trace.is_taken_away |= self._went is Went.PERHAPS_BY_US
-            if self._went is Went.BY_US:
-                self._became = before
-            elif self._is_converting:
-                # Whatever the host was doing: it may have been what the run asked for at last.
-                self._became = self._look_what_became()
+            went = destroy_ours(self.host, checkpoint, self.owner)
+            if self._is_converting:
+                self.became = self._after_removal(before, went)
         except HostTrouble as error:
             return Swept("checkpoint", checkpoint.id, "failed", error.message)
         return Swept("checkpoint", checkpoint.id, "removed")
 
-    @property
-    def _is_converting(self) -> bool:
-        """Whether the run had asked for a conversion, and nobody wrote down what came of it."""
-        is_open = self._trace.converting and self._trace.state is HoldState.HELD
-        return is_open and not self._marked_only
-
-    def _look_what_became(self) -> Became:
-        """Tell what became of the checkpoint, after the conversion's end: before that nothing is removed."""
-        conversion = self._trace.conversion
-        if self._dry_run:
-            has_gone = not is_there(self._host, conversion.asked.vm_id, conversion.checkpoint)
-        else:
-            has_gone = went_by_conversion(self._host, conversion, patient=False)
-        if self._trace.is_taken_away:
-            return Became.UNKNOWN
-        return Became.GONE if has_gone else Became.THERE
+    def _after_removal(self, before: Became | None, went: Went) -> Became | None:
+        """Tell what became of the checkpoint of a conversion, now that we wanted it to go."""
+        if went is Went.BY_US:
+            return Became.REMOVED if before is Became.THERE else before
+        # Whatever the host was doing: it may have been what the run asked for at last.
+        became = self._look_what_became()
+        return Became.UNKNOWN if went is Went.PERHAPS_BY_US else became
 
     def _write_down(self, checkpoint: CheckpointFacts) -> None:
         """Tell whoever looks after us which checkpoint we remove, and what has to be merged after it."""
-        trace = self._trace
-        layers = trace.layers
+        trace, layers = self.trace, self.trace.layers
         try:
-            layers = layers or layers_above(self._host, checkpoint)
+            layers = layers or layers_above(self.host, checkpoint)
         except HostTrouble as error:  # the checkpoint must go all the same
-            self._why_unknown = error.message
+            self.why_unknown = error.message
         # What comes of a conversion can be told less certainly afterwards, and must not be forgotten.
         point = {"point": UNKNOWN} if self._is_converting else {}
         if point or (trace.checkpoint, trace.layers) != (checkpoint.id, layers):
-            self._note(
-                RELEASING, {"checkpoint": checkpoint.id, "how": "destroy", "layers": dict(layers), **point}
-            )
-        trace.layers = layers
+            detail = {"checkpoint": checkpoint.id, "how": "destroy", "layers": dict(layers), **point}
+            self.note(RELEASING, detail)
+        self.trace = replace(trace, layers=layers)
 
     def _find(self) -> tuple[list[CheckpointFacts], list[Swept]]:
         """Return the checkpoints of the run, and what is to be told of those nobody can tell."""
-        listed = list_recovery_checkpoints(self._host, self._trace.vm_id)
-        mine = [c for c in listed if Owner.of(c.name) == self._owner or self._is_known(c)]
-        if self._marked_only:
-            return [c for c in listed if Owner.of(c.name) == self._owner], []
-        if mine or self._trace.checkpoint is not None or self._trace.state is not HoldState.PREPARED:
+        listed = list_recovery_checkpoints(self.host, self.trace.vm_id)
+        marked = [c for c in listed if Owner.of(c.name) == self.owner]
+        if self.marked_only:
+            return marked, []
+        mine = [c for c in listed if c in marked or self._is_known(c)]
+        if mine or self.trace.checkpoint is not None or self.trace.state is not HoldState.PREPARED:
             return mine, []
         return self._find_unmarked()  # the run died around the call
 
     def _is_known(self, checkpoint: CheckpointFacts) -> bool:
         """Tell whether it is the one the run wrote down, and nobody else has put a mark on it."""
-        return checkpoint.id == self._trace.checkpoint and Owner.of(checkpoint.name) is None
+        known = self.trace.checkpoint
+        return known is not None and is_among(checkpoint.id, [known]) and Owner.of(checkpoint.name) is None
 
     def _find_unmarked(self) -> tuple[list[CheckpointFacts], list[Swept]]:
         """Find what the run has made and not marked; a call of just now is waited for."""
-        asked = self._trace.asked
-        if self._dry_run:
-            is_settled = not is_being_made(self._host, asked)
+        asked = self.trace.asked
+        if self.dry_run:
+            is_settled = not is_being_made(self.host, asked)
         else:
-            is_settled = has_settled(self._host, asked, patient=False)
+            is_settled = has_settled(self.host, asked, patient=False)
         if not is_settled:
             return [], [Swept("VM", asked.vm_id, "left", _BEING_MADE)]
-        mine, doubtful = self._heard(claim_checkpoint(self._host, asked, self._trace.disowned))
-        return mine, [Swept("checkpoint", each.id, "left", _DOUBTFUL, is_asked=True) for each in doubtful]
+        mine, doubtful = self._heard(claim_checkpoint(self.host, asked, self.trace.disowned))
+        return mine, _asked("checkpoint", doubtful, _DOUBTFUL)
 
     # --- reference points and merges --------------------------------------------------------
 
     def _reference_points(self) -> list[Swept]:
         """Drop the point that nothing rests on: the new one, or, if that became durable, the one before."""
-        trace = self._trace
+        trace = self.trace
         new = [trace.reference_point] if trace.reference_point is not None else []
         swept: list[Swept] = []
         if not new and self._is_converting:
             new, swept = self._converted()
-            if not new and not swept and (self._became is not Became.THERE or self._went is Went.BY_US):
+            if not new and not swept and self.became is not Became.THERE:
                 self._write_down_that_nothing_came()
-        is_durable = trace.state is HoldState.TRACKED or not self._durable.isdisjoint(new)
+        is_durable = trace.state is HoldState.TRACKED or any(is_among(point, self.durable) for point in new)
         previous = [trace.previous] if trace.previous is not None else []
-        unneeded = [point for point in (previous if is_durable else new) if point not in self._durable]
+        unneeded = [p for p in (previous if is_durable else new) if not is_among(p, self.durable)]
         return swept + [self._drop(point) for point in unneeded]
-
-    def _drop(self, point: str) -> Swept:
-        """Destroy a reference point; one that the run did not write down is written down first."""
-        trace = self._trace
-        if self._dry_run:
-            return Swept("reference point", point, "would be removed")
-        if point not in (trace.reference_point, trace.previous):
-            detail = {"checkpoint": trace.checkpoint, "reference_point": point, "layers": dict(trace.layers)}
-            self._note(HoldState.RELEASED.value, detail)
-        was_there = destroy_reference_point(self._host, trace.vm_id, point)
-        return Swept("reference point", point, "removed" if was_there else "finished")
-
-    def _write_down_that_nothing_came(self) -> None:
-        """Keep later sweeps from asking about points that others have made since."""
-        trace = self._trace
-        if not self._dry_run and not is_there(self._host, trace.vm_id, trace.conversion.checkpoint):
-            detail = {"checkpoint": trace.checkpoint, "reference_point": None, "layers": dict(trace.layers)}
-            self._note(HoldState.RELEASED.value, detail)
 
     def _converted(self) -> tuple[list[str], list[Swept]]:
         """Find the reference point of a conversion that the run did not hear the end of."""
-        # Later runs' own points are new, too.
-        disowned = (*self._trace.disowned, *self._durable)
-        if self._became is None:
+        if self.became is None:
             what = "whether the run has made one is not known"
-            return [], [Swept("reference point", self._trace.vm_id, "failed", what)]
-        found = claim_point(self._host, self._trace.conversion, self._became, disowned)
-        ours, doubtful = self._heard(found)
-        told = [Swept("reference point", each.id, "left", _DOUBTFUL, is_asked=True) for each in doubtful]
-        return [point.id for point in ours], told
+            return [], [Swept("reference point", self.trace.vm_id, "failed", what)]
+        disowned = (*self.trace.disowned, *self.durable)  # later runs' own points are new, too
+        ours, doubtful = self._heard(claim_point(self.host, self.trace.conversion, self.became, disowned))
+        return [point.id for point in ours], _asked("reference point", doubtful, _DOUBTFUL)
+
+    def _write_down_that_nothing_came(self) -> None:
+        """Keep later sweeps from asking about points that others have made since."""
+        trace = self.trace
+        if not self.dry_run and not is_there(self.host, trace.vm_id, trace.conversion.checkpoint):
+            detail = {"checkpoint": trace.checkpoint, "reference_point": None, "layers": dict(trace.layers)}
+            self.note(HoldState.RELEASED.value, detail)
+
+    def _drop(self, point: str) -> Swept:
+        """Destroy a reference point; one that the run did not write down is written down first."""
+        trace = self.trace
+        if self.dry_run:
+            return Swept("reference point", point, "would be removed")
+        if point not in (trace.reference_point, trace.previous):
+            detail = {"checkpoint": trace.checkpoint, "reference_point": point, "layers": dict(trace.layers)}
+            self.note(HoldState.RELEASED.value, detail)
+        was_there = destroy_reference_point(self.host, trace.vm_id, point)
+        return Swept("reference point", point, "removed" if was_there else "finished")
 
     def _merge(self) -> list[Swept]:
-        layers = self._trace.layers
-        if self._why_unknown:
-            return [Swept("merge", self._trace.vm_id, "failed", f"the layers: {self._why_unknown}")]
+        vm_id, layers = self.trace.vm_id, self.trace.layers
+        if self.why_unknown:
+            return [Swept("merge", vm_id, "failed", f"the layers: {self.why_unknown}")]
         if not layers:
             return []
         names = ", ".join(layers.values())
-        if self._dry_run:
-            is_done = read_merge(self._host, self._trace.vm_id, layers).is_done
+        if self.dry_run:
+            is_done = read_merge(self.host, vm_id, layers).is_done
             if is_done:
                 return [Swept("merge", names, "finished")]
-            if self._would_remove:
+            if self.would_remove:
                 return []  # what has to be merged is merged when the checkpoint has gone
             return [Swept("merge", names, "left", "not merged")]
-        merge = await_merge(self._host, self._trace.vm_id, layers, self._merge_limit_s)
+        merge = await_merge(self.host, vm_id, layers, self.merge_limit_s)
         return [Swept("merge", names, "finished" if merge.is_done else "failed", merge.why)]
+
+    # --- what lost records may have named ---------------------------------------------------
+
+    def _unaccounted(self, told: Collection[str]) -> list[Swept]:
+        """Tell of what lost records may have named: all that is not known to be somebody else's."""
+        trace = self.trace
+        if self.marked_only:
+            return [Swept("VM", trace.vm_id, "left", _LOST_HERE)]
+        others = (*told, *trace.disowned)
+        unmarked = list_unmarked(self.host, trace.vm_id, known_before=(*trace.known_checkpoints, *others))
+        mine, doubtful = self._heard(Claimed(None, tuple(unmarked)))
+        swept = [self._remove(checkpoint) for checkpoint in mine] + _asked("checkpoint", doubtful, _LOST)
+        known = (*trace.known_points, *self.durable, *others)
+        points = [p for p in list_reference_points(self.host, trace.vm_id) if not is_among(p.id, known)]
+        ours, unknown = self._heard(Claimed(None, tuple(points)))
+        return swept + [self._drop(point.id) for point in ours] + _asked("reference point", unknown, _LOST)
+
+
+def _asked(what: What, doubtful: Sequence[T], why: str) -> list[Swept]:
+    """Leave to a person what nobody else can tell."""
+    return [Swept(what, each.id, "left", why, is_asked=True) for each in doubtful]

@@ -6,7 +6,9 @@ import pytest
 
 from tests.clocks import FakeClock
 from tests.lab_captures import OWNER
+from vmkeep.capture.states import HoldState
 from vmkeep.capture.sweep import short_id, sweep
+from vmkeep.capture.traces import read_trace
 from vmkeep.host.hyperv import HyperV
 from vmkeep.host.wsman import Client
 
@@ -41,3 +43,24 @@ def test_a_journal_that_lost_its_beginning_is_not_called_clean(nobody: HyperV) -
 )
 def test_an_id_is_taken_as_it_is_pasted(pasted: str) -> None:
     assert short_id(pasted) == "0a1b2c3d-0000-4000-8000-00000000000e"
+
+
+def test_a_record_that_lacks_what_it_has_to_say_counts_as_lost() -> None:
+    held = ("hold-prepared", {"vm": "AA", "known_checkpoints": []})
+    whole = read_trace([held, ("hold-asked", {"job": "J"}), ("hold-decided", {"not_ours": ["B"]})])
+    assert whole is not None
+    assert (whole.vm_id, whole.job, whole.disowned, whole.is_whole) == ("AA", "j", {"B"}, True)
+    for step in ("hold-asked", "hold-releasing", "hold-decided"):
+        partial = read_trace([held, (step, {"checkpoint": "C"})])
+        assert partial is not None
+        assert (partial.vm_id, partial.checkpoint, partial.is_whole) == ("AA", "C", False)
+    moment = read_trace([("hold-prepared", {"vm": "AA", "known_checkpoints": [], "since": "soon"})])
+    assert moment is not None
+    assert (moment.vm_id, moment.is_whole) == ("", False)
+
+
+def test_what_came_before_the_last_hold_is_over() -> None:
+    first = [("hold-prepared", {"vm": "AA", "known_checkpoints": ["A"]}), ("hold-held", {"checkpoint": "C"})]
+    last = read_trace([*first, ("hold-prepared", {"vm": "AA", "known_checkpoints": ["B"]})])
+    assert last is not None
+    assert (last.known_checkpoints, last.checkpoint, last.state) == (("B",), None, HoldState.PREPARED)
