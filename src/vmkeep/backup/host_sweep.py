@@ -94,7 +94,17 @@ def _check_asked(said: Said, found: Sequence[VmSwept]) -> None:
     twice = sorted(said.ours & said.not_ours)
     if twice:
         raise UsageError(f"{twice[0]!r} cannot be ours and not ours.")
-    swept = [each for vm in found for cleared in vm.cleared for each in cleared.swept]
+    cleared = [one for vm in found for one in vm.cleared]
+    for one in cleared:
+        for what in ("checkpoint", "reference point"):
+            ids = [short_id(each.id) for each in one.swept if each.is_asked and each.what == what]
+            ours = sorted(said.ours.intersection(ids))
+            if len(ours) > 1:
+                raise UsageError(
+                    f"{ours[0]!r} and {ours[1]!r} cannot both be ours: one run makes one {what}.",
+                    hint="Name one; if a sweep still asks about the other afterwards, name that, too.",
+                )
+    swept = [each for one in cleared for each in one.swept]
     asked = {short_id(each.id) for each in swept if each.is_asked}
     unasked = sorted((said.ours | said.not_ours) - asked)
     if unasked:

@@ -24,7 +24,7 @@ from vmkeep.capture.checkpoint import CheckpointHold, hold_vm
 from vmkeep.capture.host_chain import FrozenDisk
 from vmkeep.capture.limits import HoldLimits
 from vmkeep.capture.outcome import note_left_behind
-from vmkeep.capture.removing import HostTrouble
+from vmkeep.capture.removing import HostTrouble, destroy_point
 from vmkeep.capture.states import HOLDING
 from vmkeep.clock import Clock
 from vmkeep.errors import ExitCode, VmkeepError, notes_of
@@ -35,7 +35,6 @@ from vmkeep.host.hyperv import (
     Inventory,
     VmBusy,
     Waiting,
-    destroy_reference_point,
     list_reference_points,
     read_vm,
     take_inventory,
@@ -498,7 +497,7 @@ class _VmRun:
         for nth, orphan in enumerate(baseline.orphans):
             try:
                 with _left_if_stopped(*baseline.orphans[nth:]):
-                    destroy_reference_point(self._host, self._host_id, orphan)
+                    destroy_point(self._host, self._host_id, orphan)
             except HostTrouble as error:
                 self._warnings.append(
                     f"left behind on the host: the reference point {orphan}: {error.message}"

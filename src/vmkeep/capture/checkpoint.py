@@ -23,6 +23,7 @@ from vmkeep.capture.removing import (
     Merge,
     await_merge,
     destroy_ours,
+    destroy_point,
     layers_above,
     unheard,
 )
@@ -40,7 +41,6 @@ from vmkeep.host.hyperv import (
     ReferencePoint,
     Waiting,
     Went,
-    destroy_reference_point,
     is_there,
     layers_of,
     mark_checkpoint,
@@ -317,7 +317,7 @@ class CheckpointHold:
         with self._timed("merge"):
             merge = self._merge = await_merge(self._host, self._vm.vm.id, self._layers, self._limits.merge_s)
         if self._point is not None and why is not None:
-            destroy_reference_point(self._host, self._vm.vm.id, self._point.id)
+            destroy_point(self._host, self._vm.vm.id, self._point.id)
             self._point = None
         released = self._released(merge, why)
         self._is_told = True
@@ -333,7 +333,7 @@ class CheckpointHold:
         self._log.enter(HoldState.TRACKED, reference_point=new, previous=reference_point)
         if reference_point is None:
             return False
-        return destroy_reference_point(self._host, self._vm.vm.id, reference_point)
+        return destroy_point(self._host, self._vm.vm.id, reference_point)
 
     def _held(self) -> CheckpointFacts:
         if self.checkpoint is None or self.state is not HoldState.HELD:
@@ -440,7 +440,7 @@ class CheckpointHold:
                 problems.told.append(f"not merged: {self._merge.why}")
         if self._point is not None and not self._is_told:
             with problems.kept(f"the reference point {self._point.id}"):
-                destroy_reference_point(host, vm_id, self._point.id)
+                destroy_point(host, vm_id, self._point.id)
                 self._is_told = True
         problems.tell(error)
 
@@ -464,7 +464,10 @@ class CheckpointHold:
                 if self._point is None:
                     self._log.note(RELEASING, checkpoint=checkpoint.id, how="destroy", **self._doubt())
             with problems.kept(f"the checkpoint {checkpoint.name!r} ({checkpoint.id})"):
-                self._destroy(host, checkpoint)
+                if is_known:
+                    self._destroy(host, checkpoint)
+                else:
+                    destroy_ours(host, checkpoint, self._owner)
                 checkpoint = None
             if checkpoint is not None:
                 return False  # still there: the journal must not say otherwise

@@ -5,7 +5,7 @@ there before a call may be another program's. Decision 0017 says what counts as 
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -239,7 +239,8 @@ def claim_point(
     """Find the reference point of a conversion whose end nobody heard, once it has ended.
 
     Only of a checkpoint that went otherwise than by us its point can be concluded; else there
-    is what the host itself says to come of the call, and what nobody can tell.
+    is what the host itself says to come of the call, and what nobody can tell. What a job made
+    that failed is ours, and nothing to build on.
     """
     asked = conversion.asked
     found = [
@@ -250,10 +251,16 @@ def claim_point(
     jobs, now = list_jobs(host), read_host_time(host)
     conversion = replace(conversion, asked=_trusted(asked, now))
     if became is Became.GONE:
-        return _chosen([(each, judge_point(each, conversion, jobs, now)) for each in found])
-    # A call that nobody heard to be taken has not run where its checkpoint stands; one that failed may have.
-    is_idle = became is not Became.UNKNOWN and asked.job is None
-    return _chosen([(each, _beside(each, conversion, jobs, is_idle=is_idle)) for each in found])
+        claimed = _chosen([(each, judge_point(each, conversion, jobs, now)) for each in found])
+    else:
+        # A call that nobody heard to be taken has not run where its checkpoint stood, unless it failed.
+        has_failed = any(job.has_failed for job in _since(jobs, conversion.asked))
+        is_idle = became is not Became.UNKNOWN and asked.job is None and not has_failed
+        claimed = _chosen([(each, _beside(each, conversion, jobs, is_idle=is_idle)) for each in found])
+    made_by = (_maker(jobs, claimed.ours.id) if claimed.ours else None, _job(jobs, asked.job))
+    if any(job is not None and job.has_failed for job in made_by):
+        return replace(claimed, is_proven=False)
+    return claimed
 
 
 def _beside(
@@ -319,14 +326,15 @@ def _others(
     maker: SeenJob, jobs: Iterable[SeenJob], asked: Asked, until: datetime | None = None
 ) -> list[SeenJob]:
     """Return the VM's other jobs that were not over before our call, and may have begun by ``until``."""
-    return [
-        job
-        for job in jobs
-        if job.id != maker.id
-        and (not job.vms or asked.vm_id.lower() in job.vms)
-        and not _is_before(job.ended, asked.since)
-        and not _is_before(until, job.began)
-    ]
+    return [job for job in _since(jobs, asked) if job.id != maker.id and not _is_before(until, job.began)]
+
+
+def _since(jobs: Iterable[SeenJob], asked: Asked) -> Iterator[SeenJob]:
+    """Yield the VM's jobs that were not over before our call."""
+    for job in jobs:
+        is_of_vm = not job.vms or asked.vm_id.lower() in job.vms
+        if is_of_vm and not _is_before(job.ended, asked.since):
+            yield job
 
 
 # --- both -----------------------------------------------------------------------------------

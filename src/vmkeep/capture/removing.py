@@ -17,6 +17,7 @@ from vmkeep.host.hyperv import (
     Waiting,
     Went,
     destroy_checkpoint,
+    destroy_reference_point,
     layers_of,
     read_checkpoint,
     read_power_state,
@@ -100,6 +101,22 @@ def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> Wen
             if waited >= _AGAIN_S and not _is_going(host, checkpoint.vm_id):
                 raise
         host.watch(Waiting(Kind.DESTROY.words, waited))
+    assert trouble is not None, "the loop was gone through"
+    raise trouble
+
+
+def destroy_point(host: HyperV, vm_id: str, point_id: str) -> bool:
+    """Remove a reference point of ours; False if it is not there. Safe to repeat.
+
+    What fails for a moment is tried again for half a minute.
+    """
+    trouble: HyperVError | HostError | None = None
+    for waited in pauses(host.clock, _AGAIN_S):
+        try:
+            return destroy_reference_point(host, vm_id, point_id)
+        except (VmBusy, OperationFailed, ListsIncomplete, HostFault, InstanceMissing) as error:
+            trouble = error
+        host.watch(Waiting(Kind.DESTROY_REFERENCE_POINT.words, waited))
     assert trouble is not None, "the loop was gone through"
     raise trouble
 

@@ -19,7 +19,7 @@ from vmkeep.capture.claims import (
     is_being_made,
     went_by_conversion,
 )
-from vmkeep.capture.removing import HostTrouble, await_merge, destroy_ours, layers_above
+from vmkeep.capture.removing import HostTrouble, await_merge, destroy_ours, destroy_point, layers_above
 from vmkeep.capture.states import DECIDED, RELEASING, UNKNOWN, HoldState
 from vmkeep.capture.traces import Trace, read_trace
 from vmkeep.host.hyperv import (
@@ -27,7 +27,6 @@ from vmkeep.host.hyperv import (
     Owner,
     ReferencePoint,
     Went,
-    destroy_reference_point,
     is_gone,
     is_there,
     list_recovery_checkpoints,
@@ -155,6 +154,8 @@ class _Sweep:
     is_whole: bool
     became: Became | None = None
     """Of the checkpoint of a conversion whose end nobody heard; None: not known, so nothing is concluded."""
+    unneeded: tuple[str, ...] = ()
+    """Reference points to be dropped after the merge: meanwhile the host refuses."""
     would_remove: bool = False
     why_unknown: str = ""
     """Why the layers that have to be merged could not be read."""
@@ -174,7 +175,7 @@ class _Sweep:
         elif not self._has_vm():
             return [Swept("VM", vm_id, "finished", _NO_VM)]
         swept: list[Swept] = []
-        for part in (self._checkpoints, self._reference_points, self._merge):
+        for part in (self._checkpoints, self._reference_points, self._merge, self._drop_all):
             swept += self._tried(part)
         if not self.is_whole:
             told = [each.id for each in swept]
@@ -311,7 +312,7 @@ class _Sweep:
     # --- reference points and merges --------------------------------------------------------
 
     def _reference_points(self) -> list[Swept]:
-        """Drop the point that nothing rests on: the new one, or, if that became durable, the one before."""
+        """Find the point that nothing rests on: the new one, or, if that became durable, the one before."""
         trace = self.trace
         new = [trace.reference_point] if trace.reference_point is not None else []
         swept: list[Swept] = []
@@ -319,10 +320,18 @@ class _Sweep:
             new, swept = self._converted()
             if not new and not swept and self.became is not Became.THERE:
                 self._write_down_that_nothing_came()
-        is_durable = trace.state is HoldState.TRACKED or any(is_among(point, self.durable) for point in new)
         previous = [trace.previous] if trace.previous is not None else []
+        is_durable = trace.state is HoldState.TRACKED
+        if not is_durable and any(is_among(point, self.durable) for point in new):
+            is_durable = True
+            if previous and not self.dry_run:  # the next run's point will be durable in place of it
+                detail = {"reference_point": new[0], "previous": trace.previous}
+                self.note(HoldState.TRACKED.value, detail)
         unneeded = [p for p in (previous if is_durable else new) if not is_among(p, self.durable)]
-        return swept + [self._drop(point) for point in unneeded]
+        for point in unneeded:
+            self._write_down_point(point)
+        self.unneeded = tuple(unneeded)
+        return swept
 
     def _converted(self) -> tuple[list[str], list[Swept]]:
         """Find the reference point of a conversion that the run did not hear the end of."""
@@ -340,15 +349,21 @@ class _Sweep:
             detail = {"checkpoint": trace.checkpoint, "reference_point": None, "layers": dict(trace.layers)}
             self.note(HoldState.RELEASED.value, detail)
 
-    def _drop(self, point: str) -> Swept:
-        """Destroy a reference point; one that the run did not write down is written down first."""
+    def _write_down_point(self, point: str) -> None:
+        """Tell whoever looks after us which reference point we remove, unless the run itself did."""
         trace = self.trace
-        if self.dry_run:
-            return Swept("reference point", point, "would be removed")
-        if point not in (trace.reference_point, trace.previous):
+        if not self.dry_run and point not in (trace.reference_point, trace.previous):
             detail = {"checkpoint": trace.checkpoint, "reference_point": point, "layers": dict(trace.layers)}
             self.note(HoldState.RELEASED.value, detail)
-        was_there = destroy_reference_point(self.host, trace.vm_id, point)
+
+    def _drop_all(self) -> list[Swept]:
+        return [self._drop(point) for point in self.unneeded]
+
+    def _drop(self, point: str) -> Swept:
+        """Destroy a reference point."""
+        if self.dry_run:
+            return Swept("reference point", point, "would be removed")
+        was_there = destroy_point(self.host, self.trace.vm_id, point)
         return Swept("reference point", point, "removed" if was_there else "finished")
 
     def _merge(self) -> list[Swept]:
@@ -382,6 +397,8 @@ class _Sweep:
         known = (*trace.known_points, *self.durable, *others)
         points = [p for p in list_reference_points(self.host, trace.vm_id) if not is_among(p.id, known)]
         ours, unknown = self._heard(Claimed(None, tuple(points)))
+        for point in ours:
+            self._write_down_point(point.id)
         return swept + [self._drop(point.id) for point in ours] + _asked("reference point", unknown, _LOST)
 
 

@@ -14,6 +14,7 @@ class At(StrEnum):
     CREATE_LATE = "create-late"  # its job fails after the checkpoint was made, which stays
     CONVERT_CALL = "convert-call"
     CONVERT_JOB = "convert-job"
+    CONVERT_LATE = "convert-late"  # its job fails after the checkpoint became a reference point
     DESTROY_CALL = "destroy-call"
     DESTROY_JOB = "destroy-job"
     REFERENCE_JOB = "reference-job"  # DestroyReferencePoint's and CreateReferencePoint's

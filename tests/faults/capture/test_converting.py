@@ -229,6 +229,21 @@ def test_a_removal_of_ours_whose_answer_says_nothing_makes_no_strangers_point_ou
     stranger.remove(point=theirs)
 
 
+def test_a_point_that_no_job_names_is_asked_about_when_the_conversion_failed(lab: Lab, host: Doors) -> None:
+    stranger = Stranger(lab, host.vm(VM).vm.id)
+    before = stranger.points
+    lab.control.ask("fail", at="convert-late")
+    with pytest.raises(CheckpointUnidentified) as told, host.hold(VM) as held:
+        held.release(track=True)
+    (made,) = set(stranger.points) - set(before)
+    (left,) = left_behind_by(told.value)
+    assert made in left
+    assert host.ours() == []
+    swept = sweep(host.host, host.journal.records, OWNER, said=Said.of([made], []))
+    assert all(each.is_clean for each in swept)
+    assert stranger.points == before
+
+
 def let_it_convert(stranger: Stranger, host: Doors, died: str) -> None:
     """Let a run die around its conversion, which the host carries out, or never hears of."""
     die_converting(host, "hold-asked" if died == "with an answer" else "hold-releasing")

@@ -5,7 +5,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from vmkeep.capture.claims import Asked, Conversion, Verdict, judge_checkpoint, judge_point
+from tests.fakes import hyperv_rows as rows
+from tests.fakes.hyperv_host import TableHost
+from vmkeep.capture.claims import (
+    Asked,
+    Became,
+    Conversion,
+    Verdict,
+    claim_point,
+    judge_checkpoint,
+    judge_point,
+)
 from vmkeep.host.hyperv import ReferencePoint, SeenJob
 from vmkeep.model.facts import CheckpointFacts
 
@@ -171,6 +181,35 @@ def test_a_conversion_that_the_host_took_is_concluded_for_a_day() -> None:
 
 def test_a_conversion_that_made_nothing_explains_no_point() -> None:
     assert of_point(job(OURS, 0, 1), our_job=OURS) is Verdict.DOUBTFUL
+
+
+@pytest.mark.parametrize(("state", "doubted"), [(7, []), (10, ["Made-1"])])
+def test_beside_our_checkpoint_a_point_may_be_what_a_call_made_that_failed_unheard(
+    state: int, doubted: list[str]
+) -> None:
+    host = TableHost()
+    host.rows["Msvm_ComputerSystem"] = [rows.vm()]
+    host.rows["Msvm_VirtualSystemSettingData"] = [rows.settings(), rows.checkpoint()]
+    host.rows["Msvm_VirtualSystemReferencePoint"] = [rows.reference_point("Made-1")]
+    host.rows["Msvm_ConcreteJob"] = [rows.job(state=state)]
+    conversion = Conversion(Asked(rows.WEB, (), None), f"Microsoft:{rows.CHECKPOINT}", 1)
+    found = claim_point(host.hyperv(), conversion, Became.THERE)
+    assert (found.ours, [point.id for point in found.doubtful]) == (None, doubted)
+
+
+@pytest.mark.parametrize("state", [7, 10])
+def test_what_a_failed_job_made_is_ours_and_nothing_to_build_on(state: int) -> None:
+    host = TableHost()
+    host.rows["Msvm_ComputerSystem"] = [rows.vm()]
+    host.rows["Msvm_VirtualSystemSettingData"] = [rows.settings()]
+    host.rows["Msvm_VirtualSystemReferencePoint"] = [rows.reference_point("Made-1")]
+    host.rows["Msvm_ConcreteJob"] = [rows.job(state=state)]
+    host.rows["Msvm_AffectedJobElement"] = [rows.affected("J1", rows.point_ref("Made-1"), 5)]
+    conversion = Conversion(Asked(rows.WEB, (), None, "j1"), f"Microsoft:{rows.CHECKPOINT}", 1)
+    for became in (Became.GONE, Became.THERE, Became.UNKNOWN):
+        found = claim_point(host.hyperv(), conversion, became)
+        assert found.ours is not None
+        assert (found.ours.id, found.is_proven) == ("Made-1", state == 7)
 
 
 def test_a_conversion_nobody_heard_of_needs_a_job_of_that_moment() -> None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final, TypeVar
 
 from vmkeep.host.hyperv.classes import AFFECTED_ELEMENT, COMPUTER_SYSTEM, CREATED, JOB_TIMES
-from vmkeep.host.hyperv.jobs import UNDER_WAY, Done, HyperV, Outcome, outlast, pauses
+from vmkeep.host.hyperv.jobs import COMPLETED, UNDER_WAY, Done, HyperV, Outcome, outlast, pauses
 from vmkeep.host.hyperv.settings import instance_id
 from vmkeep.host.wsman import Ref, ValueRefused
 
@@ -25,8 +25,8 @@ LOST_CALL_S: Final = 60.0
 class SeenJob:
     """A job that the host still lists: when it worked, by the host's clock, on which VMs, and what it made.
 
-    ``ended`` is None while it is at work, and where the host does not tell. Ids in lower case;
-    ``vms`` is empty where the host does not tell.
+    ``ended`` is None while it is at work, and where the host does not tell. ``has_failed``: it ended
+    otherwise than it should. Ids in lower case; ``vms`` is empty where the host does not tell.
     """
 
     id: str
@@ -35,6 +35,7 @@ class SeenJob:
     ended: datetime | None
     vms: frozenset[str]
     made: frozenset[str]
+    has_failed: bool = False
 
 
 def list_jobs(host: HyperV) -> tuple[SeenJob, ...]:
@@ -59,7 +60,8 @@ def list_jobs(host: HyperV) -> tuple[SeenJob, ...]:
             continue
     found = []
     for row in jobs:
-        job, is_over = row.text("InstanceID").lower(), row.integer("JobState") not in UNDER_WAY
+        job, state = row.text("InstanceID").lower(), row.integer("JobState")
+        is_over = state not in UNDER_WAY
         began, ended = row.moment_or_none("StartTime"), row.moment_or_none("TimeOfLastStateChange")
         seen = SeenJob(
             job,
@@ -68,6 +70,7 @@ def list_jobs(host: HyperV) -> tuple[SeenJob, ...]:
             ended if is_over else None,
             frozenset(vms.get(job, ())),
             frozenset(made.get(job, ())),
+            is_over and state not in COMPLETED,
         )
         found.append(seen)
     return tuple(found)

@@ -50,6 +50,7 @@ _log: Final = logging.getLogger(__name__)
 UNDER_WAY: Final = frozenset({2, 3, 4, 5, 6, 12})
 _COMPLETED: Final = 7
 _COMPLETED_WITH_WARNINGS: Final = 32768
+COMPLETED: Final = frozenset({_COMPLETED, _COMPLETED_WITH_WARNINGS})
 
 # What a broken network or a restarting host looks like; a wait outlives it for a while.
 SILENCE: Final = (ConnectionLost, EnumerationLost, HostTimedOut, HostUnreachable, HostBusy)

@@ -97,12 +97,10 @@ def convert_checkpoint(
 def destroy_reference_point(host: HyperV, vm_id: str, point_id: str) -> bool:
     """Remove a reference point; False if it is not there. Safe to repeat.
 
-    The ledger of the caller is the only proof that it is ours.
+    The ledger of the caller is the only proof that it is ours. That it is gone is believed
+    of no answer but a list of what there is (:func:`list_surely`).
     """
     row = _find(host, vm_id, point_id)
-    if row is None:
-        list_settings(host, vm_id)
-        row = _find(host, vm_id, point_id)
     if row is None:
         return False
     arguments = {"AffectedReferencePoint": _ref_of(row)}
@@ -111,9 +109,7 @@ def destroy_reference_point(host: HyperV, vm_id: str, point_id: str) -> bool:
         perform(host, DESTROY_REFERENCE_POINT, arguments, Kind.DESTROY_REFERENCE_POINT, point_id)
     except (OutcomeUnknown, ActionHappened):
         _wait_until_gone(host, vm_id, point_id, there)
-    except InstanceMissing:
-        return False
-    except HyperVError:
+    except (HyperVError, InstanceMissing):
         if _find(host, vm_id, point_id) is not None:
             raise
     if _find(host, vm_id, point_id) is not None:
@@ -176,9 +172,17 @@ def _rows(host: HyperV, vm_id: str) -> list[Instance]:
 
 
 def _find(host: HyperV, vm_id: str, point_id: str) -> Instance | None:
-    return next(
-        (row for row in _rows(host, vm_id) if row.text("InstanceID").lower() == point_id.lower()), None
-    )
+    """Return the row of a point, None if it is surely not there. Raises ListsIncomplete."""
+
+    def look() -> Instance | None:
+        rows = _rows(host, vm_id)
+        return next((row for row in rows if row.text("InstanceID").lower() == point_id.lower()), None)
+
+    found = look()
+    if found is None:
+        list_settings(host, vm_id)
+        found = look()
+    return found
 
 
 def _ref_of(row: Instance) -> Ref:

@@ -180,6 +180,7 @@ def convert(world: World, _: Ref, arguments: Arguments) -> Answer:
         def work() -> Iterable[Ref]:
             strike(world.faults.take(At.CONVERT_JOB, vm.id))
             point = checkpoints.convert(world, vm, checkpoint)
+            strike(world.faults.take(At.CONVERT_LATE, vm.id))
             return [names.reference_point(vm, point)]
 
         return start(

@@ -25,6 +25,7 @@ from tests.fakes.wsman_host import Reply, fault
 from vmkeep.host.hyperv import (
     CheckpointMissing,
     CheckpointUnidentified,
+    ListsIncomplete,
     OperationFailed,
     ReferencePoint,
     ServiceLogonMissing,
@@ -35,7 +36,7 @@ from vmkeep.host.hyperv import (
     tracking_of,
 )
 from vmkeep.host.hyperv.settings import checkpoint_of
-from vmkeep.host.wsman import ActionHappened, Instance, OutcomeUnknown
+from vmkeep.host.wsman import ActionHappened, Instance, InstanceMissing, OutcomeUnknown
 from vmkeep.model.facts import CheckpointFacts, DiskFacts
 
 pytestmark = pytest.mark.quick
@@ -194,6 +195,21 @@ def test_a_removal_that_did_nothing_is_noticed() -> None:
     host = a_host()
     host.on(DESTROY, returns(0))
     with pytest.raises(OperationFailed, match="still there"):
+        destroy_reference_point(host.hyperv(), WEB, "Ours-1")
+
+
+def test_a_point_that_the_host_calls_unknown_and_lists_is_not_removed() -> None:
+    host = a_host()
+    host.on(DESTROY, fault(0x80041002))
+    with pytest.raises(InstanceMissing):
+        destroy_reference_point(host.hyperv(), WEB, "Ours-1")
+
+
+def test_a_list_without_the_vms_own_settings_does_not_tell_that_a_point_is_gone() -> None:
+    host = a_host()
+    host.rows[POINTS] = []
+    host.rows["Msvm_VirtualSystemSettingData"] = []
+    with pytest.raises(ListsIncomplete):
         destroy_reference_point(host.hyperv(), WEB, "Ours-1")
 
 
