@@ -173,8 +173,7 @@ def _verbs_of(server: Server) -> dict[str, Any]:
         return {}
 
     def calm(_: Request) -> dict[str, Any]:
-        server.disturbances.clear()
-        return {}
+        return {"matched": server.disturbances.clear()}
 
     def close(_: Request) -> dict[str, Any]:
         server.close_connections()

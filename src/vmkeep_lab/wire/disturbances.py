@@ -56,12 +56,14 @@ class Disturbances:
         with self._lock:
             self._rules.append((rule, [0]))
 
-    def clear(self) -> None:
-        """End all rules, and what is delayed by one."""
+    def clear(self) -> int:
+        """End all rules, and what is delayed by one; return how many requests matched them."""
         with self._lock:
+            seen = sum(count for _, (count,) in self._rules)
             self._rules.clear()
             self._over.set()
             self._over = threading.Event()
+        return seen
 
     def delay(self, rule: Disturbance) -> None:
         """Wait as long as a rule says, and no longer than it is in force."""
