@@ -30,7 +30,8 @@ SOURCE: Final = "source"
 class Cleared:
     """What became of one dead run: ``swept`` on the host, and whether the run is ``buried``.
 
-    ``why`` says why not; the next run and the next sweep look again.
+    ``why`` says why not; the next run and the next sweep look again. ``elsewhere`` is the
+    host it worked on, where nothing of it is on this one.
     """
 
     run: str
@@ -38,6 +39,7 @@ class Cleared:
     swept: tuple[Swept, ...] = field(default=())
     buried: bool = False
     why: str = ""
+    elsewhere: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def _clear_one(
     found = look_at(host, here, repository, journal, tuple(records), durable, note, said)
     if not found.why:
         journal.bury(records)
-    return Cleared(found.run, found.vm, found.swept, not found.why, found.why)
+    return replace(found, buried=not found.why)
 
 
 def look_at(
@@ -170,14 +172,16 @@ def look_at(
         raise
     except (VmkeepError, OSError) as error:
         return Cleared(run, vm, why=f"what it left cannot be looked for: {error}")
+    # A VM that moved takes its checkpoint and its points along; one of the same id elsewhere does not.
+    things = [each for each in swept if each.what in ("checkpoint", "reference point")]
+    if other is not None and not things and all(each.outcome != "failed" for each in swept):
+        why = (
+            f"it worked on the host {other!r}, and nothing of it is here; sweep that host, or, if it exists "
+        )
+        why += f"no more, this one with --host-gone {run}"
+        return Cleared(run, vm, swept, why="" if run in said.hosts_gone else why, elsewhere=other)
     left = [each for each in swept if not each.is_clean and each.outcome != "would be removed"]
-    if left:
-        return Cleared(run, vm, swept, why="; ".join(_said(each) for each in left))
-    if other is not None and not any(each.what in ("checkpoint", "reference point") for each in swept):
-        # A VM that moved takes its checkpoint and its points along; one of the same id elsewhere does not.
-        why = f"it worked on the host {other!r}, and nothing of it is here; sweep that host"
-        return Cleared(run, vm, swept, why=why)
-    return Cleared(run, vm, swept)
+    return Cleared(run, vm, swept, why="; ".join(_said(each) for each in left))
 
 
 def has_held(records: Sequence[Record]) -> bool:

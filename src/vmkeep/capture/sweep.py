@@ -81,15 +81,20 @@ def short_id(object_id: str) -> str:
 
 @dataclass(frozen=True)
 class Said:
-    """What a person has said of things nobody can tell: by their short ids, whose they are."""
+    """What a person has said that nobody else can tell: by short ids, whose things are.
+
+    ``hosts_gone``: dead runs whose host exists no more.
+    """
 
     ours: frozenset[str] = frozenset()
     not_ours: frozenset[str] = frozenset()
+    hosts_gone: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, ours: Collection[str], not_ours: Collection[str]) -> Self:
+    def of(cls, ours: Collection[str], not_ours: Collection[str], hosts_gone: Collection[str] = ()) -> Self:
         """Take ids as a person gives them."""
-        return cls(frozenset(map(short_id, ours)), frozenset(map(short_id, not_ours)))
+        runs = frozenset(run.strip().lower() for run in hosts_gone)
+        return cls(frozenset(map(short_id, ours)), frozenset(map(short_id, not_ours)), runs)
 
 
 NOTHING_SAID: Final = Said()

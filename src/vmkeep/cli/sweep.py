@@ -41,6 +41,12 @@ def sweep(
         list[str] | None,
         typer.Option("--not-ours", metavar="ID", help="This is another program's: leave it for good."),
     ] = None,
+    host_gone: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--host-gone", metavar="RUN", help="The host of this run exists no more: close the run."
+        ),
+    ] = None,
     record: Record = None,
     password_file: PasswordFile = None,
     password_command: PasswordCommand = None,
@@ -53,7 +59,8 @@ def sweep(
     the repository and its password can do it, once the dead run's claim has ended (30 minutes at most).
 
     What may be the dead run's or another program's is left, and told with the two commands that decide
-    it: --ours ID and --not-ours ID, each as often as needed.
+    it: --ours ID and --not-ours ID, each as often as needed. A run that worked on another host is left to
+    a sweep of that one; --host-gone RUN closes it where that host exists no more.
 
     Exit codes: 0 nothing is left (with --dry-run: nothing is to be removed); 1 failed; 2 an ID that
     nobody has to decide about; 3 something is left, and why is said; 10 no repository; 12 wrong password;
@@ -78,7 +85,7 @@ def sweep(
         clock = SystemClock()
         with open_host(host, clock, record) as (client, files):
             doors = Doors(host.name, HyperV(client, clock), files)
-            said = Said.of(ours or (), not_ours or ())
+            said = Said.of(ours or (), not_ours or (), host_gone or ())
             results = sweep_host(doors, repository, address.vm, dry_run=dry_run, ended=_tell, said=said)
             asked = questions([each for result in results for each in result.cleared], source, repository)
     for question in asked:
@@ -122,7 +129,7 @@ def _tell(result: "VmSwept") -> None:
 
 def _lines(cleared: "Cleared") -> list[str]:
     found = [f"{s.what} {s.id}: {s.outcome}" + (f", {s.why}" if s.why else "") for s in cleared.swept]
-    return found or [f"the run {cleared.run} left nothing"]
+    return found or ([] if cleared.why else [f"the run {cleared.run} left nothing"])
 
 
 def _decision(question: "Question") -> dict[str, str]:
@@ -142,6 +149,7 @@ def _fields(result: "VmSwept") -> dict[str, Any]:
                 "run": cleared.run,
                 "buried": cleared.buried,
                 "why": cleared.why,
+                "elsewhere": cleared.elsewhere or None,
                 "swept": [vars(each) for each in cleared.swept],
             }
             for cleared in result.cleared

@@ -11,7 +11,8 @@ from tests.lab_process import running_lab
 from vmkeep.backup.host_sweep import VmSwept, sweep_host
 from vmkeep.backup.outcome import Outcome
 from vmkeep.capture.checkpoint import CheckpointHold
-from vmkeep.errors import ExitCode
+from vmkeep.capture.sweep import NOTHING_SAID, Said
+from vmkeep.errors import ExitCode, UsageError
 from vmkeep.model.consistency import Consistency
 from vmkeep.repository.points import Points
 
@@ -81,9 +82,9 @@ def test_a_vm_that_moved_takes_its_tracking_along(hosts: tuple[Host, Host]) -> N
     primary.is_clean("web")
 
 
-def swept_on(host: Host) -> VmSwept:
+def swept_on(host: Host, said: Said = NOTHING_SAID) -> VmSwept:
     """Sweep a host on which one VM has dead runs, and return what became of it."""
-    (swept,) = sweep_host(host.doors, host.opened(), None, dry_run=False, ended=lambda _: None)
+    (swept,) = sweep_host(host.doors, host.opened(), None, dry_run=False, ended=lambda _: None, said=said)
     return swept
 
 
@@ -132,6 +133,26 @@ def test_a_run_that_died_after_the_release_is_not_buried_by_another_host(
     assert removed == [f"Microsoft:{left}"]
     assert primary.points_left().get("web", []) == []
     assert primary.all_closed("web")
+
+
+def test_a_run_of_a_host_that_exists_no_more_is_closed_by_a_persons_word(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primary, other = hosts
+    other.doors = replace(other.doors, computer="HV-OTHER")
+    die_before_the_tracking(primary, monkeypatch)
+    primary.clock.later(hours=1)
+    run = primary.runs("web")[-1][0].run
+    assert run in swept_on(other).cleared[0].why
+    with pytest.raises(UsageError, match="no unfinished run of another host"):
+        swept_on(primary, Said.of([], [], [run]))
+    with pytest.raises(UsageError):
+        swept_on(other, Said.of([], [], ["0" * len(run)]))
+    assert not primary.all_closed("web")
+    there = swept_on(other, Said.of([], [], [run.upper()]))
+    assert there.is_clean
+    assert primary.all_closed("web")
+    other.is_clean()
 
 
 def test_a_run_whose_vm_came_here_with_its_points_is_swept_here(
