@@ -24,6 +24,7 @@ from vmkeep.capture.removing import (
     await_merge,
     destroy_ours,
     destroy_point,
+    has_no_vm,
     layers_above,
     unheard,
 )
@@ -39,6 +40,7 @@ from vmkeep.host.hyperv import (
     Owner,
     PowerState,
     ReferencePoint,
+    VmNotFound,
     Waiting,
     Went,
     is_there,
@@ -53,6 +55,9 @@ from vmkeep.planner.tracking import TrackedVm, TrackingRecord, read_all
 
 _NO_LIMITS: Final = HoldLimits()
 _HANDLES_CLOSE_S: Final = 30.0
+_IF_MOVED: Final = (
+    "nothing, if the VM was deleted; if it was moved, it took its checkpoint along: sweep its new host"
+)
 _WRITTEN_ON_HOST: Final = (
     "The file was frozen by this run's checkpoint, so nobody may write to it: find out who does on the host "
     "(another backup, a merge by hand, a mounted disk), then run again."
@@ -249,7 +254,7 @@ class CheckpointHold:
             names = ", ".join(checkpoint.id for checkpoint in found.doubtful)
             problems.told.append(f"whether one of these checkpoints is ours nobody knows: {names}")
         if problems.told:
-            problems.tell(error)
+            self._tell(problems, error)
             return
         self.checkpoint = found.ours
         self._abandon(error)
@@ -259,10 +264,16 @@ class CheckpointHold:
     def check(self) -> int:
         """Make sure that nothing moved since the hold began; return how many files were compared.
 
-        Raises SourceChanged naming the file, CheckpointMissing when the checkpoint has gone.
+        Raises SourceChanged naming the file, CheckpointMissing when the checkpoint has gone, and
+        VmNotFound when the VM has.
         """
         checkpoint = self._held()
         if not is_there(self._host, checkpoint.vm_id, checkpoint.id):
+            if has_no_vm(self._host, checkpoint.vm_id):
+                raise VmNotFound(
+                    f"the VM {self._vm.vm.name!r} was deleted while it was read, or moved to another host.",
+                    hint="What was read is no restore point. If it was moved, protect it on its new host.",
+                )
             raise CheckpointMissing(f"the checkpoint {checkpoint.name!r} is gone while it was read.")
         now = identities(self.disks, self.files)
         for file, identity in self._start.items():
@@ -442,6 +453,12 @@ class CheckpointHold:
             with problems.kept(f"the reference point {self._point.id}"):
                 destroy_point(host, vm_id, self._point.id)
                 self._is_told = True
+        self._tell(problems, error)
+
+    def _tell(self, problems: Problems, error: BaseException | None) -> None:
+        """Tell what could not be cleaned up; of a VM that is gone, only where it may have gone."""
+        if problems.told and has_no_vm(self._undisturbed(), self._vm.vm.id):
+            problems.told[:] = [_IF_MOVED]
         problems.tell(error)
 
     def _abandon_checkpoint(self, host: HyperV, problems: Problems) -> bool:

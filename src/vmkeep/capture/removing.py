@@ -18,6 +18,7 @@ from vmkeep.host.hyperv import (
     Went,
     destroy_checkpoint,
     destroy_reference_point,
+    is_gone,
     layers_of,
     read_checkpoint,
     read_power_state,
@@ -54,6 +55,14 @@ def await_merge(host: HyperV, vm_id: str, layers: Mapping[str, str], limit_s: fl
     except HostTrouble as error:
         return Merge(False, layers, error.message)
     return Merge(True)
+
+
+def has_no_vm(host: HyperV, vm_id: str) -> bool:
+    """Tell whether a VM is gone from its host; one that fails to answer has not said so."""
+    try:
+        return is_gone(host, vm_id)
+    except HostTrouble:
+        return False
 
 
 def layers_above(host: HyperV, checkpoint: CheckpointFacts) -> Mapping[str, str]:

@@ -19,7 +19,14 @@ from vmkeep.capture.claims import (
     is_being_made,
     went_by_conversion,
 )
-from vmkeep.capture.removing import HostTrouble, await_merge, destroy_ours, destroy_point, layers_above
+from vmkeep.capture.removing import (
+    HostTrouble,
+    await_merge,
+    destroy_ours,
+    destroy_point,
+    has_no_vm,
+    layers_above,
+)
 from vmkeep.capture.states import DECIDED, RELEASING, UNKNOWN, HoldState
 from vmkeep.capture.traces import Trace, read_trace
 from vmkeep.host.hyperv import (
@@ -27,7 +34,6 @@ from vmkeep.host.hyperv import (
     Owner,
     ReferencePoint,
     Went,
-    is_gone,
     is_there,
     list_recovery_checkpoints,
     list_reference_points,
@@ -177,7 +183,7 @@ class _Sweep:
                 return [Swept("VM", vm_id, "failed", error.message)]
             if not is_here:  # layers and reference points that were written down are those of the other host
                 self.trace = replace(self.trace, layers={}, reference_point=None, previous=None)
-        elif not self._has_vm():
+        elif has_no_vm(self.host, vm_id):
             return [Swept("VM", vm_id, "finished", _NO_VM)]
         swept: list[Swept] = []
         for part in (self._checkpoints, self._reference_points, self._merge, self._drop_all):
@@ -200,13 +206,6 @@ class _Sweep:
             return False
         points = list_reference_points(self.host, self.trace.vm_id)
         return any(is_among(point.id, written) for point in points)
-
-    def _has_vm(self) -> bool:
-        """Tell whether the VM is there; a host that fails to answer has not said no."""
-        try:
-            return not is_gone(self.host, self.trace.vm_id)
-        except HostTrouble:
-            return True
 
     def _heard(self, found: Claimed[T]) -> tuple[list[T], list[T]]:
         """Return what is ours and what is still doubtful, after a person's word.

@@ -322,6 +322,8 @@ def test_a_vm_that_is_deleted_or_moved_meanwhile(hosts: Hosts, tmp_path: Path, w
         two = ("backup", "hyperv://lab", "--vm", "mail", "--vm", "attic")
         result = while_held(hosts, lab, act, *two)
         clear(result, 1, what="mail: NOT PROTECTED: ")
+        assert "nothing, if the VM was deleted; if it was moved" in result.err
+        assert "not merged" not in result.err
         assert "attic: restore point" in result.text
         assert [row["vm"] for row in points(hosts)] == ["attic"]
         after = things(lab)
