@@ -46,7 +46,7 @@ class CheckpointMissing(HyperVError):
     """A checkpoint is not there any more."""
 
     code = "HV003"
-    default_hint = "Somebody removed it, or the VM with it; what was read from it meanwhile is no restore point."
+    default_hint = "Somebody removed it, or the VM with it; what was read from it is no restore point."
 
 
 class NotOurs(HyperVError):
