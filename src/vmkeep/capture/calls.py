@@ -59,7 +59,7 @@ class Creation:
         self._vm = vm
         self._wish = wish
         self._owner = owner
-        self._fate = Fate(lambda job: log.note(ASKED, job=job))
+        self._fate = Fate(lambda job: log.note(ASKED, job=job, since=_spelled(self._since)))
         self._since: datetime | None = None
         self._known = tuple(c.id for c in list_recovery_checkpoints(host, vm.id))
         self.power: PowerState = read_power_state(host, vm.id)
@@ -72,7 +72,7 @@ class Creation:
     @property
     def asked(self) -> Asked:
         """The call as it was written down."""
-        return Asked(self._vm.id, self._known, self._since, self._fate.job)
+        return Asked(self._vm.id, self._known, self._since, self._fate.job, self._fate.has_failed)
 
     def make(self) -> CheckpointFacts:
         """Announce the call, send it, and return its checkpoint with its disks.
@@ -95,6 +95,8 @@ class Creation:
         """
         if not self._fate.may_have_run:
             return Claimed()
+        if self._fate.has_failed:
+            self._log.note(ASKED, job=self._fate.job, since=_spelled(self._since), failed=True)
         if not has_settled(host, self.asked, patient=True):
             raise OutcomeUnknown("the host is still making a checkpoint.")
         return claim_checkpoint(host, self.asked)
@@ -157,7 +159,7 @@ class Converting:
     @property
     def conversion(self) -> Conversion:
         """The call as it was written down."""
-        asked = replace(self._announced.asked, job=self._fate.job)
+        asked = replace(self._announced.asked, job=self._fate.job, has_failed=self._fate.has_failed)
         return replace(self._announced, asked=asked)
 
     @property
@@ -181,6 +183,8 @@ class Converting:
         """
         if not self.may_have_run:
             return Claimed()
+        if self._fate.has_failed:
+            self._log.note(ASKED, job=self._fate.job, failed=True)
         is_gone = went_by_conversion(host, self.conversion, patient=True)
         became = became or (Became.GONE if is_gone else Became.THERE)
         found = claim_point(host, self.conversion, became)

@@ -141,6 +141,11 @@ class CheckpointHold:
         self._creation: Creation | None = None
         self._converting: Converting | None = None
         self._is_converted = False
+        # From then on its going tells nothing of a conversion.
+        self._is_perhaps_removed = False
+        self._is_conversion_known = False
+        # Whether the journal names the checkpoint: then no later sweep takes another one for it.
+        self._is_written = False
         self._merge: Merge | None = None
         self._is_told = False
         self._limit_watch: LimitWatch | None = None
@@ -212,6 +217,7 @@ class CheckpointHold:
         try:
             self._limit_watch = LimitWatch(self._host, self._limits, vm.name)
             self._log.note(MADE, checkpoint=self.checkpoint.id)
+            self._is_written = True
             self._freeze(self.checkpoint)
         except BaseException as error:
             self._abandon(error)
@@ -231,7 +237,8 @@ class CheckpointHold:
             "checkpoint_name": checkpoint.name,
             "power_held": self._power_held.code,
         }
-        self._log.enter(HoldState.HELD, checkpoint=checkpoint.id, layers=dict(self._layers))
+        held = {"checkpoint": checkpoint.id, "layers": dict(self._layers), "previous": self._replaces}
+        self._log.enter(HoldState.HELD, **held)
         if self._limit_watch is not None:
             self._limit_watch.paths = tuple(self._layers.values())
         with self._timed("open"):
@@ -372,11 +379,22 @@ class CheckpointHold:
         return None
 
     def _destroy(self, host: HyperV, checkpoint: CheckpointFacts) -> None:
-        """Destroy the checkpoint; where a conversion was quicker after all, find its reference point."""
+        """Destroy the checkpoint; where a conversion was quicker after all, find its reference point.
+
+        What had come of a conversion before has been looked for.
+        """
+        before, self._is_perhaps_removed = self._is_perhaps_removed, True
         went = destroy_ours(host, checkpoint, self._owner)
+        self._is_perhaps_removed = before or went is not Went.OTHERWISE
         if went is not Went.BY_US and self._point is None and self._converting is not None:
-            is_sure = went is Went.OTHERWISE
-            self._point = self._converting.left(host, became=None if is_sure else Became.UNKNOWN).ours
+            self._point = self._left_of_conversion(host)
+        self._is_conversion_known = True
+
+    def _left_of_conversion(self, host: HyperV) -> ReferencePoint | None:
+        """Find the reference point that a conversion without an answer may have made."""
+        assert self._converting is not None, "there was a conversion"
+        became = Became.UNKNOWN if self._is_perhaps_removed else None
+        return self._converting.left(host, became=became).ours
 
     def _doubt(self) -> Mapping[str, str]:
         """Return what a record says of a conversion that may have run, until its end is written down."""
@@ -449,7 +467,9 @@ class CheckpointHold:
             self._merge = await_merge(host, vm_id, self._layers, self._limits.abandon_merge_s)
             if not self._merge.is_done:
                 problems.told.append(f"not merged: {self._merge.why}")
-        if self._point is not None and not self._is_told:
+        if self._point is not None and not self._is_told and self.state is HoldState.HELD:
+            problems.told.append(f"the reference point {self._point.id}: its removal cannot be written down")
+        elif self._point is not None and not self._is_told:
             with problems.kept(f"the reference point {self._point.id}"):
                 destroy_point(host, vm_id, self._point.id)
                 self._is_told = True
@@ -470,16 +490,22 @@ class CheckpointHold:
         if checkpoint is not None:
             with problems.kept("the layers are not known"):
                 self._layers = self._layers or layers_above(host, checkpoint)
-            is_known = self._converting is None or self._point is not None
+            is_known = self._converting is None or self._point is not None or self._is_conversion_known
             if self._converting is not None and not is_known:
                 # First: what is found when we have removed the checkpoint ourselves, can only be doubtful.
                 with problems.kept("a reference point of a conversion that was stopped may be left"):
-                    self._point = self._converting.left(host).ours
+                    self._point = self._left_of_conversion(host)
                     is_known = True
-            # Without a journal it has to go all the same: ours it is in any case.
+            may_go = self._point is not None or (self._is_written and not self._doubt())
             with problems.kept("the journal"):
                 if self._point is None:
                     self._log.note(RELEASING, checkpoint=checkpoint.id, how="destroy", **self._doubt())
+                    may_go = True
+            if not may_go:
+                # Ours it is; but a later sweep would look for it, or its point, and find another's.
+                what = f"the checkpoint {checkpoint.name!r} ({checkpoint.id})"
+                problems.told.append(f"{what}: its removal cannot be written down")
+                return False
             with problems.kept(f"the checkpoint {checkpoint.name!r} ({checkpoint.id})"):
                 if is_known:
                     self._destroy(host, checkpoint)

@@ -62,12 +62,14 @@ class Asked:
     """A call as it was written down: ``known`` was there before, ``since`` is the host's time before it.
 
     ``job`` is the one the host answered with, in lower case; None if nobody heard an answer.
+    ``has_failed``: the host was heard to say that it failed.
     """
 
     vm_id: str
     known: tuple[str, ...]
     since: datetime | None
     job: str | None = None
+    has_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ def judge_checkpoint(made: CheckpointFacts, asked: Asked, jobs: Sequence[SeenJob
     if _is_before(made.created, asked.since) or (maker and _is_before(maker.began, asked.since)):
         return Verdict.STRANGER
     passed = made.created - asked.since
+    if asked.has_failed:
+        return _by_age(passed, timedelta(0), _BEGUN + _MAKING)
     if asked.job is not None:  # accepted, and its end is not known: of others, none can have come before
         return _by_age(passed, _BEGUN + _MAKING, _DAY)
     if maker is not None and maker.began is not None:
@@ -300,7 +304,8 @@ def judge_point(
         return Verdict.UNLIKE
     if asked.job is not None:
         own = _job(jobs, asked.job)
-        return Verdict.DOUBTFUL if own is not None and own.is_over else Verdict.CONCLUDED
+        is_over = asked.has_failed or (own is not None and own.is_over)
+        return Verdict.DOUBTFUL if is_over else Verdict.CONCLUDED
     if maker is None or maker.began is None:
         return Verdict.DOUBTFUL
     if _is_before(maker.began, asked.since):

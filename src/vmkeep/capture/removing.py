@@ -6,6 +6,7 @@ from typing import Final
 
 from vmkeep.host.hyperv import (
     CheckpointMissing,
+    Fate,
     HyperV,
     HyperVError,
     ListsIncomplete,
@@ -93,9 +94,10 @@ def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> Wen
     missing = Went.OTHERWISE
     trouble: HyperVError | HostError | None = None
     for waited in pauses(host.clock, Kind.DESTROY.limit_s):
+        fate = Fate()
         try:
             now = read_checkpoint(host, checkpoint.vm_id, checkpoint.id)
-            went = destroy_checkpoint(host, now if now.name == owner.name else checkpoint)
+            went = destroy_checkpoint(host, now if now.name == owner.name else checkpoint, fate)
             return missing if went is Went.OTHERWISE else went
         except NotOurs as error:  # unless our mark, on its way from a dead run, has just arrived
             trouble = error
@@ -105,7 +107,7 @@ def destroy_ours(host: HyperV, checkpoint: CheckpointFacts, owner: Owner) -> Wen
             return missing
         except (VmBusy, OperationFailed, ListsIncomplete, HostFault, InstanceMissing) as error:
             trouble = error
-            if not isinstance(error, VmBusy):  # a call that failed may run all the same
+            if fate.may_have_run:  # a call that failed may run all the same
                 missing = Went.PERHAPS_BY_US
             if waited >= _AGAIN_S and not _is_going(host, checkpoint.vm_id):
                 raise

@@ -25,14 +25,17 @@ class HoldState(Enum):
 
     # vm, owner, known_checkpoints, since (the host's time), power, level: about to make a checkpoint
     PREPARED = "hold-prepared"
-    HELD = "hold-held"  # checkpoint, layers {slot: path}: the disks are read from here on
+    # checkpoint, layers {slot: path}, previous (the reference point this hold is to replace): disks are read
+    HELD = "hold-held"
     RELEASED = "hold-released"  # checkpoint, reference_point, previous, layers: the merge has begun
     TRACKED = "hold-tracked"  # reference_point, previous: the new tracking is durable, previous may go
 
 
 # Steps that lead to no other state.
 ASKING: Final = "hold-asking"  # since: the call for a checkpoint is sent again, or later than announced
-ASKED: Final = "hold-asked"  # job: the host has taken the call that was announced last
+# job: the host has taken the call that was announced last; since: the host's time right before it;
+# failed: and was heard to say that it failed
+ASKED: Final = "hold-asked"
 MADE: Final = "hold-made"  # checkpoint: it exists, and is not named yet
 # checkpoint, how (convert, destroy); to convert: known_points, since, disks (how many); of a sweep: layers;
 # to destroy, point: UNKNOWN where a conversion came before, and nobody knows what it made

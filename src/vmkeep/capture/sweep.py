@@ -186,11 +186,13 @@ class _Sweep:
         elif has_no_vm(self.host, vm_id):
             return [Swept("VM", vm_id, "finished", _NO_VM)]
         swept: list[Swept] = []
-        for part in (self._checkpoints, self._reference_points, self._merge, self._drop_all):
+        for part in (self._checkpoints, self._reference_points):
             swept += self._tried(part)
         if not self.is_whole:
             told = [each.id for each in swept]
             swept += self._tried(lambda: self._unaccounted(told))
+        for part in (self._merge, self._drop_all):
+            swept += self._tried(part)
         return swept
 
     def _tried(self, part: Callable[[], list[Swept]]) -> list[Swept]:
@@ -398,12 +400,15 @@ class _Sweep:
         unmarked = list_unmarked(self.host, trace.vm_id, known_before=(*trace.known_checkpoints, *others))
         mine, doubtful = self._heard(Claimed(None, tuple(unmarked)))
         swept = [self._remove(checkpoint) for checkpoint in mine] + _asked("checkpoint", doubtful, _LOST)
-        known = (*trace.known_points, *self.durable, *others)
+        # The point of the run before was known, and is ours all the same.
+        strange = [each for each in trace.known_points if not is_among(each, [trace.previous or ""])]
+        known = (*strange, *self.durable, *self.unneeded, *others)
         points = [p for p in list_reference_points(self.host, trace.vm_id) if not is_among(p.id, known)]
         ours, unknown = self._heard(Claimed(None, tuple(points)))
         for point in ours:
             self._write_down_point(point.id)
-        return swept + [self._drop(point.id) for point in ours] + _asked("reference point", unknown, _LOST)
+        self.unneeded += tuple(point.id for point in ours)
+        return swept + _asked("reference point", unknown, _LOST)
 
 
 def _asked(what: What, doubtful: Sequence[T], why: str) -> list[Swept]:

@@ -23,6 +23,7 @@ class Trace:
     known_checkpoints: tuple[str, ...] = ()
     since: datetime | None = None
     job: str | None = None
+    has_failed: bool = False
     is_crash_asked: bool = False
     checkpoint: str | None = None
     layers: Mapping[str, str] = field(default_factory=dict)
@@ -32,6 +33,7 @@ class Trace:
     """Whether somebody was about to remove the checkpoint after that, for us."""
     converting_since: datetime | None = None
     converting_job: str | None = None
+    converting_has_failed: bool = False
     disks: int | None = None
     known_points: tuple[str, ...] = ()
     reference_point: str | None = None
@@ -44,12 +46,13 @@ class Trace:
     @property
     def asked(self) -> Asked:
         """The call for the checkpoint."""
-        return Asked(self.vm_id, self.known_checkpoints, self.since, self.job)
+        return Asked(self.vm_id, self.known_checkpoints, self.since, self.job, self.has_failed)
 
     @property
     def conversion(self) -> Conversion:
         """The conversion that was announced last."""
-        asked = Asked(self.vm_id, self.known_points, self.converting_since, self.converting_job)
+        since, has_failed = self.converting_since, self.converting_has_failed
+        asked = Asked(self.vm_id, self.known_points, since, self.converting_job, has_failed)
         return Conversion(asked, self.checkpoint or "", self.disks, self.is_crash_asked)
 
 
@@ -90,7 +93,10 @@ def _told_of_call(trace: Trace, step: str, detail: Mapping[str, Any]) -> dict[st
     if step == ASKING:
         return {"since": _moment(detail), "job": None}
     if step == ASKED:
-        return {"converting_job" if trace.is_converting else "job": str(detail["job"]).lower()}
+        job, has_failed = str(detail["job"]).lower(), bool(detail.get("failed"))
+        if trace.is_converting:
+            return {"converting_job": job, "converting_has_failed": has_failed}
+        return {"job": job, "has_failed": has_failed, "since": _moment(detail) or trace.since}
     if step == RELEASING and detail["how"] == "destroy":
         is_unknown = detail.get("point") == UNKNOWN
         return {"is_converting": is_unknown, "is_perhaps_removed": is_unknown}
@@ -100,6 +106,7 @@ def _told_of_call(trace: Trace, step: str, detail: Mapping[str, Any]) -> dict[st
             "known_points": tuple(detail["known_points"]),
             "converting_since": _moment(detail),
             "converting_job": None,
+            "converting_has_failed": False,
             "disks": detail.get("disks"),
         }
     if step == DECIDED:

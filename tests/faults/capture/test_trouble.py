@@ -21,6 +21,7 @@ from vmkeep.errors import VmkeepError
 from vmkeep.host.hyperv import (
     CheckpointMissing,
     CheckpointWish,
+    Fate,
     HyperV,
     OperationFailed,
     SettingIgnored,
@@ -238,10 +239,10 @@ def test_what_cannot_be_removed_without_an_error_is_an_error(lab: Lab, host: Doo
 def test_a_mark_of_ours_that_arrives_as_the_checkpoint_is_removed_is_no_stranger(
     host: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def late(hyperv: HyperV, checkpoint: CheckpointFacts) -> Went:
+    def late(hyperv: HyperV, checkpoint: CheckpointFacts, fate: Fate) -> Went:
         mark_checkpoint(hyperv, checkpoint, OWNER)
         monkeypatch.setattr(removing, "destroy_checkpoint", destroy_checkpoint)
-        return destroy_checkpoint(hyperv, checkpoint)
+        return destroy_checkpoint(hyperv, checkpoint, fate)
 
     made = create_checkpoint(host.host, host.vm(VM).vm.id, CheckpointWish(consistency=1), known_before=())
     monkeypatch.setattr(removing, "destroy_checkpoint", late)

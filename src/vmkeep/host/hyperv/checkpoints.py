@@ -212,12 +212,13 @@ class Went(Enum):
     OTHERWISE = "before any call of ours that may have run"
 
 
-def destroy_checkpoint(host: HyperV, checkpoint: CheckpointFacts) -> Went:
+def destroy_checkpoint(host: HyperV, checkpoint: CheckpointFacts, fate: Fate | None = None) -> Went:
     """Remove a recovery checkpoint and wait until it is gone; its merge goes on (:mod:`merging`).
 
     Safe to repeat. ``checkpoint`` is the one that was judged to be ours: raises NotOurs
-    if name or kind are no longer those.
+    if name or kind are no longer those. ``fate`` tells, whatever is raised, whether the call may have run.
     """
+    fate = fate or Fate()
     try:
         now = _read(host, checkpoint.vm_id, checkpoint.id)
     except CheckpointMissing:
@@ -228,21 +229,18 @@ def destroy_checkpoint(host: HyperV, checkpoint: CheckpointFacts) -> Went:
             f"not {checkpoint.name!r} (recovery)."
         )
     arguments = {"AffectedSnapshot": SETTINGS.ref(now.id)}
-    went = Went.PERHAPS_BY_US
     try:
-        perform(host, DESTROY_CHECKPOINT, arguments, Kind.DESTROY, now.name)
-        went = Went.BY_US
+        perform(host, DESTROY_CHECKPOINT, arguments, Kind.DESTROY, now.name, fate)
     except (OutcomeUnknown, ActionHappened):
         pass  # whether it ran is read below
-    except VmBusy:  # the call was refused
-        if is_there(host, now.vm_id, now.id):
-            raise
-        return Went.OTHERWISE
     except (HyperVError, InstanceMissing):
         if is_there(host, now.vm_id, now.id):
             raise
+    else:
+        _wait_until_gone(host, now)
+        return Went.BY_US
     _wait_until_gone(host, now)
-    return went
+    return Went.PERHAPS_BY_US if fate.may_have_run else Went.OTHERWISE
 
 
 def _wait_until_gone(host: HyperV, checkpoint: CheckpointFacts) -> None:

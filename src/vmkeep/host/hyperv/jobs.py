@@ -120,12 +120,13 @@ class Fate:
 
     ``may_have_run``: it was handed to the network, and nothing proves that the host refused or
     never got it. ``job`` is the id of the one the host answered with; ``accepted`` hears of it
-    at once: the place to write it down.
+    at once: the place to write it down. ``has_failed``: the host was heard to say that it failed.
     """
 
     def __init__(self, accepted: Callable[[str], None] | None = None) -> None:
         self.may_have_run = False
         self.job: str | None = None
+        self.has_failed = False
         self._accepted = accepted
 
     def take(self, job: str) -> None:
@@ -202,6 +203,8 @@ def perform(
     except VmkeepError as error:
         # Whatever kept us from hearing of the job: the call itself was accepted.
         error.context.setdefault("job", str(job))
+        if fate is not None:
+            fate.has_failed = "error_code" in error.context
         raise
 
 
