@@ -16,8 +16,6 @@ from vmkeep.repository.errors import Tampered
 from vmkeep.repository.listing import Listing, SealedPoint
 from vmkeep.repository.repository import Repository
 
-# A VM that is never tracked has no record in any of its points: not all of them are asked.
-_LOOK_BACK: Final = 4
 _FILES: Final = ""
 
 
@@ -27,15 +25,13 @@ class Baseline:
 
     ``reference_point`` is the newest one that any such point's tracking names: it lies
     on the host until a newer one is durable, whether the newest point rests on it or not.
-    ``orphans`` are those that later points made, whose tracking is gone or cannot be
-    read: nothing can rest on them any more. ``durable`` are the reference points that
-    stored tracking rests on, here or on another host: no sweep may take them.
+    ``durable`` are the reference points that stored tracking rests on, that one or another
+    host's: no sweep may take them.
     """
 
     base: SealedPoint | None = None
     tracking: TrackingRecord | None = None
     reference_point: str | None = None
-    orphans: tuple[str, ...] = ()
     durable: tuple[str, ...] = ()
 
 
@@ -60,17 +56,14 @@ def find_baseline(repository: Repository, listing: Listing, vm_id: str, here: He
     """
     with_tracking = repository.points.with_attached("tracking", vm_id)
     newest: dict[str, tuple[SealedPoint, TrackingRecord]] = {}
-    orphans: list[str] = []
     newest_first = sorted(listing.points, key=lambda each: each.point.number, reverse=True)
-    for age, sealed in enumerate(newest_first):
+    for sealed in newest_first:
         host = _host_of(sealed)
         if host in newest:
             continue
         record = _newest(repository, sealed) if sealed.name in with_tracking else None
         if record is not None:
             newest[host] = sealed, record
-        elif age < _LOOK_BACK:
-            orphans += _made(repository, sealed)
     durable = tuple(record.reference_point for _, record in newest.values())
     # Filled newest first.
     mine = next((host for host, (_, record) in newest.items() if _is_here(host, record, here)), None)
@@ -78,10 +71,10 @@ def find_baseline(repository: Repository, listing: Listing, vm_id: str, here: He
     own = next((sealed for sealed in newest_first if _host_of(sealed) in counted), None)
     base = own or listing.newest(vm_id)
     if mine is None:
-        return Baseline(base, orphans=tuple(orphans), durable=durable)
+        return Baseline(base, durable=durable)
     tracked, record = newest[mine]
     is_base = base is not None and tracked.name == base.name
-    return Baseline(base, record if is_base else None, record.reference_point, tuple(orphans), durable)
+    return Baseline(base, record if is_base else None, record.reference_point, durable)
 
 
 def _is_here(host: str, record: TrackingRecord, here: Here | None) -> bool:
@@ -101,13 +94,3 @@ def _newest(repository: Repository, sealed: SealedPoint) -> TrackingRecord | Non
         return TrackingRecord.from_json(found[-1]) if found else None
     except (Tampered, ValueError):
         return None
-
-
-def _made(repository: Repository, sealed: SealedPoint) -> list[str]:
-    """Return the reference points that a point's evidence says its run has made."""
-    try:
-        holds = [fields.get("hold") for fields in repository.points.attached("evidence", sealed.name)]
-    except Tampered:
-        return []
-    made = [hold.get("reference_point") for hold in holds if isinstance(hold, dict)]
-    return [point for point in made if isinstance(point, str)]

@@ -5,7 +5,7 @@ and reasons: hyperv-backup-api.md 2.3, design section 1.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from vmkeep import stopping
 from vmkeep.backup.errors import ChangesUnusable, RunRefused, VmOccupied
 from vmkeep.backup.leftovers import HOST, SOURCE, HostNames, clear_leftovers, owner_of, questions, still_owed
+from vmkeep.backup.orphans import ORPHANS, find_orphans
 from vmkeep.backup.outcome import Outcome, note_failure
 from vmkeep.backup.proof import end_of_guest, is_lower, proven_by, what_was_asked
 from vmkeep.backup.sealed import Sealed
@@ -481,28 +482,41 @@ class _VmRun:
         sealed.evidence = ({"hold": held.evidence},)
         if released.tracking is None:
             return
-        with _left_if_stopped(released.tracking.reference_point):
-            self._drop_orphans(baseline)
-            fields = {"time": format_time(self._clock.now()), "run": self._journal.run}
+        new = released.tracking.reference_point
+        with _left_if_stopped(new):
+            orphans = self._drop_orphans((new, *baseline.durable))
+            fields = {"time": format_time(self._clock.now()), "run": self._journal.run, ORPHANS: orphans}
             record = released.tracking.to_json()
             self._repository.points.attach("tracking", sealed.point.name, {**fields, **record})
         with _left_if_stopped(baseline.reference_point):
             held.drop_previous(baseline.reference_point)
 
-    def _drop_orphans(self, baseline: Baseline) -> None:
-        """Drop reference points of ours that no run can use: whose tracking is gone, or cannot be read.
+    def _drop_orphans(self, needed: Collection[str]) -> list[str]:
+        """Drop the reference points of ours that no run can use; return those that stay.
 
-        Before the new tracking is stored: from then on nobody looks for them.
+        Before the new tracking is stored: it tells the next run which stay.
         """
-        for nth, orphan in enumerate(baseline.orphans):
+        try:
+            listed = [point.id for point in list_reference_points(self._host, self._host_id)]
+            orphans = find_orphans(self._repository.points, self._vm.id, listed, needed)
+        except VmkeepError as error:
+            unknown = "whether earlier runs have left reference points on the host is not known"
+            self._warnings.append(f"{unknown}, and the next run looks again: {error.message}")
+            return []
+        stay = []
+        for nth, orphan in enumerate(orphans):
             try:
-                with _left_if_stopped(*baseline.orphans[nth:]):
+                with _left_if_stopped(*orphans[nth:]):
                     destroy_point(self._host, self._host_id, orphan)
+                self._notes.append(f"a reference point that an earlier run had left was removed: {orphan}.")
             except HostTrouble as error:
+                what = f"the reference point {orphan}"
                 self._warnings.append(
-                    f"left behind on the host: the reference point {orphan}: {error.message}"
+                    f"left behind on the host, and the next run tries again: {what}: {error.message}"
                 )
-                self._left.append(f"the reference point {orphan}")
+                self._left.append(what)
+                stay.append(orphan)
+        return stay
 
     def _conclude(self, sealed: Sealed) -> Consistency:
         """Store the evidence, close the journal if nothing is left to do; return what is proven now."""

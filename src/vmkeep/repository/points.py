@@ -3,9 +3,10 @@
 `docs/format.md` sections 8 and 9.
 """
 
+import heapq
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -218,6 +219,21 @@ class Points:
         stem = name.removeprefix(POINTS)
         found = [self._open(info.name) for info in self._store.list(f"{kind}/{stem}/")]
         return sorted(found, key=lambda fields: str(fields.get("time", "")))
+
+    def newest_attached(
+        self, kind: Literal["tracking", "evidence"], vm_id: str, most: int
+    ) -> Iterator[dict[str, Any]]:
+        """Yield what was added beside a VM's points, the newest points' first, read as it is asked for.
+
+        It goes by the names of the objects, so the points themselves need not be readable. No more
+        than ``most`` objects are read; what cannot be read is passed over.
+        """
+        listed = self._store.list(f"{kind}/{self._ring.vm_key(vm_id)}/")
+        for name in heapq.nlargest(most, (info.name for info in listed)):
+            try:
+                yield self._open(name)
+            except (Tampered, ObjectMissing):
+                continue
 
     def _box(self, name: str, fields: Mapping[str, Any]) -> bytes:
         return close_box(self._ring, name, json.dumps(dict(fields)).encode())

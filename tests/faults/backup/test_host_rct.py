@@ -6,6 +6,7 @@ import pytest
 
 from tests.faults.stores import FaultyStore, Flip, Remove, tamper
 from tests.host_runs import SCENARIO, Host, evidence_of, host_of
+from tests.lab_captures import MANY
 from tests.lab_process import ForeignClient, Lab, reference, running_lab
 from tests.repositories import names
 from vmkeep.backup import run as folder_run
@@ -221,8 +222,9 @@ def test_a_refused_conversion_of_a_vm_at_rest_is_told_and_costs_nothing_else(lab
 def test_an_old_reference_point_that_stays_is_told_and_taken_away_later(lab: Lab, host: Host) -> None:
     host.take("web")
     (old,) = host.points_left()["web"]
-    lab.control.ask("fail", at="reference-job", vm="web")
+    lab.control.ask("fail", at="reference-job", vm="web", times=MANY)  # it is tried again for a while
     outcome = host.take("web")
+    lab.control.ask("heal")
     assert (outcome.exit_code, outcome.consistency) == (ExitCode.PARTIAL, Consistency.APPLICATION)
     assert any("reference point" in warning for warning in outcome.warnings), outcome.warnings
     assert not any("could not be released" in warning for warning in outcome.warnings)
