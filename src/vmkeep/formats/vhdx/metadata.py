@@ -173,6 +173,9 @@ def _interpret(contents: dict[UUID, bytes], faults: _Faults) -> Metadata:
     locator = contents.get(layout.ITEM_PARENT_LOCATOR)
     if has_parent and locator is None:
         raise faults.corrupt("a differencing disk without a parent locator", "2.6.2.6")
+    if locator is not None and not has_parent:
+        # No checksum guards the bit: without it all the parent's bytes would read as zeros.
+        raise faults.corrupt("a disk that names a parent, and says that it has none", "2.6.2.6")
     return Metadata(
         block_size=block_size,
         leave_allocated=bool(bits & _LEAVE_BLOCK_ALLOCATED),
@@ -181,7 +184,7 @@ def _interpret(contents: dict[UUID, bytes], faults: _Faults) -> Metadata:
         disk_id=layout.guid(contents[layout.ITEM_DISK_ID]),
         logical_sector=logical,
         physical_sector=physical,
-        locator=locator if has_parent else None,
+        locator=locator,
     )
 
 
