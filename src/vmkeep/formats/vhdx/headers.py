@@ -31,11 +31,13 @@ def parse_header(data: bytes) -> Header | None:
     if len(data) < layout.HEADER_SIZE or data[:4] != layout.HEADER_SIGNATURE:
         return None
     data = data[: layout.HEADER_SIZE]
-    _, crc, sequence, file_write, data_write, log, log_version, version, length, offset = (
+    return _unpack(data) if data == layout.with_checksum(data) else None
+
+
+def _unpack(data: bytes) -> Header:
+    _, _, sequence, file_write, data_write, log, log_version, version, length, offset = (
         layout.HEADER.unpack_from(data)
     )
-    if crc != layout.checksum(data):
-        return None
     return Header(
         sequence=sequence,
         file_write_guid=layout.guid(file_write),
@@ -89,6 +91,12 @@ def choose_header(section: bytes, file: str) -> Header:
     current = max(valid, key=lambda header: header.sequence)
     _refuse_versions(current, file, layout.HEADER_OFFSETS[found.index(current)])
     return current
+
+
+def damaged_header(section: bytes) -> Header | None:
+    """Return what the one damaged header seems to say, not a word of it proven; None when both are sound."""
+    slots = [_slot(section, offset) for offset in layout.HEADER_OFFSETS]
+    return next((_unpack(slot) for slot in slots if parse_header(slot) is None), None)
 
 
 def _refuse_versions(header: Header, file: str, offset: int) -> None:
