@@ -13,8 +13,8 @@ from vmkeep.formats.layers import GRANULE
 from vmkeep.formats.pages import Pages
 from vmkeep.formats.source import Source
 from vmkeep.formats.space import BlockSpace, TakenSpace
-from vmkeep.formats.vhd.footer import SECTOR, Footers
-from vmkeep.formats.vhd.header import ABSENT, HEADER_SIZE, DynamicHeader
+from vmkeep.formats.vhd.footer import KINDS, SECTOR, Footers
+from vmkeep.formats.vhd.header import ABSENT, HEADER_SIZE, DynamicHeader, locator_fits
 from vmkeep.ranges import ByteRange
 
 _PAGE_ENTRIES: Final = 1 << 14
@@ -91,13 +91,18 @@ class BlockMap:
         count = -(-self._size // self.block_size)
         self.table = BlockTable(source, header.table_offset, count)
         self._bitmaps = Pages(self._read_bitmap)
-        # Blocks end where the footer begins; without one at the end, where the file ends.
-        self._data_end = footers.end.offset if footers.end.footer is not None else source.size()
-        self._structures = (
+        self._data_end = footers.data_end
+        self._structures = [
             (0, SECTOR, "the footer copy"),
             (footer.data_offset, footer.data_offset + HEADER_SIZE, "the dynamic header"),
             (header.table_offset, header.table_offset + 4 * count, "the block table"),
-        )
+        ]
+        if KINDS[footer.kind_code] == "differencing":  # else nobody asks for the texts
+            self._structures += [
+                (text.offset, text.offset + text.length, "the text of a parent locator")
+                for text in header.locators
+                if text.length and locator_fits(text, source.size())
+            ]
 
     def _read_bitmap(self, place: int) -> bytes:
         bitmap = bytearray(self.bitmap_size)

@@ -33,7 +33,7 @@ def open_vhd(source: Source, find_parent: FindParent, *, complete: bool = True) 
     kind = require_readable(footer, source.name, footers.chosen.offset)
     if kind == "fixed":
         return FixedVhd(source, footers)
-    header = read_header(source, footer.data_offset, footer.current_size)
+    header = read_header(source, footers)
     if kind == "dynamic":
         return SparseVhd(source, footers, header, None, None)
     locators = parent_locators(source, header)

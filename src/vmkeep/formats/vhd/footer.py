@@ -157,6 +157,11 @@ class Footers:
         assert footer is not None  # _choose takes only a whole one
         return footer
 
+    @property
+    def data_end(self) -> int:
+        """Where tables and blocks end: at the footer or, where there is none, at the end of the file."""
+        return self.end.offset + (len(self.end.raw) if self.end.footer is None else 0)
+
 
 def read_footers(source: Source) -> Footers:
     """Find the footer at the end or, where that is damaged, its copy at offset 0.

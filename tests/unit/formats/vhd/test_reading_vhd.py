@@ -335,6 +335,32 @@ def test_a_block_on_the_end_footer_is_an_error() -> None:
         open_bytes(data).read_at(2 * 4096, 1)
 
 
+@pytest.mark.parametrize("table", [512 + 1020, 512, 100])
+def test_a_table_on_the_dynamic_header_or_before_it_is_refused(table: int) -> None:
+    data = small().build()
+    data[512 + 16 : 512 + 24] = table.to_bytes(8, "big")
+    resum(data, 512, 1024, 36)
+    with pytest.raises(CorruptDisk) as caught:
+        open_bytes(data)
+    assert caught.value.rule == "VHD dynamic header: Table Offset"
+
+
+@pytest.mark.parametrize("has_footer", [True, False])
+def test_a_table_on_the_end_footer_is_refused(has_footer: bool) -> None:
+    layer = small()
+    layer.blocks = {}
+    data = layer.build()
+    if not has_footer:
+        data[-512:] = b"\xff" * 512  # so these bytes may be the table's
+    data[512 + 16 : 512 + 24] = (len(data) - 512).to_bytes(8, "big")
+    resum(data, 512, 1024, 36)
+    if has_footer:
+        with pytest.raises(TruncatedDisk):
+            open_bytes(data)
+    else:
+        assert content(open_bytes(data)) == bytes(layer.size)
+
+
 @pytest.mark.parametrize("shift", [0, 1, 4])
 def test_overlapping_blocks_are_found_by_check(shift: int) -> None:
     layer = small()
@@ -655,6 +681,46 @@ def test_a_locator_outside_the_file_is_left_out_and_reported(length: int, offset
     base = fixed(pattern(4 * 4096), BASE_ID)
     disk = open_bytes(data, find_in(base=base))
     assert [(f.severity, f.rule) for f in disk.check()] == [("warning", "VHD dynamic header: Parent Locator")]
+
+
+@pytest.mark.parametrize("back", [0, 1])
+def test_a_block_on_the_text_of_a_parent_locator_is_an_error(back: int) -> None:
+    """The second of two texts ends in its second sector; the blocks lie behind it."""
+    texts = [(b"W2ku", "C:\\base.vhd".encode("utf-16-le"), 512), (b"W2ru", b"b\0" * 300, 1024)]
+    made = child(locators=texts)
+    made.gap = 9 * 512
+    data = made.build()
+    text_at = int.from_bytes(data[512 + 576 + 24 + 16 : 512 + 576 + 24 + 24], "big")
+    base = fixed(pattern(4 * 4096), BASE_ID)
+    set_entry(data, 1, text_at // 512 + 2)
+    sound = open_bytes(data, find_in(base=base))
+    assert sound.read_at(4096, 512) != b"" and list(sound.check()) == []
+    set_entry(data, 1, text_at // 512 + 1 - back)
+    disk = open_bytes(data, find_in(base=base))
+    with pytest.raises(CorruptDisk, match=r"block 1 .* lies on the text of a parent locator"):
+        disk.read_at(4096, 512)
+    with pytest.raises(CorruptDisk):
+        list(disk.extents())
+    assert [f.severity for f in disk.check()] == ["error"]
+    assert disk.read_at(2 * 4096, 4096) == apply(pattern(4 * 4096), made)[2 * 4096 : 3 * 4096]
+
+
+def test_locators_without_a_text_or_a_parent_keep_no_block_away() -> None:
+    made = child(locators=[(b"W2ru", b"x\0", 512), (b"W2ku", b"", 512)])
+    data = made.build()
+    place = made.places[2]
+    # The empty text lies inside of the block.
+    data[512 + 576 + 24 + 16 : 512 + 576 + 24 + 24] = (place + 1024).to_bytes(8, "big")
+    resum(data, 512, 1024, 36)
+    base = fixed(pattern(4 * 4096, 3), BASE_ID)
+    assert content(open_bytes(data, find_in(base=base))) == apply(pattern(4 * 4096, 3), made)
+    alone = small()
+    data = alone.build()
+    data[512 + 576 : 512 + 600] = (
+        b"W2ru" + bytes(4) + (512).to_bytes(4, "big") + bytes(4) + (alone.places[1].to_bytes(8, "big"))
+    )
+    resum(data, 512, 1024, 36)
+    assert content(open_bytes(data)) == apply(b"", alone)
 
 
 def test_data_under_zero_bits_of_a_child_is_the_parents_business() -> None:
