@@ -18,6 +18,7 @@ from vmkeep.formats.vhd.header import ABSENT, HEADER_SIZE, DynamicHeader, locato
 from vmkeep.ranges import ByteRange
 
 _PAGE_ENTRIES: Final = 1 << 14
+_PAGE: Final = 4096  # of the host's disk
 # The first sector of a block has the highest bit of its byte, where everything else counts from the lowest.
 _TURNED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -113,6 +114,18 @@ class BlockMap:
         """Yield the number of each block that the table says is here, with its entry, judged by nobody."""
         for first, page in self.table.pages():
             yield from _used(first, page)
+
+    def ends_like_a_disk(self) -> bool:
+        """Tell whether the file ends with the last thing in it, or the next block; looks at the whole table.
+
+        A writer puts a new block over the footer and a new footer behind it: what
+        was torn then ends at most one block later. Data may begin on a page.
+        """
+        block = self.bitmap_size + self.block_size
+        ends = [stop for _, stop, _ in self._structures]
+        for _, page in self.table.pages():
+            ends.append(max((entry * SECTOR + block for entry in page if entry != ABSENT), default=0))
+        return max(ends) >= self._data_end - block - _PAGE - SECTOR
 
     def length(self, number: int) -> int:
         """Return how many of the guest's bytes block ``number`` covers; the last one may be short."""

@@ -27,6 +27,7 @@ CODES: Final[dict[Kind, int]] = {kind: code for code, kind in KINDS.items()}
 # 56 cylinders H, heads B, sectors B | 60 type I | 64 checksum I | 68 unique id 16s | 84 saved state B
 _LAYOUT: Final = struct.Struct(">8sIIQI4sI4sQQHBBII16sB")
 CHECKSUM_AT: Final = 64
+COPY_RULE: Final = "VHD footer: the copy at offset 0 mirrors the footer"
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,12 @@ class FooterCopy:
     def has_cookie(self) -> bool:
         return self.raw.startswith(COOKIE)
 
+    @property
+    def was_fixed(self) -> bool:
+        """Tell whether this is, or once was, the footer of a fixed disk: most of what marks one is there."""
+        cookie = sum(here == right for here, right in zip(self.raw, COOKIE, strict=False))
+        return cookie >= 6 and self.raw[16:24].count(0xFF) >= 4  # Data Offset: all ones
+
 
 def _look(source: Source, offset: int, length: int) -> FooterCopy:
     raw = read_at(source, offset, length)
@@ -193,7 +200,7 @@ def _choose(source: Source, size: int, end: FooterCopy, start: FooterCopy) -> Fo
     if last is not None and first is not None and _disagree(last, first):
         raise CorruptDisk(
             f"the two footers of {name!r} describe different disks.", file=name, offset=end.offset,
-            rule="VHD footer: the copy at offset 0 mirrors the footer",
+            rule=COPY_RULE,
         )  # fmt: skip
     if last is not None:
         return end
@@ -205,6 +212,8 @@ def _choose(source: Source, size: int, end: FooterCopy, start: FooterCopy) -> Fo
             offset=where.offset,
             rule="VHD footer",
         )
+    if end.was_fixed:
+        raise guests_copy(name, end.offset)
     if first.kind_code == CODES["fixed"]:
         raise TruncatedDisk(
             f"{name!r} is a fixed VHD whose footer is not at its end.",
@@ -213,6 +222,16 @@ def _choose(source: Source, size: int, end: FooterCopy, start: FooterCopy) -> Fo
             rule="VHD footer",
         )
     return start
+
+
+def guests_copy(name: str, offset: int) -> CorruptDisk:
+    """Say that the footer is damaged and what stands at offset 0 may be the guest's."""
+    return CorruptDisk(
+        f"the footer of {name!r} is damaged, and its start may be the content of a fixed disk.",
+        file=name,
+        offset=offset,
+        rule=COPY_RULE,
+    )
 
 
 def _disagree(one: Footer, other: Footer) -> bool:
