@@ -119,6 +119,11 @@ def geometry_of(size: int) -> tuple[int, int, int]:
     return tracks // heads, heads, sectors
 
 
+def is_nearly_cookie(raw: bytes) -> bool:
+    """Tell whether all but two bytes at most of the cookie are there."""
+    return sum(here == right for here, right in zip(raw, COOKIE, strict=False)) >= len(COOKIE) - 2
+
+
 @dataclass(frozen=True)
 class FooterCopy:
     """One place where a footer should be: what was found there."""
@@ -135,8 +140,7 @@ class FooterCopy:
     @property
     def was_fixed(self) -> bool:
         """Tell whether this is, or once was, the footer of a fixed disk: most of what marks one is there."""
-        cookie = sum(here == right for here, right in zip(self.raw, COOKIE, strict=False))
-        return cookie >= 6 and self.raw[16:24].count(0xFF) >= 4  # Data Offset: all ones
+        return is_nearly_cookie(self.raw) and self.raw[16:24].count(0xFF) >= 4  # Data Offset: all ones
 
 
 def _look(source: Source, offset: int, length: int) -> FooterCopy:

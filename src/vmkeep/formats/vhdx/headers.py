@@ -116,6 +116,18 @@ def _refuse_versions(header: Header, file: str, offset: int) -> None:
         )
 
 
+def refuse_vhdx_remains(source: Source) -> None:
+    """Raise :class:`CorruptDisk` for a file whose identifier is damaged and a header is not."""
+    for offset in layout.HEADER_OFFSETS:
+        if parse_header(read_at(source, offset, layout.HEADER_SIZE)) is not None:
+            raise CorruptDisk(
+                f"{source.name!r} is a VHDX file whose identifier is damaged.",
+                file=source.name,
+                offset=layout.IDENTIFIER_OFFSET,
+                rule="[MS-VHDX] 2.2.1",
+            )
+
+
 def read_marks(source: Source) -> tuple[object, ...]:
     """Read both headers anew and return what a writer must change before it writes.
 
