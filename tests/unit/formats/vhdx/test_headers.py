@@ -126,7 +126,7 @@ STALE_LOG = UUID("99999999-8888-4777-8666-555555555555")
 def with_pending_log(*, older: UUID = gen.NO_LOG, newer: UUID = gen.LOG_GUID) -> gen.Made:
     """Block 0 holds A and block 1 B; the table on the disk says the opposite, the log the right thing."""
     blocks = {0: gen.Block(gen.FULL, A), 1: gen.Block(gen.FULL, B)}
-    made = gen.make_vhdx(disk_size=2 * gen.MIB, blocks=blocks)
+    made = gen.make_vhdx(disk_size=2 * gen.MIB, blocks=blocks, gaps=False)
     right = made.page(made.bat)
     made.set_u64(made.entry_at(0), made.places[1] | gen.FULL)
     made.set_u64(made.entry_at(1), made.places[0] | gen.FULL)

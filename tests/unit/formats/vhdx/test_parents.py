@@ -36,7 +36,13 @@ def base(size: int = 4 * gen.MIB, sector: int = 512, guid: UUID = LINK) -> gen.M
 
 def child(blocks: dict[int, gen.Block], size: int = 4 * gen.MIB, sector: int = 512) -> gen.Made:
     return gen.make_vhdx(
-        disk_size=size, sector=sector, blocks=blocks, has_parent=True, locator=linkage(), write_guid=LINK2
+        disk_size=size,
+        sector=sector,
+        blocks=blocks,
+        has_parent=True,
+        locator=linkage(),
+        write_guid=LINK2,
+        gaps=False,
     )
 
 
