@@ -243,8 +243,9 @@ def make_vhdx(
     log_guid: UUID = NO_LOG,
     log_ring: bytes | None = None,
     seed: int = 0,
+    gaps: bool = True,
 ) -> Made:
-    """Build a whole file: blocks in an order the seed decides, regions behind the log."""
+    """Build a whole file: blocks in an order the seed decides, some behind gaps, regions behind the log."""
     blocks = dict(blocks or {})
     ratio = chunk_ratio(block_size, sector)
     payload = -(-disk_size // block_size)
@@ -280,20 +281,22 @@ def make_vhdx(
         if locator is not None:
             items = [*items, (PARENT_LOCATOR, REQUIRED, parent_locator(locator))]
     made.put(metadata, metadata_region([*items, *extra_items]))
-    _place_blocks(made, blocks, block_size, sector, seed)
+    _place_blocks(made, blocks, block_size, sector, seed if gaps else None)
     return made
 
 
-def _place_blocks(made: Made, blocks: Mapping[int, Block], block_size: int, sector: int, seed: int) -> None:
-    """Lay blocks and bitmaps behind everything else, shuffled, with a gap now and then."""
+def _place_blocks(
+    made: Made, blocks: Mapping[int, Block], block_size: int, sector: int, seed: int | None
+) -> None:
+    """Lay blocks and bitmaps behind everything else, shuffled; with a seed, some behind gaps."""
     partial_chunks = {n // made.ratio for n, block in blocks.items() if block.state == PARTIAL}
     order: list[tuple[str, int]] = [("bitmap", chunk) for chunk in sorted(partial_chunks)]
     order += [("block", n) for n in sorted(blocks) if blocks[n].data or blocks[n].stale]
-    rng = random.Random(seed)
+    rng = random.Random(seed or 0)
     rng.shuffle(order)
     end = -(-len(made.data) // MIB) * MIB
     for kind, number in order:
-        end += MIB * (rng.randrange(4) == 0)
+        end += MIB * (seed is not None and rng.randrange(4) == 0)
         if kind == "bitmap":
             made.bitmap_places[number] = end
             made.put(end, _bitmap(blocks, number, made.ratio, block_size // sector))

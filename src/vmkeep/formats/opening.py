@@ -15,8 +15,8 @@ from vmkeep.formats.parents import ParentReference
 from vmkeep.formats.raw import open_raw
 from vmkeep.formats.source import Source, read_at
 from vmkeep.formats.target_folder import PARTIAL_SUFFIX
-from vmkeep.formats.vhd import open_vhd
-from vmkeep.formats.vhdx import LogAllowance, VhdxDisk, open_vhdx
+from vmkeep.formats.vhd import open_vhd, refuse_vhd_remains
+from vmkeep.formats.vhdx import LogAllowance, VhdxDisk, open_vhdx, refuse_vhdx_remains
 
 # Hyper-V makes 50 checkpoints.
 _DEEPEST_CHAIN: Final = 64
@@ -304,7 +304,7 @@ def recognise(source: Source, *, raw_allowed: bool = True) -> Format:
     expected = format_of_name(name)
     claimed = _claimed(source, size, expected)
     if expected in ("vhdx", "vhd"):
-        return _require(expected, claimed, name)
+        return _require(expected, claimed, source)
     foreign = _foreign(source, _CONTAINERS if expected == "raw" else _CONTAINERS + _NO_CONTAINERS)
     if expected == "raw" and claimed:
         raise UnsupportedDisk(
@@ -381,14 +381,16 @@ def _claimed(source: Source, size: int, expected: Format | None) -> list[Format]
     return claimed
 
 
-def _require(expected: Format, claimed: list[Format], name: str) -> Format:
+def _require(expected: Format, claimed: list[Format], source: Source) -> Format:
     if expected in claimed:
         return expected
-    title = _TITLES[expected]
+    if not claimed:
+        refuse_remains = {"vhdx": refuse_vhdx_remains, "vhd": refuse_vhd_remains}[expected]
+        refuse_remains(source)
     looks = f"it looks like {_TITLES[claimed[0]]}" if claimed else "it is damaged, cut, or something else"
     raise NotADisk(
-        f"{name!r} is named like a {title} file but does not have its signature: {looks}.",
-        file=name,
+        f"{source.name!r} is named like a {_TITLES[expected]} file but does not have its signature: {looks}.",
+        file=source.name,
         offset=0,
     )
 

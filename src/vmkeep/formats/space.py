@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -50,6 +50,22 @@ class TakenSpace:
             for page, low, high in self._parts(place)
             if (edges := self._pages.get(page)) is not None
         )
+
+    def places(self) -> Iterator[ByteRange]:
+        """Yield what is taken, ascending; neighbours may come in two pieces."""
+        for page, edges in sorted(self._pages.items()):
+            for low, high in zip(edges[::2], edges[1::2], strict=True):
+                yield ByteRange((page * _PAGE + low) * self._unit, (high - low) * self._unit)
+
+    def free(self, end: int) -> Iterator[ByteRange]:
+        """Yield what is not taken of ``[0, end)``, ascending."""
+        at = 0
+        for place in self.places():
+            if at < min(place.offset, end):
+                yield ByteRange(at, min(place.offset, end) - at)
+            at = place.end
+        if at < end:
+            yield ByteRange(at, end - at)
 
     def _parts(self, place: ByteRange) -> Sequence[tuple[int, int, int]]:
         """Return the pages of the place, each with the edges it has there."""

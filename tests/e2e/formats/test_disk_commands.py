@@ -132,6 +132,15 @@ def test_check_of_a_disk_that_cannot_be_opened_ends_with_14_too(vhd: Path) -> No
     assert document("check", vhd)["findings"][0]["offset"] == 512
 
 
+def test_check_of_a_disk_whose_identifier_is_damaged_ends_with_14_too(tmp_path: Path) -> None:
+    path = tmp_path / "disk.vhdx"
+    data = bytearray(make_vhdx(disk_size=2 * MIB).data)
+    data[3] ^= 1
+    path.write_bytes(data)
+    assert invoke("check", path).exit_code == 14
+    assert [(f["offset"], f["rule"]) for f in document("check", path)["findings"]] == [(0, "[MS-VHDX] 2.2.1")]
+
+
 def test_check_examines_the_parents(chain: Path) -> None:
     assert disk_check(chain)["layers"] == [str(chain), str(chain.parent / "base.vhd")]
     (chain.parent / "base.vhd").write_bytes(fixed(b"\3" * 8 * MIB, BASE_ID, saved_state=1))

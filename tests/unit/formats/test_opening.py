@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from tests.generators.vhd_bytes import DIFFERENCING, Block, Sparse, apply, fixed, full_block
+from tests.generators.vhdx_bytes import MIB, make_vhdx
 from vmkeep.formats.creating import create_disk
 from vmkeep.formats.disk import DiskProfile, Format
 from vmkeep.formats.errors import (
@@ -83,6 +84,49 @@ def test_a_raw_disk_may_hold_a_hybrid_iso_if_its_name_says_raw() -> None:
 def test_a_damaged_vhd_or_vhdx_never_passes_for_raw(name: str, content: bytes) -> None:
     with pytest.raises(NotADisk, match="signature"):
         open_disk(BytesSource(content, name))
+
+
+@pytest.mark.parametrize("at", range(8))
+@pytest.mark.parametrize("has_first_header", [True, False])
+def test_a_vhdx_with_a_damaged_identifier_is_damaged_and_no_other_file(
+    at: int, has_first_header: bool
+) -> None:
+    made = make_vhdx(disk_size=MIB)
+    made.data[at] ^= 1 << at
+    made.data[65536] ^= not has_first_header
+    with pytest.raises(CorruptDisk, match="identifier") as caught:
+        open_disk(BytesSource(made.data, "disk.avhdx"))
+    assert (caught.value.offset, caught.value.rule) == (0, "[MS-VHDX] 2.2.1")
+
+
+@pytest.mark.parametrize("end", [512, 511])
+@pytest.mark.parametrize("at", range(8))
+def test_a_fixed_vhd_with_a_damaged_cookie_is_damaged_and_no_other_file(at: int, end: int) -> None:
+    data = bytearray(fixed(b"\1" * 4096, ID))[: 4096 + end]
+    data[4096 + at] ^= 1 << at
+    with pytest.raises(CorruptDisk, match="footer") as caught:
+        open_disk(BytesSource(data, "disk.vhd"))
+    assert (caught.value.offset, caught.value.rule) == (4096, "VHD footer: Cookie")
+
+
+@pytest.mark.parametrize("damage", [b"connectx", bytes(8), bytes(512)])
+def test_a_dynamic_vhd_with_two_damaged_cookies_is_damaged_and_no_other_file(damage: bytes) -> None:
+    data = Sparse(8192, 4096, {1: full_block(b"\7" * 4096)}, ID).build()
+    data[: len(damage)] = data[-512 : len(data) - 512 + len(damage)] = damage
+    with pytest.raises(CorruptDisk, match="footer"):
+        open_disk(BytesSource(data, "disk.vhd"))
+
+
+def test_what_only_resembles_a_damaged_disk_is_no_disk() -> None:
+    unlike = bytearray(fixed(b"\1" * 4096, ID))
+    unlike[4096:4099] = b"xyz"
+    made = make_vhdx(disk_size=MIB)
+    made.data[0] ^= 1
+    made.data[65536] ^= 1
+    made.data[131072] ^= 1
+    for content, name in ((unlike, "disk.vhd"), (made.data, "disk.vhdx"), (made.data, "disk.vhd")):
+        with pytest.raises(NotADisk, match="signature"):
+            open_disk(BytesSource(content, name))
 
 
 @pytest.mark.parametrize(

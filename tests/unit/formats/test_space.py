@@ -38,6 +38,19 @@ def test_a_place_is_taken_when_any_of_it_was(taken: list[tuple[int, int]], asked
     first, count = asked
     own = set(range(first, first + count))
     assert space.meets(ByteRange(first * UNIT, count * UNIT)) is bool(own & model)
+    end = first + count
+    free = [
+        unit for low, length in space.free(end * UNIT) for unit in range(low // UNIT, (low + length) // UNIT)
+    ]
+    assert free == [unit for unit in range(end) if unit not in model]
+
+
+def test_what_is_free_ends_with_the_file() -> None:
+    space = TakenSpace(UNIT)
+    assert list(space.free(700)) == [ByteRange(0, 700)]
+    space.take(ByteRange(UNIT, UNIT))
+    assert list(space.free(3 * UNIT - 1)) == [ByteRange(0, UNIT), ByteRange(2 * UNIT, UNIT - 1)]
+    assert list(space.free(UNIT)) == [ByteRange(0, UNIT)]
 
 
 def test_the_last_unit_of_a_place_may_be_begun_only() -> None:

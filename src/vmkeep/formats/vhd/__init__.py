@@ -10,5 +10,6 @@ This package must not know where files come from or how parents are found.
 
 from vmkeep.formats.vhd.create import create_vhd
 from vmkeep.formats.vhd.disk import open_vhd
+from vmkeep.formats.vhd.remains import refuse_vhd_remains
 
-__all__ = ["create_vhd", "open_vhd"]
+__all__ = ["create_vhd", "open_vhd", "refuse_vhd_remains"]

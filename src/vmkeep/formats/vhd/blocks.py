@@ -13,11 +13,12 @@ from vmkeep.formats.layers import GRANULE
 from vmkeep.formats.pages import Pages
 from vmkeep.formats.source import Source
 from vmkeep.formats.space import BlockSpace, TakenSpace
-from vmkeep.formats.vhd.footer import SECTOR, Footers
-from vmkeep.formats.vhd.header import ABSENT, HEADER_SIZE, DynamicHeader
+from vmkeep.formats.vhd.footer import KINDS, SECTOR, Footers
+from vmkeep.formats.vhd.header import ABSENT, HEADER_SIZE, DynamicHeader, locator_fits
 from vmkeep.ranges import ByteRange
 
 _PAGE_ENTRIES: Final = 1 << 14
+_PAGE: Final = 4096  # of the host's disk
 # The first sector of a block has the highest bit of its byte, where everything else counts from the lowest.
 _TURNED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -91,13 +92,18 @@ class BlockMap:
         count = -(-self._size // self.block_size)
         self.table = BlockTable(source, header.table_offset, count)
         self._bitmaps = Pages(self._read_bitmap)
-        # Blocks end where the footer begins; without one at the end, where the file ends.
-        self._data_end = footers.end.offset if footers.end.footer is not None else source.size()
-        self._structures = (
+        self._data_end = footers.data_end
+        self._structures = [
             (0, SECTOR, "the footer copy"),
             (footer.data_offset, footer.data_offset + HEADER_SIZE, "the dynamic header"),
             (header.table_offset, header.table_offset + 4 * count, "the block table"),
-        )
+        ]
+        if KINDS[footer.kind_code] == "differencing":  # else nobody asks for the texts
+            self._structures += [
+                (text.offset, text.offset + text.length, "the text of a parent locator")
+                for text in header.locators
+                if text.length and locator_fits(text, source.size())
+            ]
 
     def _read_bitmap(self, place: int) -> bytes:
         bitmap = bytearray(self.bitmap_size)
@@ -108,6 +114,18 @@ class BlockMap:
         """Yield the number of each block that the table says is here, with its entry, judged by nobody."""
         for first, page in self.table.pages():
             yield from _used(first, page)
+
+    def ends_like_a_disk(self) -> bool:
+        """Tell whether the file ends with the last thing in it, or the next block; looks at the whole table.
+
+        A writer puts a new block over the footer and a new footer behind it: what
+        was torn then ends at most one block later. Data may begin on a page.
+        """
+        block = self.bitmap_size + self.block_size
+        ends = [stop for _, stop, _ in self._structures]
+        for _, page in self.table.pages():
+            ends.append(max((entry * SECTOR + block for entry in page if entry != ABSENT), default=0))
+        return max(ends) >= self._data_end - block - _PAGE - SECTOR
 
     def length(self, number: int) -> int:
         """Return how many of the guest's bytes block ``number`` covers; the last one may be short."""

@@ -13,7 +13,7 @@ from vmkeep.formats.raw import FlatDisk, require_inside
 from vmkeep.formats.source import Source, read_at
 from vmkeep.formats.vhd.blocks import BlockMap, Present
 from vmkeep.formats.vhd.findings import examine_fixed, examine_sparse
-from vmkeep.formats.vhd.footer import SECTOR, Footers, read_footers, require_readable
+from vmkeep.formats.vhd.footer import SECTOR, Footers, guests_copy, read_footers, require_readable
 from vmkeep.formats.vhd.header import HEADER_SIZE, DynamicHeader, parent_locators, read_header
 from vmkeep.ranges import ByteRange, intersect, join_sorted
 
@@ -33,7 +33,7 @@ def open_vhd(source: Source, find_parent: FindParent, *, complete: bool = True) 
     kind = require_readable(footer, source.name, footers.chosen.offset)
     if kind == "fixed":
         return FixedVhd(source, footers)
-    header = read_header(source, footer.data_offset, footer.current_size)
+    header = read_header(source, footers)
     if kind == "dynamic":
         return SparseVhd(source, footers, header, None, None)
     locators = parent_locators(source, header)
@@ -123,6 +123,8 @@ class SparseVhd(Vhd, LayeredDisk):
         self.parent = parent
         self.parent_reference = reference
         self._blocks = BlockMap(source, footers, header)
+        if footers.chosen is footers.start and not self._blocks.ends_like_a_disk():
+            raise guests_copy(source.name, footers.end.offset)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         require_inside(self.profile.size, offset, len(buffer))

@@ -27,6 +27,7 @@ CODES: Final[dict[Kind, int]] = {kind: code for code, kind in KINDS.items()}
 # 56 cylinders H, heads B, sectors B | 60 type I | 64 checksum I | 68 unique id 16s | 84 saved state B
 _LAYOUT: Final = struct.Struct(">8sIIQI4sI4sQQHBBII16sB")
 CHECKSUM_AT: Final = 64
+COPY_RULE: Final = "VHD footer: the copy at offset 0 mirrors the footer"
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,11 @@ def geometry_of(size: int) -> tuple[int, int, int]:
     return tracks // heads, heads, sectors
 
 
+def is_nearly_cookie(raw: bytes) -> bool:
+    """Tell whether all but two bytes at most of the cookie are there."""
+    return sum(here == right for here, right in zip(raw, COOKIE, strict=False)) >= len(COOKIE) - 2
+
+
 @dataclass(frozen=True)
 class FooterCopy:
     """One place where a footer should be: what was found there."""
@@ -130,6 +136,11 @@ class FooterCopy:
     @property
     def has_cookie(self) -> bool:
         return self.raw.startswith(COOKIE)
+
+    @property
+    def was_fixed(self) -> bool:
+        """Tell whether this is, or once was, the footer of a fixed disk: most of what marks one is there."""
+        return is_nearly_cookie(self.raw) and self.raw[16:24].count(0xFF) >= 4  # Data Offset: all ones
 
 
 def _look(source: Source, offset: int, length: int) -> FooterCopy:
@@ -156,6 +167,11 @@ class Footers:
         footer = self.chosen.footer
         assert footer is not None  # _choose takes only a whole one
         return footer
+
+    @property
+    def data_end(self) -> int:
+        """Where tables and blocks end: at the footer or, where there is none, at the end of the file."""
+        return self.end.offset + (len(self.end.raw) if self.end.footer is None else 0)
 
 
 def read_footers(source: Source) -> Footers:
@@ -188,7 +204,7 @@ def _choose(source: Source, size: int, end: FooterCopy, start: FooterCopy) -> Fo
     if last is not None and first is not None and _disagree(last, first):
         raise CorruptDisk(
             f"the two footers of {name!r} describe different disks.", file=name, offset=end.offset,
-            rule="VHD footer: the copy at offset 0 mirrors the footer",
+            rule=COPY_RULE,
         )  # fmt: skip
     if last is not None:
         return end
@@ -200,6 +216,8 @@ def _choose(source: Source, size: int, end: FooterCopy, start: FooterCopy) -> Fo
             offset=where.offset,
             rule="VHD footer",
         )
+    if end.was_fixed:
+        raise guests_copy(name, end.offset)
     if first.kind_code == CODES["fixed"]:
         raise TruncatedDisk(
             f"{name!r} is a fixed VHD whose footer is not at its end.",
@@ -208,6 +226,16 @@ def _choose(source: Source, size: int, end: FooterCopy, start: FooterCopy) -> Fo
             rule="VHD footer",
         )
     return start
+
+
+def guests_copy(name: str, offset: int) -> CorruptDisk:
+    """Say that the footer is damaged and what stands at offset 0 may be the guest's."""
+    return CorruptDisk(
+        f"the footer of {name!r} is damaged, and its start may be the content of a fixed disk.",
+        file=name,
+        offset=offset,
+        rule=COPY_RULE,
+    )
 
 
 def _disagree(one: Footer, other: Footer) -> bool:

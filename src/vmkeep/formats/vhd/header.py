@@ -11,7 +11,7 @@ from uuid import UUID
 
 from vmkeep.formats.errors import CorruptDisk, TruncatedDisk, UnsupportedDisk
 from vmkeep.formats.source import Source, read_at
-from vmkeep.formats.vhd.footer import NO_OFFSET, SECTOR, is_sealed, seal
+from vmkeep.formats.vhd.footer import NO_OFFSET, SECTOR, Footers, is_sealed, seal
 
 HEADER_SIZE: Final = 1024
 COOKIE: Final = b"cxsparse"
@@ -70,14 +70,14 @@ class DynamicHeader:
         return bytes(raw)
 
 
-def read_header(source: Source, offset: int, disk_size: int) -> DynamicHeader:
-    """Read and judge the header at ``offset``; there is no second copy of it.
+def read_header(source: Source, footers: Footers) -> DynamicHeader:
+    """Read and judge the header that the footer points to; there is no second copy of it.
 
     Raises :class:`CorruptDisk` where the header or the size of its table
     cannot be trusted, :class:`TruncatedDisk` where the file ends before them.
     """
-    name, size = source.name, source.size()
-    if offset < SECTOR or offset + HEADER_SIZE > size:
+    name, offset = source.name, footers.footer.data_offset
+    if offset < SECTOR or offset + HEADER_SIZE > source.size():
         raise TruncatedDisk(
             f"{name!r} ends before its dynamic header.",
             file=name,
@@ -107,11 +107,12 @@ def read_header(source: Source, offset: int, disk_size: int) -> DynamicHeader:
         parent_name=_until_nul(parent_name.decode("utf-16-be", "replace")),
         locators=_locators(raw),
     )
-    _judge(header, name, offset, size, disk_size)
+    _judge(header, name, footers)
     return header
 
 
-def _judge(header: DynamicHeader, name: str, offset: int, file_size: int, disk_size: int) -> None:
+def _judge(header: DynamicHeader, name: str, footers: Footers) -> None:
+    offset, disk_size = footers.footer.data_offset, footers.footer.current_size
     if header.block_size < SECTOR or header.block_size & (header.block_size - 1):
         raise CorruptDisk(
             f"{name!r} has blocks of {header.block_size} bytes, which is not a power of two.",
@@ -128,7 +129,13 @@ def _judge(header: DynamicHeader, name: str, offset: int, file_size: int, disk_s
             f"the block table of {name!r} lies on its footer copy.",
             file=name, offset=offset + 16, rule="VHD dynamic header: Table Offset",
         )  # fmt: skip
-    if header.table_offset + needed * 4 > file_size:
+    table_end = header.table_offset + needed * 4
+    if header.table_offset < offset + HEADER_SIZE and offset < table_end:
+        raise CorruptDisk(
+            f"the block table of {name!r} lies on its dynamic header.",
+            file=name, offset=offset + 16, rule="VHD dynamic header: Table Offset",
+        )  # fmt: skip
+    if table_end > footers.data_end:
         raise TruncatedDisk(
             f"{name!r} ends before its block table.",
             file=name, offset=header.table_offset, rule="VHD dynamic header: Table Offset",

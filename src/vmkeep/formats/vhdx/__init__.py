@@ -9,7 +9,8 @@ This package must not know where files come from or how parents are found.
 """
 
 from vmkeep.formats.vhdx.disk import VhdxDisk, open_vhdx
+from vmkeep.formats.vhdx.headers import refuse_vhdx_remains
 from vmkeep.formats.vhdx.log import LogAllowance
 from vmkeep.formats.vhdx.writer import VhdxWriter, create_vhdx
 
-__all__ = ["LogAllowance", "VhdxDisk", "VhdxWriter", "create_vhdx", "open_vhdx"]
+__all__ = ["LogAllowance", "VhdxDisk", "VhdxWriter", "create_vhdx", "open_vhdx", "refuse_vhdx_remains"]

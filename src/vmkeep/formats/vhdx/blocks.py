@@ -30,6 +30,7 @@ _TABLE_PAGE: Final = layout.MIB
 # No block needs more bits than one page: 256 MiB of 512-byte sectors.
 _BITMAP_PAGE: Final = 64 * layout.KIB
 
+_STATE_OF: Final = bytes(byte & STATE_MASK for byte in range(256))
 _SOMETHING: Final = re.compile(rb"[^\x00]")
 _ZERO_ENTRIES: Final = re.compile(rb"(?:\x02\x00{7})+")
 
@@ -75,8 +76,8 @@ class BlockTable:
     """The BAT of one file, read as far as it is asked; every entry is checked when it is used.
 
     A block is refused when it lies beyond the end of the file, on one of the
-    ``structures`` (each with its name), or on another used block of which the
-    table's part was read by then. Whoever maps the whole disk has read the
+    ``structures`` (each with its name), or on another used block or bitmap of
+    which the table's part was read by then. Whoever maps the whole disk has read the
     whole table; a reader of single places is not made to read it for them.
     """
 
@@ -91,7 +92,9 @@ class BlockTable:
         self.region = region
         self.structures = structures
         self._placed_pages: set[int] = set()
-        self._placed_bitmaps: set[int] = set()
+        # Chunks with a mixed block, and the entries of bitmaps of which none was seen yet.
+        self._mixed_chunks: set[int] = set()
+        self._bitmap_entries: dict[int, int] = {}
         self._placing = threading.Lock()
         self._image = image
         self._file = image.name
@@ -150,7 +153,10 @@ class BlockTable:
         with self._placing:
             if number in self._placed_pages:
                 return
-            self._take_payload(number * (_TABLE_PAGE // layout.BAT_ENTRY.size), page)
+            first = number * (_TABLE_PAGE // layout.BAT_ENTRY.size)
+            self._take_payload(first, page)
+            if self.geometry.has_parent:
+                self._take_bitmaps(first, page)
             self._placed_pages.add(number)
 
     def _take_payload(self, first: int, page: bytes) -> None:
@@ -167,6 +173,23 @@ class BlockTable:
                 self._space.take_block(ByteRange(value & OFFSET_MASK, used))
         del values[(self._ratio - first) % (self._ratio + 1) :: self._ratio + 1]  # the entries of bitmaps
         self._space.take_blocks([value & OFFSET_MASK for value in values if value & STATE_MASK >= 6], size)
+
+    def _take_bitmaps(self, first: int, page: bytes) -> None:
+        """Note where the bitmaps of mixed blocks lie, each once it is known to be needed and its entry is."""
+        states = page[:: layout.BAT_ENTRY.size].translate(_STATE_OF)  # of the lowest bytes of all entries
+        width, stop = self._ratio + 1, first + len(states)
+        end = self.geometry.payload_index(self.geometry.payload_count - 1) + 1
+        for chunk in range(first // width, -(-stop // width)):
+            low, bitmap = max(chunk * width, first), self.geometry.bitmap_index(chunk)
+            if states.find(BlockState.PARTIALLY_PRESENT, low - first, max(min(bitmap, end) - first, 0)) >= 0:
+                self._mixed_chunks.add(chunk)
+            if first <= bitmap < stop:
+                at = (bitmap - first) * layout.BAT_ENTRY.size
+                self._bitmap_entries[chunk] = layout.BAT_ENTRY.unpack_from(page, at)[0]
+            # A chunk in two pages is complete with either, if not before.
+            value = self._bitmap_entries.pop(chunk, 0) if chunk in self._mixed_chunks else 0
+            if value & STATE_MASK == BITMAP_PRESENT:
+                self._space.take_block(ByteRange(value & OFFSET_MASK, BITMAP_BLOCK_SIZE))
 
     def entries(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Yield ``(index, count, value)`` for the raw entries of ``[start, stop)``.
@@ -307,11 +330,6 @@ class BlockTable:
         value = self.entry(index)
         if value & STATE_MASK != BITMAP_PRESENT:
             raise self._corrupt(index, "a block is partly present, but its bitmap is missing", "2.5.1.2")
-        if chunk not in self._placed_bitmaps:
-            with self._placing:
-                if chunk not in self._placed_bitmaps:
-                    self._space.take_block(ByteRange(value & OFFSET_MASK, BITMAP_BLOCK_SIZE))
-                    self._placed_bitmaps.add(chunk)
         return self._place(index, value, BITMAP_BLOCK_SIZE, "2.5.1.2 FileOffsetMB")
 
     def sector_runs(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:

@@ -229,7 +229,7 @@ class VhdxDisk(LayeredDisk):
         return ((self._source.identity(), read_marks(self._source)), *below)
 
     def check(self) -> Iterator[Finding]:
-        return inspect(self._structures)
+        return inspect(self._structures, self.parent.profile.size if self.parent is not None else None)
 
 
 def _fill_zeros(buffer: memoryview) -> None:

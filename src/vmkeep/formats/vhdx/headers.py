@@ -31,11 +31,13 @@ def parse_header(data: bytes) -> Header | None:
     if len(data) < layout.HEADER_SIZE or data[:4] != layout.HEADER_SIGNATURE:
         return None
     data = data[: layout.HEADER_SIZE]
-    _, crc, sequence, file_write, data_write, log, log_version, version, length, offset = (
+    return _unpack(data) if data == layout.with_checksum(data) else None
+
+
+def _unpack(data: bytes) -> Header:
+    _, _, sequence, file_write, data_write, log, log_version, version, length, offset = (
         layout.HEADER.unpack_from(data)
     )
-    if crc != layout.checksum(data):
-        return None
     return Header(
         sequence=sequence,
         file_write_guid=layout.guid(file_write),
@@ -91,6 +93,12 @@ def choose_header(section: bytes, file: str) -> Header:
     return current
 
 
+def damaged_header(section: bytes) -> Header | None:
+    """Return what the one damaged header seems to say, not a word of it proven; None when both are sound."""
+    slots = [_slot(section, offset) for offset in layout.HEADER_OFFSETS]
+    return next((_unpack(slot) for slot in slots if parse_header(slot) is None), None)
+
+
 def _refuse_versions(header: Header, file: str, offset: int) -> None:
     if header.version != 1:
         raise UnsupportedDisk(
@@ -106,6 +114,18 @@ def _refuse_versions(header: Header, file: str, offset: int) -> None:
             offset=offset + 64,
             rule="[MS-VHDX] 2.2.2 LogVersion",
         )
+
+
+def refuse_vhdx_remains(source: Source) -> None:
+    """Raise :class:`CorruptDisk` for a file whose identifier is damaged and a header is not."""
+    for offset in layout.HEADER_OFFSETS:
+        if parse_header(read_at(source, offset, layout.HEADER_SIZE)) is not None:
+            raise CorruptDisk(
+                f"{source.name!r} is a VHDX file whose identifier is damaged.",
+                file=source.name,
+                offset=layout.IDENTIFIER_OFFSET,
+                rule="[MS-VHDX] 2.2.1",
+            )
 
 
 def read_marks(source: Source) -> tuple[object, ...]:

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import pairwise
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from vmkeep.formats.errors import SourceChanged
 from vmkeep.formats.source import Source, read_at
@@ -12,6 +12,9 @@ from vmkeep.formats.vhdx import layout
 from vmkeep.ranges import ByteRange, join_sorted, subtract
 
 What = TypeVar("What")
+
+# A log clears pages of tables: the bitmaps of a block, or a new region.
+_ZEROS_COMPARED: Final = 64 * layout.MIB
 
 
 class Patch(NamedTuple, Generic[What]):
@@ -141,6 +144,22 @@ class ReplayedImage:
             )
         _, _, middle, _ = layout.LOG_DATA_SECTOR.unpack(sector)
         return logged.leading + bytes(middle) + logged.trailing
+
+    def alters(self, other: Source) -> bool:
+        """Tell whether the log says something else than ``other`` holds in the same places.
+
+        Of zeros without end only the first are looked at; the rest counts as something else.
+        """
+        left = _ZEROS_COMPARED
+        for offset, end, data in self._patches:
+            if data is not None:
+                if self._page(data) != read_at(other, offset, end - offset):
+                    return True
+                continue
+            left -= end - offset
+            if left < 0 or read_at(other, offset, end - offset).strip(b"\0"):
+                return True
+        return False
 
     def data_ranges(self, start: int, end: int) -> Iterator[ByteRange]:
         at = start

@@ -18,6 +18,7 @@ from vmkeep.formats.vhdx.blocks import (
 from vmkeep.formats.vhdx.headers import parse_header
 from vmkeep.formats.vhdx.image import ReplayedImage
 from vmkeep.formats.vhdx.log import check_log_place
+from vmkeep.formats.vhdx.metadata import reserved_bits
 from vmkeep.formats.vhdx.structures import Structures
 from vmkeep.ranges import ByteRange
 
@@ -27,27 +28,44 @@ _STATES: Final = frozenset(int(state) for state in BlockState)
 _WITH_PLACE: Final = (BlockState.FULLY_PRESENT, BlockState.PARTIALLY_PRESENT)
 # UNDEFINED and UNMAPPED may still say where the former contents are ([MS-VHDX] 2.5.1.1).
 _WITH_FORMER_PLACE: Final = (BlockState.UNDEFINED, BlockState.UNMAPPED)
+# Here an offset means nothing ([MS-VHDX] 2.5.1.1): where one stands, the state may have been another.
+_WITHOUT_PLACE: Final = (BlockState.NOT_PRESENT, BlockState.ZERO)
 
 
-def inspect(structures: Structures) -> Iterator[Finding]:
-    """Yield what is wrong or unusual; the file was opened, so its headers and metadata are sound."""
+def inspect(structures: Structures, parent_size: int | None) -> Iterator[Finding]:
+    """Yield what is wrong or unusual; the file was opened, so its headers and metadata are sound.
+
+    ``parent_size`` is that of the parent's disk, None without one.
+    """
     section = read_at(structures.image, 0, layout.HEADER_SECTION_USED)
     yield from _header_findings(structures, section)
+    yield from _log_findings(structures)
     yield from _region_findings(structures, section)
+    yield from _metadata_findings(structures, parent_size)
     yield from _TableInspection(structures).findings()
 
 
 def _header_findings(structures: Structures, section: bytes) -> Iterator[Finding]:
+    file, rule = structures.source.name, "[MS-VHDX] 2.2.2"
+    slots = [section[offset : offset + layout.HEADER_SIZE] for offset in layout.HEADER_OFFSETS]
+    first, second = headers = [parse_header(slot) for slot in slots]
+    for number, header in enumerate(headers, 1):
+        if header is None:
+            message = f"Header {number} is damaged; the other one is used."
+            yield Finding("warning", file, layout.HEADER_OFFSETS[number - 1], rule, message)
+    if first is None or second is None:
+        return
+    older = layout.HEADER_OFFSETS[first.sequence > second.sequence]
+    if first.data_write_guid != second.data_write_guid:
+        message = "The headers name different states of the data: without the newer one the disk is older."
+        yield Finding("warning", file, older, f"{rule} DataWriteGuid", message)
+    if first.log_guid != second.log_guid:
+        message = "The headers name different logs; without the newer one another log counts, or none."
+        yield Finding("warning", file, older, f"{rule} LogGuid", message)
+
+
+def _log_findings(structures: Structures) -> Iterator[Finding]:
     file = structures.source.name
-    for number, offset in enumerate(layout.HEADER_OFFSETS, 1):
-        if parse_header(section[offset : offset + layout.HEADER_SIZE]) is None:
-            yield Finding(
-                "warning",
-                file,
-                offset,
-                "[MS-VHDX] 2.2.2",
-                f"Header {number} is damaged; the other one is used.",
-            )
     header = structures.header
     if isinstance(structures.image, ReplayedImage):
         message = (
@@ -80,6 +98,21 @@ def _region_findings(structures: Structures, section: bytes) -> Iterator[Finding
         yield Finding("warning", file, layout.REGION_TABLE_OFFSETS[1], "[MS-VHDX] 2.2.3", message)
 
 
+def _metadata_findings(structures: Structures, parent_size: int | None) -> Iterator[Finding]:
+    file, size = structures.source.name, structures.metadata.disk_size
+    for offset, rule in reserved_bits(structures.image, structures.regions.metadata):
+        message = "Reserved bits are set in the metadata: it is damaged, or of a version nobody knows."
+        yield Finding("warning", file, offset, f"[MS-VHDX] {rule}", message)
+    if parent_size is not None and parent_size != size:
+        what = (
+            "beyond its parent's end it reads as zeros"
+            if parent_size < size
+            else "its parent's end is cut off"
+        )
+        message = f"The disk has {size} bytes, its parent {parent_size}: {what}."
+        yield Finding("warning", file, structures.regions.metadata.offset, "[MS-VHDX] 2.6.2.2", message)
+
+
 class _TableInspection:
     """One walk through the block table, noting which MiB of the file are taken."""
 
@@ -87,7 +120,11 @@ class _TableInspection:
         self._file = structures.source.name
         self._table = structures.table
         self._geometry = structures.table.geometry
+        self._image = structures.image
         self._size = structures.image.size()
+        self._is_fixed = structures.metadata.leave_allocated and not structures.metadata.has_parent
+        self._absent = 0  # blocks of a fixed disk, and the entry of the first
+        self._first_absent = 0
         self._used = TakenSpace(layout.MIB)
         # Places that are never read, such as the former place of a block.
         self._unused = TakenSpace(layout.MIB)
@@ -115,6 +152,9 @@ class _TableInspection:
                     yield from self._bitmap(bitmap_index, 0, needed=True)
             if value:
                 yield from self._payload(index, value)
+            if self._is_fixed and value & STATE_MASK != BlockState.FULLY_PRESENT:
+                self._count_absent(index, count)
+        yield from self._traces()
 
     def _payload(self, index: int, value: int) -> Iterator[Finding]:
         state, place = value & STATE_MASK, value & OFFSET_MASK
@@ -137,6 +177,33 @@ class _TableInspection:
         elif state in _WITH_FORMER_PLACE and place:
             what = f"The former place of block {block}"
             yield from self._occupy(index, place, self._geometry.block_size, 0, what, rule)
+        elif state in _WITHOUT_PLACE and place:
+            below = "its parent's bytes" if self._geometry.has_parent and state == 0 else "zeros"
+            message = f"Block {block} has a place in the file and reads as {below}: its state may be damaged."
+            yield self._finding("warning", index, rule, message)
+            if place < self._size:
+                self._unused.take(ByteRange(place, min(self._geometry.block_size, self._size - place)))
+
+    def _count_absent(self, index: int, count: int) -> None:
+        self._first_absent = self._first_absent if self._absent else index
+        blocks = self._geometry.payload_blocks_before
+        self._absent += blocks(index + count) - blocks(index)
+
+    def _traces(self) -> Iterator[Finding]:
+        """Yield what damage to entries leaves elsewhere: too few blocks, and places nobody names."""
+        if self._absent:
+            message = f"{self._absent} blocks of a fixed disk are not in the file and read as zeros."
+            yield self._finding("warning", self._first_absent, "2.5.1.1", message)
+        for place in self._unused.places():
+            self._used.take(place)
+        lost, first = 0, 0
+        for free in self._used.free(self._size):
+            for place in self._image.data_ranges(free.offset, free.end):
+                first = first if lost else place.offset
+                lost += place.length
+        if lost:
+            message = f"{lost} bytes in the file belong to nothing: free space, or blocks that were lost."
+            yield Finding("warning", self._file, first, "[MS-VHDX] 2.4", message)
 
     def _bitmap(self, index: int, value: int, *, needed: bool) -> Iterator[Finding]:
         state, place = value & STATE_MASK, value & OFFSET_MASK

@@ -46,9 +46,11 @@ def parse_locator(data: bytes, file: str) -> ParentReference:
     candidates = tuple(pairs[key] for key in _PATH_KEYS if key in pairs)
     if not candidates:
         raise _broken(file, "it names no path")
-    linkages = {key: _linkage(pairs[key], file) for key in _LINKAGE_KEYS if key in pairs}
-    # While nothing is merged, Hyper-V is said to write a null one: that is nobody's identity.
-    identities = tuple(guid for key, guid in linkages.items() if key == "parent_linkage" or guid.int)
+    linkages = [_linkage(pairs[key], file) for key in _LINKAGE_KEYS if key in pairs]
+    # A null one is nobody's identity. Hyper-V is said to write it as the second while nothing is merged.
+    identities = tuple(guid for guid in linkages if guid != layout.NO_GUID)
+    if not identities:
+        raise _broken(file, "it does not say which parent it means")
     locators = tuple((key, pairs[key]) for key in (*_PATH_KEYS, *_LINKAGE_KEYS) if key in pairs)
     return ParentReference(file, candidates, identities, "vhdx", locators)
 

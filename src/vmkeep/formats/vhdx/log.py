@@ -194,6 +194,15 @@ def find_active_sequence(
     return []
 
 
+def owners_of(ring: bytes) -> set[UUID]:
+    """Return the LogGuid of everything in the ring that begins as an entry does."""
+    owners = set()
+    for at in range(0, len(ring), layout.LOG_SECTOR):
+        if ring[at : at + len(layout.ENTRY_SIGNATURE)] == layout.ENTRY_SIGNATURE:
+            owners.add(layout.guid(layout.LOG_ENTRY.unpack_from(ring, at)[7]))
+    return owners
+
+
 def _parse_entries(
     ring: bytes | bytearray, log_guid: UUID, file: str, allowance: LogAllowance
 ) -> dict[int, LogEntry]:

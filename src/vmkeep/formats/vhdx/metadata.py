@@ -1,5 +1,6 @@
 """The metadata: what the disk is, as items in a table without a checksum."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -13,6 +14,7 @@ from vmkeep.ranges import ByteRange
 _IS_USER: Final = 1
 _IS_VIRTUAL_DISK: Final = 2
 _IS_REQUIRED: Final = 4
+_ITEM_FLAGS_KNOWN: Final = _IS_USER | _IS_VIRTUAL_DISK | _IS_REQUIRED
 
 _LEAVE_BLOCK_ALLOCATED: Final = 1
 _HAS_PARENT: Final = 2
@@ -117,6 +119,23 @@ def _parse_table(head: bytes, faults: _Faults) -> list[_Item]:
     return items
 
 
+def reserved_bits(image: Source, region: ByteRange) -> Iterator[tuple[int, str]]:
+    """Yield what must be zero and is not, in metadata that was read: the offset in the file, and the rule."""
+    table = read_at(image, region.offset, layout.METADATA_TABLE_SIZE)
+    _, count = layout.METADATA_TABLE.unpack_from(table)[1:]
+    if any(table[8:10]) or any(table[12 : layout.METADATA_TABLE.size]):
+        yield region.offset, "2.6.1.1"
+    for n in range(count):
+        at = layout.METADATA_TABLE.size + n * layout.METADATA_ENTRY.size
+        kind, offset, length, flags = layout.METADATA_ENTRY.unpack_from(table, at)
+        if flags & ~_ITEM_FLAGS_KNOWN or any(table[at + 28 : at + 32]):
+            yield region.offset + at, "2.6.1.2"
+        if layout.guid(kind) == layout.ITEM_FILE_PARAMETERS and not flags & _IS_USER:
+            bits = int.from_bytes(read_at(image, region.offset + offset, length)[4:], "little")
+            if bits & ~(_LEAVE_BLOCK_ALLOCATED | _HAS_PARENT):
+                yield region.offset + offset, "2.6.2.1"
+
+
 def _check_entry(item: _Item, flags: int, at: int, faults: _Faults) -> None:
     known = not item.user and (item.kind in _ITEM_SIZES or item.kind == layout.ITEM_PARENT_LOCATOR)
     if flags & _IS_REQUIRED and not known:
@@ -173,6 +192,9 @@ def _interpret(contents: dict[UUID, bytes], faults: _Faults) -> Metadata:
     locator = contents.get(layout.ITEM_PARENT_LOCATOR)
     if has_parent and locator is None:
         raise faults.corrupt("a differencing disk without a parent locator", "2.6.2.6")
+    if locator is not None and not has_parent:
+        # No checksum guards the bit: without it all the parent's bytes would read as zeros.
+        raise faults.corrupt("a disk that names a parent, and says that it has none", "2.6.2.6")
     return Metadata(
         block_size=block_size,
         leave_allocated=bool(bits & _LEAVE_BLOCK_ALLOCATED),
@@ -181,7 +203,7 @@ def _interpret(contents: dict[UUID, bytes], faults: _Faults) -> Metadata:
         disk_id=layout.guid(contents[layout.ITEM_DISK_ID]),
         logical_sector=logical,
         physical_sector=physical,
-        locator=locator if has_parent else None,
+        locator=locator,
     )
 
 

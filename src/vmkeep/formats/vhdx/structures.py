@@ -9,6 +9,7 @@ from vmkeep.formats.vhdx import layout
 from vmkeep.formats.vhdx.blocks import BlockTable
 from vmkeep.formats.vhdx.geometry import Geometry
 from vmkeep.formats.vhdx.headers import Header, choose_header
+from vmkeep.formats.vhdx.hidden_log import refuse_hidden_log
 from vmkeep.formats.vhdx.log import LogAllowance, check_log_place, replay_log
 from vmkeep.formats.vhdx.metadata import Metadata, read_metadata
 from vmkeep.formats.vhdx.regions import Regions, choose_regions
@@ -45,9 +46,12 @@ def read_structures(source: Source, allowance: LogAllowance | None = None) -> St
             f"{file!r} has {source.size()} bytes, more than the largest VHDX disk with its tables.", file=file
         )
     header = choose_header(section, file)
+    allowance = allowance or LogAllowance()
     image = source
     if header.has_log:
         image = replay_log(source, header, allowance)
+    refuse_hidden_log(section, header, source, image, allowance)
+    if image is not source:
         section = read_at(image, 0, layout.HEADER_SECTION_USED)
     regions = choose_regions(section, image, header.log if header.has_log else None)
     metadata = read_metadata(image, regions.metadata)

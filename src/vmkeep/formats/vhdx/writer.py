@@ -9,6 +9,8 @@ from uuid import UUID, uuid4
 
 from vmkeep.formats.disk import DiskProfile
 from vmkeep.formats.errors import UnsupportedDisk
+from vmkeep.formats.filling import is_zero, nonzero_parts
+from vmkeep.formats.raw import require_inside
 from vmkeep.formats.target import TargetFile
 from vmkeep.formats.target_folder import Place
 from vmkeep.formats.vhdx import layout
@@ -89,6 +91,7 @@ class VhdxWriter:
         self._table = ByteRange(_TABLE_OFFSET, -(-self._geometry.table_bytes() // layout.MIB) * layout.MIB)
         self._end = self._table.end
         self._places: dict[int, int] = {}
+        self._fresh_from = 0  # nothing was written at or behind this offset
         if metadata.leave_allocated:
             # Sparse where the file system can, but every block has its place.
             self._end += self._geometry.payload_count * metadata.block_size
@@ -99,18 +102,22 @@ class VhdxWriter:
                 raise
 
     def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Store guest bytes; a block gets its place in the file with its first byte."""
-        view = memoryview(data)
-        if offset < 0 or offset + len(view) > self._metadata.disk_size:
-            raise ValueError(
-                f"{len(view)} bytes at {offset} are not inside a disk of {self._metadata.disk_size} bytes"
-            )
+        """Store guest bytes; a block gets its place in the file with its first byte that is not zero."""
+        require_inside(self._metadata.disk_size, offset, len(data))
+        # Zeros are left out where nothing was written; elsewhere they must erase what lies there.
+        parts = nonzero_parts(data) if offset >= self._fresh_from else [(0, memoryview(data))]
+        for at, part in parts:
+            self._write_part(offset + at, part)
+        self._fresh_from = max(self._fresh_from, offset + len(data))
+
+    def _write_part(self, offset: int, data: memoryview) -> None:
         block_size = self._metadata.block_size
-        while view:
+        while data:
             block, within = divmod(offset, block_size)
-            part = view[: block_size - within]
-            self._target.write_at(self._place(block) + within, part)
-            view, offset = view[len(part) :], offset + len(part)
+            piece = data[: block_size - within]
+            if self._metadata.leave_allocated or block in self._places or not is_zero(piece):
+                self._target.write_at(self._place(block) + within, piece)
+            data, offset = data[len(piece) :], offset + len(piece)
 
     def _place(self, block: int) -> int:
         if self._metadata.leave_allocated:

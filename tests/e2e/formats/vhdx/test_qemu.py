@@ -61,7 +61,10 @@ def test_we_read_what_qemu_wrote(tmp_path: Path, subformat: str, block_size: str
         assert disk.profile.kind == subformat
         assert disk.read_at(0, disk.profile.size) == raw[: disk.profile.size]
         assert len(raw) == disk.profile.size
-        assert list(disk.check()) == []
+        # qemu gives each header a DataWriteGuid of its own, and unwritten blocks of a fixed disk are ZERO.
+        odd = {"[MS-VHDX] 2.2.2 DataWriteGuid", *(["[MS-VHDX] 2.5.1.1"] if subformat == "fixed" else [])}
+        assert {f.rule for f in disk.check()} <= odd
+        assert {f.severity for f in disk.check()} <= {"warning"}
         holes = bytearray(raw)
         for found in disk.extents():
             holes[found.offset : found.end] = bytes(found.length)
@@ -162,7 +165,8 @@ def test_a_log_that_qemu_wrote_is_replayed(tmp_path: Path) -> None:
     with open_vhdx(FileSource(path), no_parents) as disk:
         findings = [(f.severity, f.rule) for f in disk.check()]
         seen = disk.read_at(0, SIZE)
-    assert findings == [("warning", "[MS-VHDX] 2.3.3")]
+    # qemu leaves space free in front of the blocks, which is no hole in this copy.
+    assert findings == [("warning", f"[MS-VHDX] {rule}") for rule in ("2.2.2 DataWriteGuid", "2.3.3", "2.4")]
     assert path.read_bytes() == data
     assert seen == expected
     assert seen == replayed_by_qemu(path)

@@ -13,11 +13,14 @@ from vmkeep.formats.opening import open_path
 
 pytestmark = pytest.mark.quick
 
-KIB = 1 << 10
+KIB, MIB = 1 << 10, 1 << 20
+
+
+TARGETS = [("vhd", "dynamic"), ("vhd", "fixed"), ("vhdx", "dynamic"), ("vhdx", "fixed"), ("raw", "fixed")]
 
 
 @given(
-    target=st.sampled_from([("vhd", "dynamic"), ("vhd", "fixed"), ("raw", "fixed")]),
+    target=st.sampled_from(TARGETS),
     sectors=st.integers(1, 4000),
     writes=st.lists(
         st.tuples(st.floats(0, 1), st.integers(0, 300 * KIB), st.integers(0, 255), st.booleans()), max_size=8
@@ -29,7 +32,7 @@ def test_what_is_written_is_read_back(
 ) -> None:
     size = sectors * 512
     model = bytearray(size)
-    block_size = 512 * KIB if target == ("vhd", "dynamic") else None
+    block_size = {("vhd", "dynamic"): 512 * KIB, ("vhdx", "dynamic"): MIB, ("vhdx", "fixed"): MIB}.get(target)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"disk.{target[0]}")
         writer = create_disk(path, DiskProfile(target[0], target[1], size, block_size=block_size))

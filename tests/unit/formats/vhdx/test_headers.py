@@ -1,5 +1,6 @@
 """The current header and what an open refuses: [MS-VHDX] 2.2."""
 
+import struct
 from uuid import UUID
 
 import pytest
@@ -116,3 +117,93 @@ def test_identity_shows_a_change_of_either_header(slot: int, changed: bytes) -> 
     assert disk.identity() == before
     made.put(slot, changed)
     assert disk.identity() != before
+
+
+A, B = b"A" * gen.MIB, b"B" * gen.MIB
+STALE_LOG = UUID("99999999-8888-4777-8666-555555555555")
+
+
+def with_pending_log(*, older: UUID = gen.NO_LOG, newer: UUID = gen.LOG_GUID) -> gen.Made:
+    """Block 0 holds A and block 1 B; the table on the disk says the opposite, the log the right thing."""
+    blocks = {0: gen.Block(gen.FULL, A), 1: gen.Block(gen.FULL, B)}
+    made = gen.make_vhdx(disk_size=2 * gen.MIB, blocks=blocks, gaps=False)
+    right = made.page(made.bat)
+    made.set_u64(made.entry_at(0), made.places[1] | gen.FULL)
+    made.set_u64(made.entry_at(1), made.places[0] | gen.FULL)
+    made.put(made.log, bytes(gen.ring_of({0: gen.log_entry(9, 0, [gen.data_write(made.bat, right)])})))
+    made.put(FIRST, gen.header(5, data_write=OLD, log_guid=older))
+    made.put(SECOND, gen.header(6, data_write=OLD, log_guid=newer))
+    return made
+
+
+# Signature, checksum, number, LogGuid, place and length of the log, the reserved rest.
+@pytest.mark.parametrize("at", [0, 4, 8, 48, 63, 68, 70, 74, 100, 4095])
+@pytest.mark.parametrize("bit", [1, 4])
+def test_a_log_that_only_the_damaged_header_names_is_not_passed_over(at: int, bit: int) -> None:
+    made = with_pending_log()
+    assert opened(made).read_at(0, 2 * gen.MIB) == A + B
+    made.data[SECOND + at] ^= bit
+    with pytest.raises(CorruptDisk, match="damaged header that names a log") as caught:
+        opened(made)
+    assert (caught.value.rule, caught.value.offset) == ("[MS-VHDX] 2.2.2, 2.3.3", made.log)
+
+
+def test_a_log_named_by_a_damaged_header_lies_where_that_header_says() -> None:
+    made = with_pending_log()
+    made.put(FIRST, gen.header(5, data_write=OLD, log_offset=0, log_length=0))
+    made.data[SECOND + 100] ^= 1
+    with pytest.raises(CorruptDisk, match="damaged header that names a log"):
+        opened(made)
+
+
+def test_a_log_behind_the_one_of_the_sound_header_is_not_passed_over() -> None:
+    """Both have entries: those of the newer log have not yet overwritten those of the older one."""
+    made = with_pending_log(older=STALE_LOG)
+    ring = gen.ring_of({0: bytes(made.data[made.log : made.log + 8192]), 65536: b""})
+    ring[65536 : 65536 + 4096] = gen.log_entry(3, 65536, [], guid=STALE_LOG)
+    made.put(made.log, bytes(ring))
+    made.data[SECOND + 100] ^= 1
+    with pytest.raises(CorruptDisk, match="damaged header that names a log"):
+        opened(made)
+
+
+def test_a_header_torn_before_its_log_had_entries_is_passed_over() -> None:
+    """A log is named first and written then: [MS-VHDX] 2.2.2 LogGuid. Older entries are nobody's."""
+    made = with_pending_log(newer=STALE_LOG)
+    made.data[SECOND + 100] ^= 1
+    disk = opened(made)
+    assert disk.read_at(0, 2 * gen.MIB) == B + A  # nobody says that the entries there count
+    assert [(f.severity, f.offset) for f in disk.check()] == [("warning", SECOND)]
+
+
+def test_a_header_torn_when_all_of_its_log_was_in_place_is_passed_over() -> None:
+    """The file is closed: the first header has no log any more, the second is cut while it is written."""
+    made = with_pending_log()
+    first, second = struct.unpack_from("<2Q", made.data, made.bat)
+    made.put(made.bat, struct.pack("<2Q", second, first))
+    made.put(FIRST, gen.header(7, data_write=OLD))
+    made.data[SECOND + 8 : SECOND + 16] = struct.pack("<Q", 8)
+    assert opened(made).read_at(0, 2 * gen.MIB) == A + B
+
+
+def test_zeros_in_a_log_that_only_the_damaged_header_names_count_too() -> None:
+    made = with_pending_log()
+    place = made.places[0]
+    for length, is_harm in ((4096, False), (2 * 4096, True), (1 << 40, True)):
+        made.put(place, bytes(4096) + A[4096:])
+        entry = gen.log_entry(9, 0, [gen.zero_write(place, length)])
+        made.put(made.log, bytes(gen.ring_of({0: entry})))
+        made.put(SECOND, gen.header(6, data_write=OLD, log_guid=gen.LOG_GUID, file_write=UUID(int=1)))
+        made.data[SECOND + 100] ^= 1
+        if is_harm:
+            with pytest.raises(CorruptDisk, match="damaged header that names a log"):
+                opened(made)
+        else:
+            assert opened(made).read_at(gen.MIB, 4096) == bytes(4096)
+
+
+def test_damaged_and_foreign_bytes_in_place_of_a_header_are_passed_over() -> None:
+    for content in (bytes(4096), b"\xff" * 4096, b"head" + b"\x5a" * 4092):
+        made = with_pending_log(older=gen.NO_LOG)
+        made.put(SECOND, content)
+        assert opened(made).data_write_guid == OLD

@@ -176,6 +176,17 @@ def test_a_disk_that_says_it_has_a_parent_needs_a_locator() -> None:
         opened(with_items(items(bits=2)))
 
 
+def test_a_disk_that_names_a_parent_and_says_it_has_none_is_refused() -> None:
+    """One bit, which no checksum guards, would turn all the parent's bytes into zeros."""
+    locator = gen.parent_locator([("parent_linkage", str(UUID(int=9))), ("relative_path", "p.vhdx")])
+    child = [*items(bits=2), (gen.PARENT_LOCATOR, gen.REQUIRED, locator)]
+    made = with_items(child)
+    made.data[made.metadata + 65536 + 4] ^= 2  # HasParent, in the first item
+    with pytest.raises(CorruptDisk, match="names a parent") as caught:
+        opened(made)
+    assert (caught.value.rule, caught.value.offset) == ("[MS-VHDX] 2.6.2.6", made.metadata)
+
+
 def test_the_table_must_hold_the_whole_disk() -> None:
     made = gen.make_vhdx(disk_size=8 * gen.MIB, items=items(disk_size=64 * gen.TIB))
     with pytest.raises(CorruptDisk, match="too short"):

@@ -36,7 +36,13 @@ def base(size: int = 4 * gen.MIB, sector: int = 512, guid: UUID = LINK) -> gen.M
 
 def child(blocks: dict[int, gen.Block], size: int = 4 * gen.MIB, sector: int = 512) -> gen.Made:
     return gen.make_vhdx(
-        disk_size=size, sector=sector, blocks=blocks, has_parent=True, locator=linkage(), write_guid=LINK2
+        disk_size=size,
+        sector=sector,
+        blocks=blocks,
+        has_parent=True,
+        locator=linkage(),
+        write_guid=LINK2,
+        gaps=False,
     )
 
 
@@ -193,6 +199,25 @@ def test_a_null_second_linkage_is_nobodys_identity() -> None:
         ],
     )
     assert over(made, base(guid=LINK)).parent is not None
+    with pytest.raises(ParentMismatch):
+        over(made, base(guid=UUID(int=0)))
+
+
+NULL = "{00000000-0000-0000-0000-000000000000}"
+
+
+def test_a_null_linkage_names_no_parent() -> None:
+    paths = [("relative_path", ".\\parent.vhdx")]
+    for linkages in (
+        [("parent_linkage", NULL)],
+        [("parent_linkage", NULL), ("parent_linkage2", NULL)],
+    ):
+        made = gen.make_vhdx(disk_size=gen.MIB, has_parent=True, locator=[*paths, *linkages])
+        with pytest.raises(CorruptDisk, match="does not say which parent"):
+            over(made, base(guid=UUID(int=0)))
+    second = [("parent_linkage", NULL), ("parent_linkage2", str(LINK2))]
+    made = gen.make_vhdx(disk_size=gen.MIB, has_parent=True, locator=[*paths, *second])
+    assert over(made, base(guid=LINK2)).parent is not None
     with pytest.raises(ParentMismatch):
         over(made, base(guid=UUID(int=0)))
 

@@ -160,17 +160,59 @@ def test_a_bitmap_in_a_place_of_something_else_is_refused(what: str) -> None:
     made.set_u64(made.bitmap_entry_at(0), places.get(what, getattr(made, what, 0)) | 6)
     disk = opened(made)
     if what == "bitmap":
-        assert disk.read_at(4096 * gen.MIB, 1024)[512:] == A[512:1024]  # nothing else was looked at yet
-        refused(disk, 0)
         refused(disk, 4096)
-    else:
-        error = refused(disk, 0)
-        assert error.offset == made.bitmap_entry_at(0)
-        assert error.rule == "[MS-VHDX] 2.5.1.2 FileOffsetMB"
+    error = refused(disk, 0)
+    assert error.offset == made.bitmap_entry_at(0)
+    assert error.rule == "[MS-VHDX] 2.5.1.2 FileOffsetMB"
     with pytest.raises(CorruptDisk):
         list(opened(made).extents())
     with pytest.raises(CorruptDisk):
         list(opened(made).layer_extents())
+
+
+def test_a_block_on_the_bitmap_of_its_chunk_is_refused_before_the_bitmap_was_used() -> None:
+    made = partial_child()
+    made.set_u64(made.entry_at(1), made.bitmap_places[0] | gen.FULL)
+    disk = opened(made)
+    error = refused(disk, 1)
+    assert "another block" in error.message
+    assert error.offset == made.entry_at(1)
+    refused(disk, 0)
+    assert disk.read_at(4096 * gen.MIB, 1024)[512:] == A[512:1024]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_block_on_a_bitmap_is_refused_where_the_chunk_is_in_two_parts_of_the_table(
+    order: tuple[int, int],
+) -> None:
+    """The table is read by 131072 entries; those of chunk 31 are 127007 to 131103, the bitmap's at last."""
+    mixed, full = 31 * 4096, 31 * 4096 + 4095
+    blocks = {mixed: gen.Block(gen.PARTIAL, A, frozenset({1})), full: gen.Block(gen.FULL, B)}
+    made = gen.make_vhdx(disk_size=33 * 4096 * gen.MIB, blocks=blocks, has_parent=True, locator=LOCATOR)
+    assert made.entry_at(mixed) < made.bat + gen.MIB <= made.entry_at(full)
+    sound = opened(made)
+    assert sound.read_at(full * gen.MIB, gen.MIB) == B
+    made.set_u64(made.entry_at(full), made.bitmap_places[31] | gen.FULL)
+    disk = opened(made)
+    one, other = ((mixed, full)[n] for n in order)
+    if one == full:
+        disk.read_at(full * gen.MIB, 512)  # the mixed block was not looked at yet
+    else:
+        refused(disk, mixed)
+    refused(disk, other)
+    refused(disk, one)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_bitmap_takes_its_place_once_where_its_chunk_is_in_two_parts_of_the_table(
+    order: tuple[int, int],
+) -> None:
+    mixed = (31 * 4096, 31 * 4096 + 4095)
+    blocks = {n: gen.Block(gen.PARTIAL, A, frozenset({1})) for n in mixed}
+    made = gen.make_vhdx(disk_size=33 * 4096 * gen.MIB, blocks=blocks, has_parent=True, locator=LOCATOR)
+    disk = opened(made)
+    for n in order:
+        assert disk.read_at(mixed[n] * gen.MIB + 512, 512) == A[512:1024]
 
 
 def test_a_bitmap_that_is_not_used_takes_nothing_away() -> None:

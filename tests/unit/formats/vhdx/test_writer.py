@@ -236,6 +236,43 @@ def test_a_fixed_disk_is_sparse_but_has_its_full_size(tmp_path: Path) -> None:
         assert list(disk.check()) == []
 
 
+@pytest.mark.parametrize("step", [512, 65536, gen.MIB, 8 * gen.MIB])
+def test_zeros_never_written_over_take_no_space(tmp_path: Path, step: int) -> None:
+    path = tmp_path / "new.vhdx"
+    writer = create_vhdx(path, profile(size=8 * gen.MIB))
+    model = bytearray(8 * gen.MIB)
+    model[3 * gen.MIB + 70_000] = 7
+    for at in range(0, len(model), step):
+        writer.write_at(at, memoryview(model)[at : at + step])
+    writer.finish()
+    data = path.read_bytes()
+    entries = struct.unpack_from("<8Q", data, 3 * gen.MIB)
+    assert [e & 7 for e in entries] == [gen.ZERO] * 3 + [gen.FULL] + [gen.ZERO] * 4
+    assert len(data) == 5 * gen.MIB
+    assert path.stat().st_blocks * 512 < 2 * gen.MIB
+    with open_vhdx(FileSource(path), no_parents) as disk:
+        assert disk.read_at(0, len(model)) == model
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "fixed"])
+def test_zeros_erase_what_was_written_before(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "new.vhdx"
+    writer = create_vhdx(path, profile(kind=kind))
+    writer.write_at(gen.MIB, b"x" * gen.MIB)
+    writer.write_at(gen.MIB // 2, bytes(gen.MIB))  # over a block that has no place, and one that has
+    writer.write_at(3 * gen.MIB, bytes(100) + b"y" + bytes(100))
+    writer.write_at(3 * gen.MIB + 50, bytes(100))
+    writer.finish()
+    expected = bytearray(5 * gen.MIB)
+    expected[3 * gen.MIB // 2 : 2 * gen.MIB] = b"x" * (gen.MIB // 2)
+    with open_vhdx(FileSource(path), no_parents) as disk:
+        assert disk.read_at(0, len(expected)) == expected
+        assert list(disk.check()) == []
+    if kind == "dynamic":
+        states = [e & 7 for e in struct.unpack_from("<5Q", path.read_bytes(), 3 * gen.MIB)]
+        assert states == [gen.ZERO, gen.FULL, gen.ZERO, gen.FULL, gen.ZERO]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
