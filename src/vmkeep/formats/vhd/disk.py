@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Final
 
-from vmkeep.formats.disk import Disk, DiskProfile, Finding, Kind
+from vmkeep.formats.disk import Disk, DiskProfile, Finding, Holding, Kind, OwnSpan
 from vmkeep.formats.errors import FormatError, ParentMismatch, TruncatedDisk
 from vmkeep.formats.filling import fill_from, fill_with_zeros
 from vmkeep.formats.layers import LayeredDisk, Remaining
@@ -221,6 +221,22 @@ class SparseVhd(Vhd, LayeredDisk):
         if self.parent_reference is None:
             return iter([ByteRange(start, stop - start)] if start < stop else [])
         return join_sorted(ByteRange(low, high - low) for low, high, _ in self._blocks.pieces(start, stop))
+
+    def own_spans(self, wanted: list[ByteRange]) -> Iterator[OwnSpan]:
+        absent: Holding = "zero" if self.parent_reference is None else "parent"
+        rest = Remaining(wanted)
+        for number, entry in self._blocks.used(wanted[0].offset, wanted[-1].end):
+            for part in rest.until(number * self._blocks.block_size):
+                yield OwnSpan(part.offset, part.end, absent)
+            parts = rest.until((number + 1) * self._blocks.block_size)
+            place = self._blocks.place_alone(number, entry) if parts else 0
+            for part in parts:
+                block = Present(number, part.offset, part.end, place)
+                shift = self._blocks.shift(block)
+                for low, high, is_here in self._blocks.sectors(block):
+                    yield OwnSpan(low, high, "data", low + shift) if is_here else OwnSpan(low, high, absent)
+        for part in rest.until(wanted[-1].end):
+            yield OwnSpan(part.offset, part.end, absent)
 
     def identity(self) -> tuple[object, ...]:
         header = read_at(self._source, self._footers.footer.data_offset, HEADER_SIZE)
