@@ -133,6 +133,8 @@ def test_a_small_read_far_inside_a_block_does_not_read_the_block() -> None:
         source.requests.clear()
         assert disk.read_at(3 * BLOCK + MIB, 4096) == b"\4" * 4096
         assert source.requests == [512, 4096]  # the bitmap, the bytes
+        assert disk.read_at(3 * BLOCK, 4096) == b"\4" * 4096
+        assert source.requests[2:] == [4096]  # the bitmap is known
 
 
 class Bad(BytesSource):
@@ -174,14 +176,15 @@ def test_a_child_that_holds_little_of_a_block_is_asked_for_no_more() -> None:
     assert sum(source.requests) <= 512 + 8 * 512
 
 
-def test_a_disk_of_full_blocks_reads_the_same_whatever_was_asked_first() -> None:
-    """The bitmap comes with the bytes, alone, or is known: three ways to one answer."""
+def test_a_block_reads_the_same_whichever_way_its_bitmap_comes() -> None:
+    """With the bytes, alone, or known already: three ways to one answer, and all of the buffer filled."""
     pattern = bytes(1 + at % 255 for at in range(1 << 17))
-    bits = [sector % 5 != 2 for sector in range(256)]
+    bits = [sector % 5 != 2 for sector in range(255)] + [False]
     layer = Sparse(3 << 17, 1 << 17, {0: full_block(pattern), 2: Block(bits, pattern)}, ID)
     seen = apply(b"", layer)
     for first in (0, 70_000, 2 << 17, (2 << 17) + 70_000):
         disk = open_vhd(BytesSource(bytes(layer.build()), "disk.vhd"), no_parents)
-        for _ in range(2):
-            assert disk.read_at(first, len(seen) - first) == seen[first:]
-        assert disk.read_at(0, len(seen)) == seen
+        for start in (first, first, 0):
+            buffer = bytearray(b"\xaa" * (len(seen) - start))
+            disk.read_into(start, memoryview(buffer))
+            assert buffer == seen[start:]
