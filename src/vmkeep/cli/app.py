@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from vmkeep import __version__
-from vmkeep.cli import backup, demo, disk, hosts, lab, points, repo, restore, sweep
+from vmkeep.cli import backup, demo, disk, disk_map, hosts, lab, points, repo, restore, sweep
 from vmkeep.cli.frame import EPILOG
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("list", hidden=True)(points.points)
 app.command("show")(points.show)
 app.command("restore")(restore.restore)
 app.add_typer(repo.app, name="repo")
+disk.app.command("map")(disk_map.map_command)
 app.add_typer(disk.app, name="disk")
 app.add_typer(hosts.app, name="hosts")
 app.add_typer(lab.app, name="lab")

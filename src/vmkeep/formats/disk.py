@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 from uuid import UUID
 
 from vmkeep.formats.source import Source
@@ -11,6 +11,7 @@ from vmkeep.ranges import ByteRange
 
 Format = Literal["vhdx", "vhd", "raw"]
 Kind = Literal["fixed", "dynamic", "differencing"]
+Holding = Literal["data", "zero", "parent"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,19 @@ class Finding:
     message: str
 
 
+class OwnSpan(NamedTuple):
+    """What one file says of neighbouring bytes ``[start, end)`` of the disk.
+
+    ``data``: it holds them, from ``place`` on; None when they stand in its log.
+    ``zero``: they are zeros. ``parent``: it leaves them to its parent.
+    """
+
+    start: int
+    end: int
+    kind: Holding
+    place: int | None = None
+
+
 class Disk(ABC):
     """A virtual disk opened for reading, seen as the guest sees it: flat bytes.
 
@@ -113,6 +127,13 @@ class Disk(ABC):
     @abstractmethod
     def layer_extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
         """Yield the ranges whose bytes this file decides, not its parent (zeros included)."""
+
+    @abstractmethod
+    def own_spans(self, wanted: list[ByteRange]) -> Iterator[OwnSpan]:
+        """Yield what this file says of ``wanted``, a range list inside the disk that is not empty.
+
+        Ascending, lazily computed; covers ``wanted`` exactly, and no more.
+        """
 
     @abstractmethod
     def identity(self) -> tuple[object, ...]:

@@ -58,12 +58,17 @@ class Pages:
 
         Tables of large disks are mostly empty. Two threads may read the same page at once.
         """
-        key = (self._number, at)
-        page = self._pool.get(key)
-        if page is None:
-            # Outside the lock: a slow read must not stop the other threads.
-            page = self._read(at)
-            if is_zero(page):
-                page = b""
-            self._pool.put(key, page)
+        page = self._pool.get((self._number, at))
+        # Read outside the lock: a slow read must not stop the other threads.
+        return self.keep(at, self._read(at)) if page is None else page
+
+    def knows(self, at: int) -> bool:
+        """Tell whether :meth:`get` would read nothing."""
+        return self._pool.get((self._number, at)) is not None
+
+    def keep(self, at: int, page: bytes) -> bytes:
+        """Keep what was read for ``at`` and return it, as :meth:`get` does from then on."""
+        if is_zero(page):
+            page = b""
+        self._pool.put((self._number, at), page)
         return page

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from vmkeep.formats.disk import Disk, DiskProfile, DiskWriter, Finding
+from vmkeep.formats.disk import Disk, DiskProfile, DiskWriter, Finding, OwnSpan
 from vmkeep.formats.errors import NotADisk, UnsupportedDisk
 from vmkeep.formats.filling import fill_from, nonzero_parts
 from vmkeep.formats.source import Source
@@ -46,6 +46,9 @@ class FlatDisk(Disk):
     def layer_extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
         stop = self.profile.size if end is None else min(end, self.profile.size)
         return iter([ByteRange(start, stop - start)] if start < stop else [])
+
+    def own_spans(self, wanted: list[ByteRange]) -> Iterator[OwnSpan]:
+        return (OwnSpan(part.offset, part.end, "data", part.offset) for part in wanted)
 
 
 class RawDisk(FlatDisk):

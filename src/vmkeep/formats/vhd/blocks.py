@@ -17,8 +17,17 @@ from vmkeep.formats.vhd.footer import KINDS, SECTOR, Footers
 from vmkeep.formats.vhd.header import ABSENT, HEADER_SIZE, DynamicHeader, locator_fits
 from vmkeep.ranges import ByteRange
 
-_PAGE_ENTRIES: Final = 1 << 14
 _PAGE: Final = 4096  # of the host's disk
+# 1 MiB, as much as SMB reads at once: the table of a 1 TiB disk with 2 MiB blocks is two pages.
+_PAGE_ENTRIES: Final = 1 << 18
+# As many are looked at in one go: numbers take ten times the room of the entries.
+_STEP_ENTRIES: Final = 1 << 14
+# The greatest disk with blocks of 1 MiB has as many pages. They are read once, for all who ask.
+_MOST_KEPT: Final = 8
+# A block's bitmap and its bytes are read in one request where no more than this lies between...
+_LITTLE: Final = 64 << 10
+# ... and that is no longer than this; it is read into memory of its own.
+_MUCH: Final = 4 << 20
 # The first sector of a block has the highest bit of its byte, where everything else counts from the lowest.
 _TURNED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -37,14 +46,17 @@ class BlockTable:
         while first < stop:
             page, low = divmod(first, _PAGE_ENTRIES)
             high = min(low + stop - first, _PAGE_ENTRIES)
-            entries = _entries(self._pages.get(page)[4 * low : 4 * high] or bytes(4 * (high - low)))
-            yield from _used(first, entries)
+            for at, entries in _steps(self._pages.get(page), first, low, high):
+                yield from _used(at, entries)
             first += high - low
 
     def pages(self) -> Iterator[tuple[int, "array[int]"]]:
-        """Yield the whole table in pages, each with the number of its first block; keeps none."""
-        for page in range(-(-self.count // _PAGE_ENTRIES)):
-            yield page * _PAGE_ENTRIES, _entries(self._read(page))
+        """Yield the whole table in parts, each with the number of its first block; keeps no large one."""
+        pages = -(-self.count // _PAGE_ENTRIES)
+        for page in range(pages):
+            first = page * _PAGE_ENTRIES
+            stored = self._pages.get(page) if pages <= _MOST_KEPT else self._read(page)
+            yield from _steps(stored, first, 0, min(_PAGE_ENTRIES, self.count - first))
 
     def _read(self, page: int) -> bytes:
         first = page * _PAGE_ENTRIES
@@ -53,11 +65,14 @@ class BlockTable:
         return bytes(stored)
 
 
-def _entries(stored: bytes) -> "array[int]":
-    entries = array("I", stored)
-    if sys.byteorder == "little":
-        entries.byteswap()
-    return entries
+def _steps(page: bytes, number: int, low: int, high: int) -> Iterator[tuple[int, "array[int]"]]:
+    """Yield the entries ``[low, high)`` of a page, of which the first is that of block ``number``."""
+    for at in range(low, high, _STEP_ENTRIES):
+        end = min(at + _STEP_ENTRIES, high)
+        entries = array("I", page[4 * at : 4 * end] or bytes(4 * (end - at)))
+        if sys.byteorder == "little":
+            entries.byteswap()
+        yield number + at - low, entries
 
 
 def _used(first: int, entries: "array[int]") -> list[tuple[int, int]]:
@@ -109,6 +124,21 @@ class BlockMap:
         bitmap = bytearray(self.bitmap_size)
         fill_from(self._source, place, memoryview(bitmap))
         return bytes(bitmap.translate(_TURNED))
+
+    def read_with_bitmap(self, block: Present) -> memoryview | None:
+        """Return the file from a block's bitmap to the end of the range asked, in one request.
+
+        Keeps the bitmap. None where two requests are better: the bitmap is known,
+        or much lies between, or so much is asked that one more is nothing.
+        """
+        length = block.high + self.shift(block) - block.place
+        between = block.low - block.number * self.block_size
+        if between > _LITTLE or length > _MUCH or self._bitmaps.knows(block.place):
+            return None
+        stored = memoryview(bytearray(length))
+        fill_from(self._source, block.place, stored)
+        self._bitmaps.keep(block.place, bytes(stored[: self.bitmap_size]).translate(_TURNED))
+        return stored
 
     def entries(self) -> Iterator[tuple[int, int]]:
         """Yield the number of each block that the table says is here, with its entry, judged by nobody."""

@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Iterator
 from typing import Final
 
-from vmkeep.formats.disk import Disk, DiskProfile, Finding, Kind
-from vmkeep.formats.errors import ParentMismatch, TruncatedDisk
+from vmkeep.formats.disk import Disk, DiskProfile, Finding, Holding, Kind, OwnSpan
+from vmkeep.formats.errors import FormatError, ParentMismatch, TruncatedDisk
 from vmkeep.formats.filling import fill_from, fill_with_zeros
 from vmkeep.formats.layers import LayeredDisk, Remaining
 from vmkeep.formats.parents import FindParent, ParentReference, parent_missing
@@ -138,6 +138,9 @@ class SparseVhd(Vhd, LayeredDisk):
 
     def _read_block(self, block: Present, buffer: memoryview) -> None:
         """Fill ``buffer`` with the part of a block asked for."""
+        # A child may hold little of a block, and its bitmap says how little.
+        if self.parent_reference is None and self._read_whole(block, buffer):
+            return
         runs = list(self._blocks.held(block))
         if len(runs) > _SCATTERED:
             self._read_scattered(block, runs, buffer)
@@ -148,6 +151,24 @@ class SparseVhd(Vhd, LayeredDisk):
             fill_from(self._source, place, buffer[low - block.low : high - block.low])
             at = high
         self._read_below(at, buffer[at - block.low :])
+
+    def _read_whole(self, block: Present, buffer: memoryview) -> bool:
+        """Read a block with its bitmap in one request; tell whether that was worth it, and went well."""
+        try:
+            stored = self._blocks.read_with_bitmap(block)
+        except FormatError:
+            # Sectors that the bitmap rules out may be unreadable by right: only the exact reading may fail.
+            return False
+        if stored is None:
+            return False
+        at = block.low
+        for low, high, place in self._blocks.held(block):
+            fill_with_zeros(buffer[at - block.low : low - block.low])
+            own = stored[place - block.place : place - block.place + high - low]
+            buffer[low - block.low : high - block.low] = own
+            at = high
+        fill_with_zeros(buffer[at - block.low :])
+        return True
 
     def _read_scattered(self, block: Present, runs: list[tuple[int, int, int]], buffer: memoryview) -> None:
         """Read both layers in one piece each and put them together in memory."""
@@ -181,11 +202,14 @@ class SparseVhd(Vhd, LayeredDisk):
             place = self._blocks.place_alone(number, entry) if parts else 0
             for part in parts:
                 block = Present(number, part.offset, part.end, place)
+                if self.parent_reference is None:
+                    # Sectors that the bitmap rules out are zeros: not worth a request for each block.
+                    own += self._data_in_file(block)
+                    continue
                 here, there = self._blocks.shares(block)
                 if here:
                     own += intersect(here, self._data_in_file(block))
-                if self.parent_reference is not None:
-                    below += there
+                below += there
         below += rest.until(wanted[-1].end)
         return own, list(join_sorted(below)) if self.parent_reference is not None else []
 
@@ -199,6 +223,22 @@ class SparseVhd(Vhd, LayeredDisk):
         if self.parent_reference is None:
             return iter([ByteRange(start, stop - start)] if start < stop else [])
         return join_sorted(ByteRange(low, high - low) for low, high, _ in self._blocks.pieces(start, stop))
+
+    def own_spans(self, wanted: list[ByteRange]) -> Iterator[OwnSpan]:
+        absent: Holding = "zero" if self.parent_reference is None else "parent"
+        rest = Remaining(wanted)
+        for number, entry in self._blocks.used(wanted[0].offset, wanted[-1].end):
+            for part in rest.until(number * self._blocks.block_size):
+                yield OwnSpan(part.offset, part.end, absent)
+            parts = rest.until((number + 1) * self._blocks.block_size)
+            place = self._blocks.place_alone(number, entry) if parts else 0
+            for part in parts:
+                block = Present(number, part.offset, part.end, place)
+                shift = self._blocks.shift(block)
+                for low, high, is_here in self._blocks.sectors(block):
+                    yield OwnSpan(low, high, "data", low + shift) if is_here else OwnSpan(low, high, absent)
+        for part in rest.until(wanted[-1].end):
+            yield OwnSpan(part.offset, part.end, absent)
 
     def identity(self) -> tuple[object, ...]:
         header = read_at(self._source, self._footers.footer.data_offset, HEADER_SIZE)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 from uuid import UUID
 
-from vmkeep.formats.disk import Disk, DiskProfile, Finding, Kind
+from vmkeep.formats.disk import Disk, DiskProfile, Finding, Holding, Kind, OwnSpan
 from vmkeep.formats.errors import (
     FormatError,
     ParentMismatch,
@@ -17,6 +17,7 @@ from vmkeep.formats.source import Source
 from vmkeep.formats.vhdx import layout
 from vmkeep.formats.vhdx.blocks import Holder, Span
 from vmkeep.formats.vhdx.headers import read_marks
+from vmkeep.formats.vhdx.image import ReplayedImage
 from vmkeep.formats.vhdx.inspection import inspect
 from vmkeep.formats.vhdx.locator import parse_locator
 from vmkeep.formats.vhdx.log import LogAllowance
@@ -220,6 +221,30 @@ class VhdxDisk(LayeredDisk):
                         yield ByteRange(low, high - low)
             elif span.holder is not Holder.PARENT:
                 yield ByteRange(span.start, span.end - span.start)
+
+    def own_spans(self, wanted: list[ByteRange]) -> Iterator[OwnSpan]:
+        for holder, shift, parts in self._table.walk(wanted):
+            for offset, length in parts:
+                end = offset + length
+                if holder is Holder.FILE:
+                    yield from self._held(offset, end, shift)
+                elif holder is Holder.MIXED:
+                    for low, high, is_here in self._table.sector_runs(offset, end):
+                        if is_here:
+                            yield from self._held(low, high, shift)
+                        else:
+                            yield OwnSpan(low, high, "parent")
+                else:
+                    yield OwnSpan(offset, end, "parent" if holder is Holder.PARENT else "zero")
+
+    def _held(self, start: int, end: int, shift: int) -> Iterator[OwnSpan]:
+        """Yield where ``[start, end)`` lies, ``shift`` further in the file: there, or in the log over it."""
+        if not isinstance(self._image, ReplayedImage):
+            yield OwnSpan(start, end, "data", start + shift)
+            return
+        for low, high, holding in self._image.holdings(start + shift, end + shift):
+            kind: Holding = "zero" if holding == "nothing" else "data"
+            yield OwnSpan(low - shift, high - shift, kind, low if holding == "file" else None)
 
     def _limit(self, end: int | None) -> int:
         return self.profile.size if end is None else min(end, self.profile.size)

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import pairwise
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
 from vmkeep.formats.errors import SourceChanged
 from vmkeep.formats.source import Source, read_at
@@ -160,6 +160,26 @@ class ReplayedImage:
             if left < 0 or read_at(other, offset, end - offset).strip(b"\0"):
                 return True
         return False
+
+    def holdings(self, start: int, end: int) -> Iterator[tuple[int, int, Literal["file", "log", "nothing"]]]:
+        """Cut ``[start, end)`` by what holds its bytes; "nothing": they are zeros, by the log's word."""
+        at = start
+        for i in range(bisect_right(self._ends, start), len(self._patches)):
+            patch = self._patches[i]
+            if patch.offset >= end:
+                break
+            low, high = max(patch.offset, start), min(patch.end, end)
+            yield from self._unlogged(at, low)
+            yield low, high, "nothing" if patch.data is None else "log"
+            at = high
+        yield from self._unlogged(at, end)
+
+    def _unlogged(self, start: int, end: int) -> Iterator[tuple[int, int, Literal["file", "nothing"]]]:
+        middle = max(start, min(self._physical, end))
+        if start < middle:
+            yield start, middle, "file"
+        if middle < end:
+            yield middle, end, "nothing"
 
     def data_ranges(self, start: int, end: int) -> Iterator[ByteRange]:
         at = start

@@ -1,6 +1,7 @@
 """Whatever the layers and their bitmaps: a chain reads as the plain model says."""
 
 import random
+from itertools import pairwise
 from uuid import UUID
 
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 from tests.generators.vhd_bytes import DIFFERENCING, DYNAMIC, Block, Sparse, apply, fixed
 from vmkeep.formats.disk import Disk
 from vmkeep.formats.errors import CorruptDisk
+from vmkeep.formats.mapping import map_disk
 from vmkeep.formats.parents import FindParent, ParentReference
 from vmkeep.formats.source import BytesSource
 from vmkeep.formats.vhd import open_vhd
-from vmkeep.ranges import ByteRange, complement
+from vmkeep.ranges import ByteRange, complement, join_sorted
 
 pytestmark = pytest.mark.quick
 
@@ -79,11 +81,14 @@ def layers(draw: st.DrawFn) -> tuple[bytes, list[Sparse | bytes]]:
     return seen, chain
 
 
+def file_of(layer: Sparse | bytes) -> bytes:
+    return fixed(layer, UUID(int=100)) if isinstance(layer, bytes) else bytes(layer.build())
+
+
 def open_chain(chain: list[Sparse | bytes]) -> Disk:
     disk: Disk | None = None
     for depth, layer in enumerate(chain):
-        data = fixed(layer, UUID(int=100)) if isinstance(layer, bytes) else bytes(layer.build())
-        disk = open_vhd(BytesSource(data, f"layer{depth}.vhd"), over(disk))
+        disk = open_vhd(BytesSource(file_of(layer), f"layer{depth}.vhd"), over(disk))
     assert disk is not None
     return disk
 
@@ -143,6 +148,48 @@ def test_a_layer_claims_exactly_its_own_sectors(made: tuple[bytes, list[Sparse |
         assert piece.offset % 512 == 0 and piece.length % 512 == 0
         marked[piece.offset // 512 : piece.end // 512] = b"\1" * (piece.length // 512)
     assert marked == own
+
+
+@given(made=layers(), data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_each_byte_lies_where_the_map_says(
+    made: tuple[bytes, list[Sparse | bytes]], data: st.DataObject
+) -> None:
+    seen, chain = made
+    low = data.draw(st.integers(0, len(seen) - 1))
+    high = data.draw(st.integers(low + 1, len(seen)))
+    for start, end in ((0, len(seen)), (low, high)):
+        with open_chain(chain) as disk:
+            pieces = list(map_disk(disk, start, end))
+        assert (pieces[0].start, pieces[-1].end) == (start, end)
+        for piece, right in pairwise(pieces):
+            assert piece.end == right.start and piece.joined(right) is None
+        for piece in pieces:
+            expected = seen[piece.start : piece.end]
+            layer = len(chain) - 1 - piece.depth
+            assert piece.file == f"layer{layer}.vhd"
+            if piece.kind == "zero":
+                assert piece.place is None and not any(expected)
+                continue
+            assert piece.kind == "data" and piece.place is not None
+            stored = file_of(chain[layer])
+            assert stored[piece.place : piece.place + len(expected)] == expected
+
+
+@given(made=layers())
+@settings(max_examples=100, deadline=None)
+def test_the_map_of_a_layer_alone_tells_exactly_its_own_sectors(
+    made: tuple[bytes, list[Sparse | bytes]],
+) -> None:
+    seen, chain = made
+    with open_chain(chain) as disk:
+        pieces = list(map_disk(disk, layer_only=True))
+        claimed = list(disk.layer_extents())
+    assert (pieces[0].start, pieces[-1].end) == (0, len(seen))
+    assert all(piece.end == right.start for piece, right in pairwise(pieces))
+    assert {(piece.depth, piece.file) for piece in pieces} == {(0, f"layer{len(chain) - 1}.vhd")}
+    own = [ByteRange(piece.start, piece.end - piece.start) for piece in pieces if piece.kind != "parent"]
+    assert list(join_sorted(own)) == claimed
 
 
 def shifted(ranges: list[ByteRange], by: int) -> list[ByteRange]:

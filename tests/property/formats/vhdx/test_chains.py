@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from tests.generators import vhdx_bytes as gen
 from vmkeep.formats.disk import Disk
+from vmkeep.formats.mapping import map_disk
 from vmkeep.formats.parents import ParentReference
 from vmkeep.formats.source import BytesSource
 from vmkeep.formats.vhdx import VhdxDisk, open_vhdx
+from vmkeep.ranges import ByteRange, normalise
 
 pytestmark = pytest.mark.quick
 
@@ -120,8 +122,8 @@ class Model:
         return out
 
 
-def build(recipe: Recipe) -> tuple[VhdxDisk, Model, dict[int, gen.Block]]:
-    """Return the disk, its model, and the blocks of its uppermost layer."""
+def build(recipe: Recipe) -> tuple[VhdxDisk, Model, dict[int, gen.Block], list[gen.Made]]:
+    """Return the disk, its model, the blocks of its uppermost layer, and the files, base first."""
     rng = random.Random(recipe.seed)
     model = Model(recipe.sector)
     files: list[gen.Made] = []
@@ -158,7 +160,7 @@ def build(recipe: Recipe) -> tuple[VhdxDisk, Model, dict[int, gen.Block]]:
 
         return open_vhdx(BytesSource(files[layer].data, f"layer{layer}"), find)
 
-    return open_layer(len(files) - 1), model, blocks
+    return open_layer(len(files) - 1), model, blocks, files
 
 
 def move_into_log(made: gen.Made, rng: random.Random) -> None:
@@ -180,7 +182,7 @@ def move_into_log(made: gen.Made, rng: random.Random) -> None:
 )
 @given(recipes(), st.data())
 def test_a_chain_reads_like_its_model(recipe: Recipe, data: st.DataObject) -> None:
-    disk, model, _ = build(recipe)
+    disk, model, _, _ = build(recipe)
     size = model.size
     low = min(recipe.states[-1], default=0) * BLOCK
     assert disk.profile.size == size
@@ -211,7 +213,7 @@ def test_a_chain_reads_like_its_model(recipe: Recipe, data: st.DataObject) -> No
 )
 @given(recipes())
 def test_what_a_layer_does_not_decide_is_its_parents(recipe: Recipe) -> None:
-    disk, model, blocks = build(recipe)
+    disk, model, blocks, _ = build(recipe)
     if disk.parent is None:
         assert [tuple(r) for r in disk.layer_extents()] == [(0, model.size)]
         return
@@ -236,3 +238,57 @@ def test_what_a_layer_does_not_decide_is_its_parents(recipe: Recipe) -> None:
                 at = start + s * sector
                 expected[at : at + sector] = b"\1" * len(expected[at : at + sector])
     assert own == expected
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@given(recipes(), st.data())
+def test_each_byte_lies_where_the_map_says(recipe: Recipe, data: st.DataObject) -> None:
+    disk, model, _, files = build(recipe)
+    low = min(recipe.states[-1], default=0) * BLOCK
+    pieces = list(map_disk(disk))
+    assert (pieces[0].start, pieces[-1].end) == (0, model.size)
+    for piece, right in pairwise(pieces):
+        assert piece.end == right.start and piece.joined(right) is None
+    for piece in pieces:
+        start = max(piece.start, low)  # in front of it nothing was ever written
+        if piece.kind == "zero":
+            assert piece.place is None
+            assert start >= piece.end or not any(model.read(start, piece.end - start))
+            continue
+        assert piece.kind == "data" and piece.place is not None and piece.start >= low
+        layer = len(files) - 1 - piece.depth
+        assert piece.file == f"layer{layer}"
+        stored = files[layer].data[piece.place : piece.place + piece.end - piece.start]
+        assert stored == model.read(piece.start, piece.end - piece.start)
+
+    start = data.draw(st.integers(low, model.size))
+    end = data.draw(st.integers(start, model.size))
+    cut = [
+        piece._replace(
+            start=max(piece.start, start),
+            end=min(piece.end, end),
+            place=None if piece.place is None else piece.place + max(start - piece.start, 0),
+        )
+        for piece in pieces
+        if piece.start < end and start < piece.end
+    ]
+    assert list(map_disk(disk, start, end)) == (cut if start < end else [])
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@given(recipes())
+def test_the_map_of_a_layer_leaves_to_its_parent_what_the_layer_does_not_decide(recipe: Recipe) -> None:
+    disk, model, _, _ = build(recipe)
+    pieces = list(map_disk(disk, layer_only=True))
+    assert (pieces[0].start, pieces[-1].end) == (0, model.size)
+    assert all(piece.end == right.start for piece, right in pairwise(pieces))
+    assert {piece.depth for piece in pieces} == {0}
+    own = [ByteRange(piece.start, piece.end - piece.start) for piece in pieces if piece.kind != "parent"]
+    assert normalise(own) == list(disk.layer_extents())
+    # What it decides is the same whether or not its parent is asked for the rest.
+    decided = [piece for piece in map_disk(disk) if piece.depth == 0 and piece.kind == "data"]
+    assert decided == [piece for piece in pieces if piece.kind == "data"]

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from tests.generators import vhdx_bytes as gen
-from vmkeep.formats.disk import Disk, DiskProfile, Finding
+from vmkeep.formats.disk import Disk, DiskProfile, Finding, OwnSpan
 from vmkeep.formats.errors import CorruptDisk, ParentMismatch, ParentMissing, TruncatedDisk, UnsupportedDisk
 from vmkeep.formats.parents import FindParent, ParentReference, no_parents
 from vmkeep.formats.source import BytesSource
@@ -339,6 +339,9 @@ class Flat(Disk):
         yield from ()
 
     def layer_extents(self, start: int = 0, end: int | None = None) -> Iterator[ByteRange]:
+        yield from ()
+
+    def own_spans(self, wanted: list[ByteRange]) -> Iterator[OwnSpan]:
         yield from ()
 
     def identity(self) -> tuple[object, ...]:
