@@ -189,7 +189,7 @@ def has_held(records: Sequence[Record]) -> bool:
 
 @dataclass(frozen=True)
 class _Worked:
-    """The host a run worked on, as its records name it, or empty; both flags are false where nobody can tell."""
+    """The host a run worked on, as its records name it, or empty; neither flag where nobody can tell."""
 
     host: str
     is_here: bool = False
