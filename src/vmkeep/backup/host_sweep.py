@@ -104,8 +104,8 @@ def _check_asked(said: Said, found: Sequence[VmSwept]) -> None:
                     f"{ours[0]!r} and {ours[1]!r} cannot both be ours: one run makes one {what}.",
                     hint="Name one; if a sweep still asks about the other afterwards, name that, too.",
                 )
-    elsewhere = {one.run for one in cleared if one.elsewhere}
-    for run in sorted(said.hosts_gone - elsewhere):
+    nowhere = {one.run for one in cleared if one.is_nowhere}
+    for run in sorted(said.hosts_gone - nowhere):
         raise UsageError(
             f"{run!r} is no unfinished run of another host.",
             hint="Without --host-gone, and with --dry-run, the sweep says which runs are.",

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from vmkeep import stopping
 from vmkeep.capture.states import HOLDING, HoldState
-from vmkeep.capture.sweep import NOTHING_SAID, Note, Said, Swept, nothing_noted, short_id, sweep
+from vmkeep.capture.sweep import NOT_HERE, NOTHING_SAID, Note, Said, Swept, nothing_noted, short_id, sweep
 from vmkeep.clock import WatchedClock
 from vmkeep.errors import VmkeepError
 from vmkeep.host.hyperv import HyperV, Owner
@@ -31,7 +31,8 @@ class Cleared:
     """What became of one dead run: ``swept`` on the host, and whether the run is ``buried``.
 
     ``why`` says why not; the next run and the next sweep look again. ``elsewhere`` is the
-    host it worked on, where nothing of it is on this one.
+    host it worked on, as far as that is known, where nothing of it is on this one. ``is_nowhere``:
+    a person's word that its host exists no more, or its VM, closes it.
     """
 
     run: str
@@ -40,6 +41,7 @@ class Cleared:
     buried: bool = False
     why: str = ""
     elsewhere: str = ""
+    is_nowhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,7 @@ def look_at(
     if lost_of is None and not has_held(records):
         return Cleared(run, vm)
     steps = [(record.step, record.detail) for record in records]
-    other = _other_host(records, here)
-    marked_only = other is not None
+    worked = _worked_on(records, here)
     try:
         owner = owner_of(repository, run)
         with stoppable(host) as host:
@@ -163,7 +164,8 @@ def look_at(
                 owner,
                 durable=durable,
                 dry_run=note is None,
-                marked_only=marked_only,
+                marked_only=worked.is_elsewhere,
+                is_its_host=worked.is_here,
                 note=note or nothing_noted,
                 said=said,
                 lost_of=lost_of,
@@ -172,14 +174,9 @@ def look_at(
         raise
     except (VmkeepError, OSError) as error:
         return Cleared(run, vm, why=f"what it left cannot be looked for: {error}")
-    # A VM that moved takes its checkpoint and its points along; one of the same id elsewhere does not.
-    things = [each for each in swept if each.what in ("checkpoint", "reference point")]
-    if other is not None and not things and all(each.outcome != "failed" for each in swept):
-        why = (
-            f"it worked on the host {other!r}, and nothing of it is here; sweep that host, or, if it exists "
-        )
-        why += f"no more, this one with --host-gone {run}"
-        return Cleared(run, vm, swept, why="" if run in said.hosts_gone else why, elsewhere=other)
+    if _is_nothing_here(worked, swept):
+        why = "" if run in said.hosts_gone else worked.where_to_look(run)
+        return Cleared(run, vm, swept, why=why, elsewhere=worked.host, is_nowhere=True)
     left = [each for each in swept if not each.is_clean and each.outcome != "would be removed"]
     return Cleared(run, vm, swept, why="; ".join(_said(each) for each in left))
 
@@ -190,14 +187,53 @@ def has_held(records: Sequence[Record]) -> bool:
     return any(record.step in steps for record in records)
 
 
-def _other_host(records: Sequence[Record], here: HostNames) -> str | None:
-    """Return the host a run worked on, unless it is this one: by its own name, else by the configured one."""
+@dataclass(frozen=True)
+class _Worked:
+    """The host a run worked on, as its records name it, or empty; neither flag where nobody can tell."""
+
+    host: str
+    is_here: bool = False
+    is_elsewhere: bool = False
+
+    def where_to_look(self, run: str) -> str:
+        """Say where the run may have left something, and how a person closes it."""
+        if self.is_elsewhere:
+            place, gone = (
+                f"it worked on the host {self.host!r}, and nothing of it is here",
+                "it exists no more",
+            )
+        elif self.host:
+            place = f"it worked on the host {self.host!r}, which may be another one, and its VM is not here"
+            gone = "that or the VM exists no more"
+        else:
+            place = "on which host it worked cannot be read, and its VM is not here"
+            gone = "that or the VM exists no more"
+        return f"{place}; sweep that host, or, if {gone}, this one with --host-gone {run}"
+
+
+def _worked_on(records: Sequence[Record], here: HostNames) -> _Worked:
+    """Return the host a run worked on: by its own name, else by the configured one.
+
+    Hosts of two sites may have one name of their own: this one it is for certain only if both names are its.
+    """
     begun: Mapping[str, object] = next((r.detail for r in records if SOURCE in r.detail), {})
-    computer, source = begun.get(HOST), str(begun.get(SOURCE, ""))
+    computer, source = str(begun.get(HOST) or ""), str(begun.get(SOURCE, ""))
     configured = source.removeprefix("hyperv://").partition("/")[0]
+    is_configured_so = configured == here.configured
     if computer and here.computer:
-        return str(computer) if str(computer).lower() != here.computer.lower() else None
-    return configured if configured and configured != here.configured else None
+        if computer.lower() != here.computer.lower():
+            return _Worked(computer, is_elsewhere=True)
+        return _Worked(configured, is_here=is_configured_so)
+    return _Worked(configured, is_elsewhere=bool(configured) and not is_configured_so)
+
+
+def _is_nothing_here(worked: _Worked, swept: Sequence[Swept]) -> bool:
+    """Tell whether a host has nothing of a run, and that is no proof: it may be on the run's own host."""
+    if not worked.is_elsewhere:
+        return any(each.why == NOT_HERE for each in swept)
+    # A VM that moved takes its checkpoint and its points along; one of the same id elsewhere does not.
+    things = [each for each in swept if each.what in ("checkpoint", "reference point")]
+    return not things and all(each.outcome != "failed" for each in swept)
 
 
 def _said(swept: Swept) -> str:

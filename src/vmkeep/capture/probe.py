@@ -47,6 +47,15 @@ class DeadProbe:
         """What the probe said of itself and its host at first; empty if it died before."""
         return self.records[0][1] if self.records and self.records[0][0] == BEGUN else {}
 
+    @contextmanager
+    def continued(self) -> Iterator["FileJournal"]:
+        """Write behind what the probe wrote, for whoever cleans up after it. Raises ProbeUnnoted."""
+        journal = FileJournal.behind(self.file)
+        try:
+            yield journal
+        finally:
+            journal.close()
+
     def forget(self) -> None:
         """Remove the journal: nothing of the probe is left on the host. Raises ProbeUnnoted."""
         with _noting(self.file):
@@ -134,6 +143,20 @@ class FileJournal:
             fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | _FLAGS, 0o600)
             try:
                 _sync_folder(folder)
+            except BaseException:
+                os.close(fd)
+                raise
+        return cls(file, fd)
+
+    @classmethod
+    def behind(cls, file: Path) -> Self:
+        """Open the file of a dead probe; half a line at its end, which announces nothing, is cut off."""
+        with _noting(file):
+            fd = os.open(file, os.O_RDWR | os.O_APPEND | _FLAGS)
+            try:
+                with open(fd, "rb", closefd=False) as opened:
+                    content = opened.read(_LARGEST)
+                os.ftruncate(fd, content.rfind(b"\n") + 1)
             except BaseException:
                 os.close(fd)
                 raise

@@ -53,6 +53,7 @@ _BEING_CONVERTED: Final = "the host is still making a reference point of the run
 _NO_VM: Final = (
     "the host has no such VM any more, so nothing of the run is there; if it was moved, sweep its new host"
 )
+NOT_HERE: Final = "the host has no such VM, and may not be the one that the run worked on"
 
 Note: TypeAlias = Callable[[str, Mapping[str, Any]], None]
 """Adds a step to the journal of the dead run, durably: a later sweep finds it among the records."""
@@ -119,6 +120,7 @@ def sweep(
     durable: Collection[str] = (),
     dry_run: bool = False,
     marked_only: bool = False,
+    is_its_host: bool = True,
     merge_limit_s: float = 3600.0,
     note: Note = nothing_noted,
     said: Said = NOTHING_SAID,
@@ -132,9 +134,10 @@ def sweep(
     away. Of the rest a person may have ``said`` whose it is. ``marked_only``: this is
     not the host the run wrote of, where a VM of the same id may be another one; then only
     a checkpoint with the run's own mark is touched, or a reference point that it wrote
-    down. ``lost_of``: records of the run are lost, and this is its VM; then whatever they may
-    have named is left and told, too. Failures of the host are data in the answer; only when every item
-    :attr:`Swept.is_clean` may the run be buried.
+    down. ``is_its_host``: this is the host the run worked on for certain; else that there is no such VM
+    proves nothing (:data:`NOT_HERE`). ``lost_of``: records of the run are lost, and this is its VM;
+    then whatever they may have named is left and told, too. Failures of the host are data in the
+    answer; only when every item :attr:`Swept.is_clean` may the run be buried.
     """
     trace = read_trace(records)
     if trace is None and lost_of is None:
@@ -143,9 +146,8 @@ def sweep(
     if not trace.vm_id and lost_of is not None:
         trace = replace(trace, vm_id=lost_of.upper())  # as hosts spell GUIDs
     is_whole = trace.is_whole and lost_of is None
-    one = _Sweep(
-        host, owner, trace, tuple(durable), dry_run, marked_only, merge_limit_s, note, said, is_whole
-    )
+    limits = (dry_run, marked_only, is_its_host, merge_limit_s)
+    one = _Sweep(host, owner, trace, tuple(durable), *limits, note, said, is_whole)
     return tuple(one.run())
 
 
@@ -159,6 +161,7 @@ class _Sweep:
     durable: tuple[str, ...]
     dry_run: bool
     marked_only: bool
+    is_its_host: bool
     merge_limit_s: float
     note: Note
     said: Said
@@ -184,6 +187,8 @@ class _Sweep:
             if not is_here:  # layers and reference points that were written down are those of the other host
                 self.trace = replace(self.trace, layers={}, reference_point=None, previous=None)
         elif has_no_vm(self.host, vm_id):
+            if not self.is_its_host:
+                return [Swept("VM", vm_id, "left", NOT_HERE)]
             return [Swept("VM", vm_id, "finished", _NO_VM)]
         swept: list[Swept] = []
         for part in (self._checkpoints, self._reference_points):

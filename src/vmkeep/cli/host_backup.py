@@ -224,13 +224,16 @@ def _tell(result: "VmResult", name: str) -> None:
 
 
 def _left_behind(result: "VmResult") -> tuple[str, ...]:
-    """Return what a run could not take away."""
+    """Return what a run could not take away, and what it owes of dead runs."""
+    from vmkeep.capture.outcome import left_behind_by
+
     if result.outcome is not None:
         return result.outcome.left
     if result.error is None or not result.was_tried:
         return ()
-    left = result.error.context.get("left_behind")
-    return left if isinstance(left, tuple) else ()
+    told = result.error.context.get("left_behind")  # of the run itself; its notes know of dead runs, too
+    own = told if isinstance(told, tuple) else ()
+    return tuple(dict.fromkeys((*own, *left_behind_by(result.error))))
 
 
 def _fields(result: "VmResult") -> dict[str, Any]:

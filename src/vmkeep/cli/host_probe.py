@@ -209,7 +209,9 @@ def _sweep(host: HyperV, dead: DeadProbe, address: str, facts: HostFacts) -> Seq
     if not is_here:
         place = f"it was probed at {dead.origin.get('address')}, on {computer or 'a host without a name'}"
         return [Swept("VM", str(dead.origin.get("vm")), "left", f"{place}; this is another host")]
-    return sweep(host, dead.records, Owner.of_probe(dead.run), merge_limit_s=_LIMITS.merge_s)
+    with dead.continued() as journal:
+        owner = Owner.of_probe(dead.run)
+        return sweep(host, dead.records, owner, merge_limit_s=_LIMITS.merge_s, note=journal.step)
 
 
 # --- the probe itself -----------------------------------------------------------------------

@@ -44,7 +44,7 @@ def sweep(
     host_gone: Annotated[
         list[str] | None,
         typer.Option(
-            "--host-gone", metavar="RUN", help="The host of this run exists no more: close the run."
+            "--host-gone", metavar="RUN", help="The host or the VM of this run exists no more: close it."
         ),
     ] = None,
     record: Record = None,
@@ -59,8 +59,8 @@ def sweep(
     the repository and its password can do it, once the dead run's claim has ended (30 minutes at most).
 
     What may be the dead run's or another program's is left, and told with the two commands that decide
-    it: --ours ID and --not-ours ID, each as often as needed. A run that worked on another host is left to
-    a sweep of that one; --host-gone RUN closes it where that host exists no more.
+    it: --ours ID and --not-ours ID, each as often as needed. A run that worked on another host, or may
+    have, is left to a sweep of that one; --host-gone RUN closes it where that host exists no more, or its VM.
 
     Exit codes: 0 nothing is left (with --dry-run: nothing is to be removed); 1 failed; 2 an ID that
     nobody has to decide about; 3 something is left, and why is said; 10 no repository; 12 wrong password;

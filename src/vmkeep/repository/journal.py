@@ -113,7 +113,7 @@ class Journal:
             if self._alive(*found, None):
                 alive.append(found[0])
             else:
-                dead.append(_readable(self._store, self._ring, infos))
+                dead.append(self._records_of(infos, found[0]))
         return dead, alive
 
     def _give_way_to_claims(self, *, patient: bool) -> list[list[Record]] | None:
@@ -135,12 +135,12 @@ class Journal:
             if last.step == FINISHED:
                 self._ended.add(run)  # for good: nobody writes behind that
             elif not self._alive(last, info, now):
-                dead.append(_readable(self._store, self._ring, infos))
+                dead.append(self._records_of(infos, last))
             elif patient and last.number == 1 and run > self.run:
                 wait = True
             elif last.number > 0:
                 self.step(FINISHED, {"outcome": "gave way", "to": run})
-                first = _readable(self._store, self._ring, infos)[0]
+                first = self._records_of(infos, last)[0]
                 raise RunAlive(
                     f"another run of {self._vm.name!r} is under way since {format_time(first.time)} "
                     f"on {first.owner.get('host', 'an unknown machine')}.",
@@ -158,6 +158,10 @@ class Journal:
             except (Tampered, ObjectMissing):
                 continue
         return None
+
+    def _records_of(self, infos: Sequence[ObjectInfo], last: Record) -> list[Record]:
+        """Return the records of a run that can be read; at least the last one, which could be just now."""
+        return self._read_patiently(infos) or [last]
 
     def _alive(self, record: Record, info: ObjectInfo, now: datetime | None) -> bool:
         if owner_is_gone(record.owner):

@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.hosts.configured import Hosts
 from tests.e2e.hosts.protecting import (
     OFFICE,
+    assert_only_baselines_came,
     by_vm,
     clear,
     id_of,
@@ -149,6 +150,22 @@ def test_what_cannot_be_taken_away_is_named_and_swept_later(hosts: Hosts, office
 
 
 # --- files and space --------------------------------------------------------------------------
+
+
+def test_a_program_hears_of_what_dead_runs_have_left(hosts: Hosts, office: Lab) -> None:
+    before = things(office)
+    assert hosts(*WEB).code == 0
+    deny(office, "DestroyReferencePoint")
+    assert hosts(*WEB).code == 3
+    office.control.ask("fail", vm="web", at="create-call", code=32769)
+    result = hosts("backup", "hyperv://lab", "--vm", "attic", "--vm", "web", "--json")
+    office.control.ask("calm")
+    documents, _ = by_vm(result)
+    web = documents[id_of(office, "web")]
+    assert (web["exit_code"], "32769" in web["message"]) == (13, True), result
+    assert web["left_behind"] == ["what an unfinished run of web made is not all removed yet"]
+    assert hosts("sweep", "hyperv://lab").code == 0
+    assert_only_baselines_came(before, things(office))
 
 
 def test_a_share_that_nobody_serves(hosts: Hosts, office: Lab, free_port: int) -> None:

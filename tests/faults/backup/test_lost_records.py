@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.backup.test_two_hosts import Dead, die_before_the_tracking
+from tests.faults.backup.test_two_hosts import Dead, damage, die_before_the_tracking
 from tests.host_runs import SCENARIO, Host, host_of
 from tests.lab_process import running_lab
 from vmkeep.backup.host_sweep import VmSwept, sweep_host
@@ -13,7 +13,6 @@ from vmkeep.capture import calls
 from vmkeep.capture.checkpoint import CheckpointHold
 from vmkeep.capture.sweep import NOTHING_SAID, Said, short_id
 from vmkeep.host.hyperv import convert_checkpoint
-from vmkeep.repository.journal import PREFIX, Record
 
 VM = "web"
 
@@ -39,15 +38,6 @@ def die_converted(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         patched.setattr(CheckpointHold, "_abandon", nothing)
         with pytest.raises(Dead):
             host.take(VM)
-
-
-def damage(host: Host, record: Record) -> None:
-    store = host.repository.store
-    name = next(
-        info.name for info in store.list(PREFIX) if info.name.endswith(f"/{record.run}/{record.number:06}")
-    )
-    store.delete(name)
-    store.put(name, b"rotten")
 
 
 def swept(host: Host, said: Said = NOTHING_SAID) -> list[VmSwept]:

@@ -14,6 +14,7 @@ from vmkeep.capture.checkpoint import CheckpointHold
 from vmkeep.capture.sweep import NOTHING_SAID, Said
 from vmkeep.errors import ExitCode, UsageError
 from vmkeep.model.consistency import Consistency
+from vmkeep.repository.journal import PREFIX, Record
 from vmkeep.repository.points import Points
 
 OTHER = SCENARIO.replace("stranger_reference_points = 1", "stranger_reference_points = 2")
@@ -111,6 +112,16 @@ def die_before_the_tracking(host: Host, monkeypatch: pytest.MonkeyPatch) -> None
             host.take("web")
 
 
+def damage(host: Host, record: Record) -> None:
+    """Let a record of a run rot in its store."""
+    store = host.repository.store
+    name = next(
+        info.name for info in store.list(PREFIX) if info.name.endswith(f"/{record.run}/{record.number:06}")
+    )
+    store.delete(name)
+    store.put(name, b"rotten")
+
+
 @pytest.mark.parametrize("has_vm", [True, False], ids=["of a VM of that id", "of no such VM"])
 def test_a_run_that_died_after_the_release_is_not_buried_by_another_host(
     hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch, has_vm: bool
@@ -193,6 +204,58 @@ def test_hosts_that_do_not_tell_their_names_are_told_apart_by_the_configured_one
     here = swept_on(primary)
     assert here.is_clean
     assert primary.points_left().get("web", []) == []
+
+
+@pytest.mark.parametrize("alike", ["in all but the configured name", "as far as can be read", "in no way"])
+def test_a_host_without_the_vm_buries_only_its_own_runs(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch, alike: str
+) -> None:
+    """Two sites may each have a host called HV; and the record that names the host may be lost."""
+    primary, other = hosts
+    other.lab.control.ask("power", vm="web", to="off")
+    other.lab.control.ask("delete", vm="web")
+    die_before_the_tracking(primary, monkeypatch)
+    (left,) = primary.points_left()["web"]
+    first = primary.runs("web")[-1][0]
+    if alike != "in all but the configured name":
+        damage(primary, first)
+    if alike == "in no way":
+        other.doors = replace(other.doors, computer="HV-OTHER")
+    else:
+        assert primary.doors.computer == other.doors.computer
+    primary.clock.later(hours=1)
+    for _ in range(2):
+        (cleared,) = swept_on(other).cleared
+        assert not cleared.buried
+        assert f"--host-gone {first.run}" in cleared.why
+        assert not primary.all_closed("web")
+    here = swept_on(primary)
+    assert any(left in each.id for each in here.cleared[0].swept if each.outcome == "removed"), here
+    for _ in range(3):  # what a lost record may have named is asked about
+        asked = [each.id for one in here.cleared for each in one.swept if each.is_asked]
+        if not asked:
+            break
+        here = swept_on(primary, Said.of([], asked))
+    assert here.is_clean, here
+    assert primary.all_closed("web")
+    primary.is_clean()
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["with its first record lost", "of a host of that name"])
+def test_a_run_that_may_be_of_another_host_is_closed_by_a_persons_word(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    primary, other = hosts
+    die_before_the_tracking(primary, monkeypatch)
+    first = primary.runs("web")[-1][0]
+    if lost:
+        damage(primary, first)
+    other.lab.control.ask("power", vm="web", to="off")
+    other.lab.control.ask("delete", vm="web")
+    primary.clock.later(hours=1)
+    assert not swept_on(other).is_clean
+    assert swept_on(other, Said.of([], [], [first.run])).is_clean
+    assert primary.all_closed("web")
 
 
 def test_one_answer_that_there_is_no_such_vm_buries_no_run(

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,16 @@ from typing import Any
 
 import pytest
 
+from tests.faults.capture.test_strangers import Stranger
 from tests.lab_captures import MANY, Doors, doors, is_under_way
 from tests.lab_process import Lab, running_lab
 from vmkeep import stopping
+from vmkeep.capture.checkpoint import CheckpointHold
+from vmkeep.capture.limits import HoldLimits
 from vmkeep.capture.outcome import left_behind_by
-from vmkeep.capture.probe import ProbeNotes
+from vmkeep.capture.probe import FileJournal, ProbeNotes
+from vmkeep.capture.states import ASKED
+from vmkeep.cli import host_probe
 from vmkeep.cli.host_probe import ProbeWish, earlier_probes, left_told, probe
 from vmkeep.cli.host_verdicts import Check, confirmed, exit_code_of, refuted
 from vmkeep.host.files.host_files import HostFiles
@@ -66,6 +72,33 @@ def probed(
         checks = probe(host.host, files or host.files, wish, notes, BEFORE if before is None else before)
     assert [check.name for check in checks if check.name != "probe-earlier"] == STEPS
     return {check.name: check for check in checks}
+
+
+def die_after_the_call(host: Doors, notes: ProbeNotes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a probe end, as by kill -9, when the host has taken its call for a checkpoint."""
+    real = FileJournal.step
+
+    def step(journal: FileJournal, name: str, detail: Mapping[str, Any], /) -> None:
+        real(journal, name, detail)
+        if name == ASKED:
+            raise Interrupted
+
+    def nothing(*_: object) -> None:
+        return
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileJournal, "step", step)
+        patched.setattr(CheckpointHold, "_clean_failed_creation", nothing)
+        with pytest.raises(Interrupted):
+            probed(host, notes)
+
+
+def await_true(condition: Callable[[], bool]) -> None:
+    """Wait until a host has come so far."""
+    deadline = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def states(checks: dict[str, Check]) -> dict[str, str]:
@@ -180,6 +213,37 @@ def test_what_cannot_be_removed_the_second_time_keeps_the_next_probe_away(
     assert journals(notes) == [journal]
     assert states(probed(host, notes))["probe-earlier"] == "confirmed"
     assert hosts_own(lab) == before
+
+
+def test_what_is_concluded_of_a_dead_probe_is_written_down(
+    lab: Lab, host: Doors, notes: ProbeNotes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is concluded once: the next probe takes no other program's checkpoint for the dead one's."""
+    before = hosts_own(lab)
+    stranger = Stranger(lab, host.vm(VM).vm.id)
+    known = stranger.checkpoints
+    die_after_the_call(host, notes, monkeypatch)
+    await_true(lambda: len(stranger.checkpoints) > len(known))
+    (ours,) = set(stranger.checkpoints) - set(known)
+    (journal,) = journals(notes)
+    with journal.open("ab") as torn:
+        torn.write(b'["hold-ma')  # half a record at the end of it
+    lab.control.ask("push", seconds=300.0)
+    theirs = stranger.hold()
+    lab.control.ask("push", seconds=400.0)  # jobs are forgotten
+    lab.control.ask("fail", at="merge", times=MANY)
+    monkeypatch.setattr(host_probe, "_LIMITS", HoldLimits(merge_s=5.0))
+    for _ in range(2):
+        checks = probed(host, notes)
+        assert checks["probe-earlier"].state == "refuted"
+        assert "merge" in checks["probe-earlier"].fact
+        assert theirs in stranger.checkpoints
+        assert ours not in stranger.checkpoints
+    lab.control.ask("heal")
+    stranger.remove(checkpoint=theirs)
+    await_true(lambda: hosts_own(lab) == before)
+    assert states(probed(host, notes))["probe-earlier"] == "confirmed"
+    assert journals(notes) == []
 
 
 def test_layers_that_are_not_merged_are_told_and_waited_for_by_the_next_probe(

@@ -321,6 +321,37 @@ def test_a_record_the_store_cannot_read_for_a_moment_is_read_again(world: World)
     assert Points(world.store, world.ring).seal_state(name, None) == "void"
 
 
+class _DropsOut(WrappedStore):
+    """Reads a folder's objects a few times, then none of them, for so many reads."""
+
+    def __init__(self, inner: Store, folder: str, after: int, times: int) -> None:
+        super().__init__(inner)
+        self.folder, self.after, self.times = folder, after, times
+
+    def get(self, name: str) -> bytes:
+        if name.startswith(self.folder):
+            self.after -= 1
+            if self.after < 0 and self.times:
+                self.times -= 1
+                raise ObjectUnreadable("the share has dropped out.")
+        return super().get(name)
+
+
+@pytest.mark.parametrize("how", ["look", "begin"])
+@pytest.mark.parametrize(("times", "numbers"), [(5, [0, 1, 2, 3, 4]), (1000, [4])], ids=["a moment", "long"])
+def test_a_dead_run_is_known_by_the_record_that_could_be_read_of_it(
+    world: World, how: str, times: int, numbers: list[int]
+) -> None:
+    _written_by(world, this_process() | {"boot": "another"}, {"one": {}, "two": {}, "three": {}})
+    world.clock.advance(LEASE.total_seconds())
+    folder = f"runs/{world.ring.vm_key(VM.id)}/{'ee' * 16}/"
+    # A run that begins has looked at all of it once before, and then looks at the last one first.
+    store = _DropsOut(world.store, folder, 1 if how == "look" else 1 + 5 + 1, times)
+    journal = world.journal(store)
+    (records,) = journal.look()[0] if how == "look" else journal.begin({})
+    assert [record.number for record in records] == numbers
+
+
 def test_lease_counts_to_the_second(world: World) -> None:
     world.journal().begin({})
     world.clock.advance(LEASE.total_seconds() - 1)
