@@ -214,7 +214,8 @@ class _Worked:
 def _worked_on(records: Sequence[Record], here: HostNames) -> _Worked:
     """Return the host a run worked on: by its own name, else by the configured one.
 
-    Hosts of two sites may have one name of their own: this one it is for certain only if both names are its.
+    Hosts of two sites may have one name of their own, and replicas of a VM one id: this host it is
+    for certain only if both names are its, and another one if either is another's.
     """
     begun: Mapping[str, object] = next((r.detail for r in records if SOURCE in r.detail), {})
     computer, source = str(begun.get(HOST) or ""), str(begun.get(SOURCE, ""))
@@ -223,7 +224,7 @@ def _worked_on(records: Sequence[Record], here: HostNames) -> _Worked:
     if computer and here.computer:
         if computer.lower() != here.computer.lower():
             return _Worked(computer, is_elsewhere=True)
-        return _Worked(configured, is_here=is_configured_so)
+        return _Worked(configured, is_here=is_configured_so, is_elsewhere=not is_configured_so)
     return _Worked(configured, is_elsewhere=bool(configured) and not is_configured_so)
 
 

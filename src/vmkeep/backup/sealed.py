@@ -57,9 +57,9 @@ class Sealed:
     def _troubles(self, trouble: VmkeepError) -> list[str]:
         what = "the VM could not be released" if self.released is None else "not all is cleaned up"
         told = f"the point is sealed, but {what}; the next run or `vmkeep sweep` will: {trouble.message}"
-        left = trouble.context.get("left_behind")
-        each = left if isinstance(left, tuple) else ()
-        return [told, *(f"left behind on the host: {one}" for one in each if one not in told)]
+        own = trouble.context.get("left_behind")
+        left = dict.fromkeys((*(own if isinstance(own, tuple) else ()), *left_behind_by(trouble)))
+        return [told, *(f"left behind on the host: {one}" for one in left if one not in told)]
 
 
 def _ends(released: Released) -> list[str]:

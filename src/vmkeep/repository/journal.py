@@ -87,7 +87,7 @@ class Journal:
         fields = {"version": _VERSION, "run": self.run, "time": format_time(self._clock.now())}
         self._store.put(session, close_box(self._ring, session, json.dumps(fields).encode()))
         self._give_way_to_claims(patient=False)
-        self.step("claimed")
+        self.step("claimed", detail)  # once more: either record may be lost
         for _ in range(_LOOKS):
             dead = self._give_way_to_claims(patient=True)
             if dead is not None:

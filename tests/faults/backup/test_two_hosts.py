@@ -122,12 +122,14 @@ def damage(host: Host, record: Record) -> None:
     store.put(name, b"rotten")
 
 
+@pytest.mark.parametrize("has_name", [True, False], ids=["of its own name", "of the same name"])
 @pytest.mark.parametrize("has_vm", [True, False], ids=["of a VM of that id", "of no such VM"])
 def test_a_run_that_died_after_the_release_is_not_buried_by_another_host(
-    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch, has_vm: bool
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch, has_vm: bool, has_name: bool
 ) -> None:
     primary, other = hosts
-    other.doors = replace(other.doors, computer="HV-OTHER")
+    if has_name:
+        other.doors = replace(other.doors, computer="HV-OTHER")
     if not has_vm:
         other.lab.control.ask("power", vm="web", to="off")
         other.lab.control.ask("delete", vm="web")
