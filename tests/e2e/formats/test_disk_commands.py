@@ -60,17 +60,22 @@ def vhd(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def chain(tmp_path: Path) -> Path:
-    folder = tmp_path / "vm"
+def chain_in(folder: Path, base_size: int) -> Path:
+    """Make a child of 8 MiB with one sector of its own, over a fixed disk; return the child."""
     folder.mkdir()
     child = Sparse(
         8 * MIB, 2 * MIB, {3: Block([True] + [False] * 4095, b"\7" * 2 * MIB)}, ID, DIFFERENCING, BASE_ID,
         parent_name="C:\\VMs\\base.vhd",
     )  # fmt: skip
-    (folder / "base.vhd").write_bytes(fixed(b"\3" * 8 * MIB, BASE_ID))
+    (folder / "base.vhd").write_bytes(fixed(b"\3" * base_size, BASE_ID))
     (folder / "child.avhd").write_bytes(child.build())
+    assert child.places[3] == 2048
     return folder / "child.avhd"
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Path:
+    return chain_in(tmp_path / "vm", 8 * MIB)
 
 
 def test_info_says_what_the_disk_is(vhd: Path) -> None:

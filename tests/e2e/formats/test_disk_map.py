@@ -11,8 +11,9 @@ from uuid import UUID
 
 import pytest
 
+from tests.e2e.formats.test_disk_commands import chain_in
 from tests.generators import vhdx_bytes as gen
-from tests.generators.vhd_bytes import DIFFERENCING, Block, Sparse, fixed, full_block
+from tests.generators.vhd_bytes import Sparse, full_block
 from vmkeep.cli import main
 
 pytestmark = pytest.mark.qemu
@@ -57,17 +58,7 @@ def told(*words: str | Path) -> Told:
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Path:
-    """A child of 8 MiB with one sector of its own, over a fixed disk of 7 MiB."""
-    folder = tmp_path / "vm"
-    folder.mkdir()
-    child = Sparse(
-        8 * MIB, 2 * MIB, {3: Block([True] + [False] * 4095, b"\7" * 2 * MIB)}, ID, DIFFERENCING, BASE_ID,
-        parent_name="C:\\VMs\\base.vhd",
-    )  # fmt: skip
-    (folder / "base.vhd").write_bytes(fixed(b"\3" * 7 * MIB, BASE_ID))
-    (folder / "child.avhd").write_bytes(child.build())
-    assert child.places[3] == 2048
-    return folder / "child.avhd"
+    return chain_in(tmp_path / "vm", 7 * MIB)
 
 
 def test_people_get_columns_with_exact_bytes(chain: Path) -> None:

@@ -182,22 +182,11 @@ class ReplayedImage:
             yield middle, end, "nothing"
 
     def data_ranges(self, start: int, end: int) -> Iterator[ByteRange]:
-        at = start
-        for i in range(bisect_right(self._ends, start), len(self._patches)):
-            patch = self._patches[i]
-            if patch.offset >= end:
-                break
-            low, high = max(patch.offset, start), min(patch.end, end)
-            yield from self._physical_ranges(at, low)
-            if patch.data is not None:
+        for low, high, holder in self.holdings(start, end):
+            if holder == "file":
+                yield from self._source.data_ranges(low, high)
+            elif holder == "log":
                 yield ByteRange(low, high - low)
-            at = high
-        yield from self._physical_ranges(at, end)
-
-    def _physical_ranges(self, start: int, end: int) -> Iterator[ByteRange]:
-        end = min(end, self._physical)
-        if start < end:
-            yield from self._source.data_ranges(start, end)
 
     def identity(self) -> tuple[int, ...]:
         return self._source.identity()

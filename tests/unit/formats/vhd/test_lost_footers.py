@@ -1,39 +1,12 @@
 """Whether a VHD with a damaged footer is fixed or dynamic: what stands at its start may be the guest's."""
 
-from uuid import UUID
-
 import pytest
 
-from tests.generators.vhd_bytes import Sparse, apply, fixed, footer, full_block
-from vmkeep.formats.disk import Disk
+from tests.generators.vhd_bytes import apply, fixed, footer, full_block
+from tests.unit.formats.vhd.test_reading_vhd import BASE_ID, ID, content, open_bytes, pattern, small
 from vmkeep.formats.errors import CorruptDisk
-from vmkeep.formats.parents import no_parents
-from vmkeep.formats.source import BytesSource
-from vmkeep.formats.vhd import open_vhd
 
 pytestmark = pytest.mark.quick
-
-ID = UUID("12345678-9abc-def0-1122-334455667788")
-BASE_ID = UUID("00112233-4455-6677-8899-aabbccddeeff")
-
-
-def pattern(length: int, seed: int = 1) -> bytes:
-    """Bytes that are never zero, so that nothing passes for a hole."""
-    return bytes(1 + (at * 7 + at // 512 * 13 + seed) % 255 for at in range(length))
-
-
-def small() -> Sparse:
-    """Five blocks of 4 KiB, the last one half; blocks 4 and 1 stored, in this order."""
-    blocks = {4: full_block(pattern(4096, 4)), 1: full_block(pattern(4096, 9))}
-    return Sparse(size=4 * 4096 + 2048, block_size=4096, blocks=blocks, disk_id=ID)
-
-
-def open_bytes(data: bytes | bytearray) -> Disk:
-    return open_vhd(BytesSource(bytes(data), "disk.vhd"), no_parents)
-
-
-def content(disk: Disk) -> bytes:
-    return disk.read_at(0, disk.profile.size)
 
 
 def test_a_fixed_footer_over_a_whole_dynamic_copy_is_not_guessed() -> None:
